@@ -1,0 +1,12 @@
+//! Containarium: a secrets daemon with envelope encryption.
+//!
+//! One binary serves secrets over a Unix socket and is its own command line. docs/architecture.md draws the rooms below and the
+//! doors between them; a test enforces the doors.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod crypto;
+pub mod model;
+pub mod store;
+pub mod wire;

@@ -1,0 +1,18 @@
+//! The words of the product as types: ids, names, states and records. Parse, don't validate: a value of one of these types has
+//! passed its rule, so nothing below checks again. No key and no secret value is ever in a model type.
+
+mod ids;
+mod names;
+mod records;
+mod states;
+
+pub use ids::{DekId, DekVersion, Kid, Micros, SecretVersion};
+pub use names::{NameError, SecretName, Tenant};
+pub use records::{
+    Counts, DekBody, DekRecord, KeyState, MasterKeyRecord, SecretRecord, TenantRecord, VersionBody, VersionRecord,
+    WrappedDek,
+};
+pub use states::{DekState, Delivery, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
+
+/// The most bytes a secret's value may have.
+pub const MAX_VALUE_BYTES: usize = 65_536;

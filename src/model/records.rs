@@ -1,0 +1,120 @@
+//! What the store keeps, as the rest of the program sees it. Ciphertexts and wrapped DEKs are bytes here; opening them is crypto's.
+
+use super::{
+    DekId, DekState, DekVersion, Delivery, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, SecretName, SecretVersion,
+    Tenant,
+};
+
+/// A database's key state; absent until it has held its first key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyState {
+    pub db_id: [u8; 16],
+    /// Counts the master changes of this database, from 1.
+    pub epoch: u64,
+    /// Rises with each rotation, revocation and shred.
+    pub generation: u64,
+    pub active_kid: Kid,
+    pub mode: KeyMode,
+    pub phase: KeyPhase,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MasterKeyRecord {
+    pub kid: Kid,
+    pub state: MasterKeyState,
+    pub created_at: Micros,
+    /// Whether an active or decrypt-only DEK is wrapped by it.
+    pub in_use: bool,
+}
+
+/// A wrapped DEK and the master key that wraps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrappedDek {
+    pub kid: Kid,
+    pub bytes: Vec<u8>,
+}
+
+/// A DEK's state together with what that state leaves of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DekBody {
+    Active(WrappedDek),
+    DecryptOnly(WrappedDek),
+    Quarantined(WrappedDek),
+    Shredded,
+}
+
+impl DekBody {
+    #[must_use]
+    pub const fn state(&self) -> DekState {
+        match self {
+            Self::Active(_) => DekState::Active,
+            Self::DecryptOnly(_) => DekState::DecryptOnly,
+            Self::Quarantined(_) => DekState::Quarantined,
+            Self::Shredded => DekState::Shredded,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DekRecord {
+    pub tenant: Tenant,
+    pub version: DekVersion,
+    pub id: DekId,
+    pub body: DekBody,
+}
+
+/// A secret's row: its metadata and its version counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRecord {
+    pub tenant: Tenant,
+    pub name: SecretName,
+    /// The version that a read without a number answers.
+    pub current: SecretVersion,
+    pub delivery: Delivery,
+    pub created_at: Micros,
+    /// When the current version or the metadata last changed.
+    pub updated_at: Micros,
+    pub deleted_at: Option<Micros>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionRecord {
+    pub version: SecretVersion,
+    pub created_at: Micros,
+    pub body: VersionBody,
+}
+
+/// What is left of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VersionBody {
+    Live {
+        ciphertext: Vec<u8>,
+        dek_version: DekVersion,
+        /// Absent when the row is missing from `deks`: the database was damaged.
+        dek: Option<DekRecord>,
+    },
+    Destroyed {
+        at: Micros,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRecord {
+    pub tenant: Tenant,
+    pub created_at: Micros,
+    /// Set while a shred is pending or done: the tenant is blocked.
+    pub shred_at: Option<Micros>,
+    pub secrets: u64,
+    pub active_dek: Option<DekVersion>,
+}
+
+/// Sizes of a store, for `admin status`. The system's own rows are not in `tenants`, `secrets` and `versions`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub tenants: u64,
+    pub secrets: u64,
+    /// Live versions, of deleted secrets too.
+    pub versions: u64,
+    /// DEKs by state.
+    pub deks: Vec<(DekState, u64)>,
+}
