@@ -114,7 +114,7 @@ pub fn same_value(a: &SecretValue, b: &SecretValue) -> bool {
 /// [`NoRandom`].
 pub fn random_id_bytes() -> Result<[u8; 16], NoRandom> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|_| NoRandom)?;
+    aead::fill_random(&mut id)?;
     Ok(id)
 }
 

@@ -57,6 +57,7 @@ pub struct Place {
 
 /// What lies at a [`Place`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every one is the large variant; a box would cost each read")]
 pub enum Found {
     NoTenant,
     /// A shred of this tenant is pending or done: nothing of it is read or written.

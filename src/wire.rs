@@ -260,6 +260,7 @@ pub struct ValueAnswer<'a> {
     value_base64: Option<Zeroizing<String>>,
 }
 
+#[expect(clippy::ref_option, reason = "serde's serialize_with gives the field as it is")]
 fn wiped_text<S: Serializer>(text: &Option<Zeroizing<String>>, serializer: S) -> Result<S::Ok, S::Error> {
     text.as_ref().map(|text| text.as_str()).serialize(serializer)
 }
@@ -267,13 +268,11 @@ fn wiped_text<S: Serializer>(text: &Option<Zeroizing<String>>, serializer: S) ->
 impl<'a> ValueAnswer<'a> {
     #[must_use]
     pub fn new(secret: SecretMetadata, value: &'a SecretValue) -> Self {
-        match std::str::from_utf8(value.expose()) {
-            Ok(text) => Self { secret, value: Some(text), value_base64: None },
-            Err(_) => {
-                let text = Zeroizing::new(data_encoding::BASE64.encode(value.expose()));
-                Self { secret, value: None, value_base64: Some(text) }
-            }
+        if let Ok(text) = std::str::from_utf8(value.expose()) {
+            return Self { secret, value: Some(text), value_base64: None };
         }
+        let text = Zeroizing::new(data_encoding::BASE64.encode(value.expose()));
+        Self { secret, value: None, value_base64: Some(text) }
     }
 
     /// At least as many bytes as its JSON has, so that writing it never moves a value about in memory.
@@ -529,7 +528,7 @@ mod tests {
             r#"{"username":"a","name":"A","canary":1}"#,
             r#"{"username":"a","name":"A","value":{"canary":1}}"#,
             r#"{"username":"a","name":"A","value_base64":"canary!"}"#,
-            r#"canary"#,
+            "canary",
         ] {
             let error = serde_json::from_str::<SetRequest>(body).err().unwrap();
             assert!(!bad_json(&error).contains("canary"), "{body}");

@@ -18,10 +18,16 @@ pub(super) enum Refusal {
     Corrupted,
 }
 
+/// Bytes from the operating system: the only source of randomness in the program.
+#[expect(clippy::disallowed_methods, reason = "the one place that draws random bytes")]
+pub(super) fn fill_random(out: &mut [u8]) -> Result<(), NoRandom> {
+    getrandom::fill(out).map_err(|_| NoRandom)
+}
+
 /// Fresh for every message: with it the message gets a key and a nonce of its own.
 pub(super) fn make_salt() -> Result<[u8; SALT_LEN], NoRandom> {
     let mut salt = [0; SALT_LEN];
-    getrandom::fill(&mut salt).map_err(|_| NoRandom)?;
+    fill_random(&mut salt)?;
     Ok(salt)
 }
 
@@ -77,9 +83,11 @@ impl MessageKeys {
         let mut okm = Zeroizing::new([0; COMMITMENT_LEN + 32 + NONCE_LEN]);
         hkdf(ikm, Some(salt), info, &mut okm);
         let mut keys = Self { commitment: [0; COMMITMENT_LEN], key: Zeroizing::new([0; 32]), nonce: [0; NONCE_LEN] };
-        keys.commitment.copy_from_slice(&okm[..COMMITMENT_LEN]);
-        keys.key.copy_from_slice(&okm[COMMITMENT_LEN..COMMITMENT_LEN + 32]);
-        keys.nonce.copy_from_slice(&okm[COMMITMENT_LEN + 32..]);
+        let (commitment, rest) = okm.split_at(COMMITMENT_LEN);
+        let (key, nonce) = rest.split_at(32);
+        keys.commitment.copy_from_slice(commitment);
+        keys.key.copy_from_slice(key);
+        keys.nonce.copy_from_slice(nonce);
         keys
     }
 }
@@ -95,7 +103,8 @@ pub(super) fn seal(ikm: &[u8; 32], header: &[u8], salt: &[u8; SALT_LEN], info: &
     let body = sealed.len();
     // The plaintext is encrypted where it lies, so that no second copy of it is left in freed memory.
     sealed.extend_from_slice(text);
-    let tag = aes_256_gcm_encrypt(&keys.key, &keys.nonce, info, &mut sealed[body..]);
+    let (_, body) = sealed.split_at_mut(body);
+    let tag = aes_256_gcm_encrypt(&keys.key, &keys.nonce, info, body);
     sealed.extend_from_slice(&tag);
     sealed
 }

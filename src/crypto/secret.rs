@@ -4,6 +4,7 @@
 use zeroize::{Zeroize, Zeroizing};
 
 use super::NoRandom;
+use super::aead::fill_random;
 use crate::model::Kid;
 
 /// 32 secret bytes on the heap: moving the owner moves a pointer and copies no key.
@@ -18,7 +19,7 @@ impl Bytes32 {
 
     pub(super) fn random() -> Result<Self, NoRandom> {
         let mut bytes = Self(Box::new([0; 32]));
-        getrandom::fill(bytes.0.as_mut_slice()).map_err(|_| NoRandom)?;
+        fill_random(bytes.0.as_mut_slice())?;
         Ok(bytes)
     }
 
