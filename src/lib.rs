@@ -5,8 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod audit;
 pub mod clock;
 pub mod crypto;
+pub mod http;
+pub mod keys;
 pub mod model;
+pub mod service;
 pub mod store;
+pub mod telemetry;
 pub mod wire;

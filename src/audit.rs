@@ -1,0 +1,52 @@
+//! The record of who did what to which secret: one JSON line for each call, and for each secret of a batch. Never a value.
+//!
+//! An answer leaves only after its record is written, so a call that cannot be recorded fails and says so. Reading the file needs no
+//! tool of ours; docs/operations.md has its fields.
+
+mod file;
+mod record;
+
+use std::path::Path;
+
+use tokio::sync::oneshot;
+
+pub use record::{Action, Outcome, Record};
+
+/// The record could not be written; the cause is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the audit record could not be written")]
+pub struct AuditError;
+
+/// Where records go: the JSON-lines file of this node.
+pub struct Audit {
+    file: file::Writer,
+}
+
+impl Audit {
+    /// Opens the file for appending, or makes it (0600).
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { file: file::Writer::open(path)? })
+    }
+
+    /// Writes the records in order and returns when they are in the file (not yet on the disk: a power cut can take the last ones).
+    ///
+    /// # Errors
+    /// [`AuditError`]; some of the records may have been written.
+    pub async fn write(&self, records: &[Record]) -> Result<(), AuditError> {
+        let mut lines = Vec::with_capacity(records.len() * 256);
+        for record in records {
+            record.write_line(&mut lines);
+        }
+        let (done, written) = oneshot::channel();
+        self.file.send(lines, done).await?;
+        written.await.map_err(|_| AuditError)?
+    }
+
+    /// Writes what waits, syncs the file and stops.
+    pub async fn close(&self) {
+        self.file.close().await;
+    }
+}

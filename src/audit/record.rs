@@ -1,0 +1,128 @@
+//! What one record says.
+
+use serde::Serialize;
+
+use crate::model::{Micros, SecretName, SecretVersion, Tenant};
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Get,
+    BatchGet,
+    List,
+    Versions,
+    Set,
+    BatchSet,
+    Rollback,
+    Delete,
+    Undelete,
+    Destroy,
+    AdminTenants,
+    AdminStatus,
+}
+
+impl Action {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "secret.get",
+            Self::BatchGet => "secret.batch-get",
+            Self::List => "secret.list",
+            Self::Versions => "secret.versions",
+            Self::Set => "secret.set",
+            Self::BatchSet => "secret.batch-set",
+            Self::Rollback => "secret.rollback",
+            Self::Delete => "secret.delete",
+            Self::Undelete => "secret.undelete",
+            Self::Destroy => "secret.destroy",
+            Self::AdminTenants => "admin.tenants",
+            Self::AdminStatus => "admin.status",
+        }
+    }
+}
+
+/// How it came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    Invalid,
+    NotFound,
+    Denied,
+    Conflict,
+    Precondition,
+    TooLarge,
+    Unavailable,
+    Failed,
+}
+
+impl Outcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Conflict => "conflict",
+            Self::Precondition => "precondition_failed",
+            Self::TooLarge => "too_large",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One record. Its fields are an allow-list: there is no room for a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub at: Micros,
+    pub request_id: String,
+    /// As `access` names callers: `uid:0`.
+    pub identity: String,
+    /// The peer's process id, where there is one.
+    pub pid: Option<i32>,
+    pub action: Action,
+    pub tenant: Option<Tenant>,
+    pub name: Option<SecretName>,
+    pub version: Option<SecretVersion>,
+    pub outcome: Outcome,
+}
+
+impl Record {
+    /// Appends the record as one line of JSON.
+    pub(super) fn write_line(&self, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            time: String,
+            #[serde(rename = "requestId")]
+            request_id: &'a str,
+            identity: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pid: Option<i32>,
+            action: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            tenant: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            name: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            version: Option<u64>,
+            outcome: &'a str,
+        }
+        let line = Line {
+            time: self.at.to_string(),
+            request_id: &self.request_id,
+            identity: &self.identity,
+            pid: self.pid,
+            action: self.action.as_str(),
+            tenant: self.tenant.as_ref().map(Tenant::as_str),
+            name: self.name.as_ref().map(SecretName::as_str),
+            version: self.version.map(SecretVersion::get),
+            outcome: self.outcome.as_str(),
+        };
+        let before = out.len();
+        if serde_json::to_writer(&mut *out, &line).is_err() {
+            // Writing text and numbers into memory does not fail; were it to, half a line must not stay.
+            out.truncate(before);
+            return;
+        }
+        out.push(b'\n');
+    }
+}

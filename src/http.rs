@@ -1,0 +1,119 @@
+//! The API over HTTP: the one list of routes, and what every request passes.
+
+mod admin;
+mod extract;
+pub mod listen;
+mod openapi;
+mod ops;
+mod problem;
+mod secrets;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::clock::Clock;
+use crate::crypto;
+use crate::service::{self, Service};
+use crate::telemetry::{self, Metrics};
+
+use problem::Refused;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct App {
+    pub service: Arc<Service>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Every route there is. openapi.rs describes them, and a test holds the two together.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/secrets", post(secrets::set))
+        .route("/v1/secrets/{username}", get(secrets::list))
+        .route("/v1/secrets/{username}/batch-get", post(secrets::batch_get))
+        .route("/v1/secrets/{username}/batch-set", post(secrets::batch_set))
+        .route("/v1/secrets/{username}/{name}", get(secrets::get).put(secrets::put).delete(secrets::delete))
+        .route("/v1/secrets/{username}/{name}/versions", get(secrets::versions))
+        .route("/v1/secrets/{username}/{name}/undelete", post(secrets::undelete))
+        .route("/v1/secrets/{username}/{name}/rollback", post(secrets::rollback))
+        .route("/v1/secrets/{username}/{name}/destroy", post(secrets::destroy))
+        .route("/v1/admin/status", get(admin::status))
+        .route("/v1/admin/tenants", get(admin::tenants))
+        .route("/livez", get(ops::livez))
+        .route("/readyz", get(ops::readyz))
+        .route("/metrics", get(ops::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(app.clone(), every_request))
+        .with_state(app)
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Names the request, lets it finish, counts it, and gives a refusal its body.
+///
+/// The request runs in a task of its own: a caller who hangs up must not stop a change between its commit and its audit record, and a
+/// panic costs one request.
+async fn every_request(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let started = app.clock.monotonic();
+    let Ok(id) = crypto::random_id() else {
+        return Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").render("");
+    };
+    let method = method_label(request.method());
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    request.extensions_mut().insert(service::Request { id: id.clone() });
+
+    let answered = tokio::spawn(next.run(request)).await;
+    let mut response = answered.unwrap_or_else(|_panicked| {
+        tracing::error!(request_id = %id, route, "a request ended with a panic");
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
+    });
+    if response.status().is_client_error() || response.status().is_server_error() {
+        response = problem::with_body(response, &id);
+    }
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    let took = app.clock.monotonic().saturating_sub(started);
+    telemetry::request_answered(&route, method, response.status().as_u16(), took);
+    response
+}
+
+/// A method as a metric's label: a closed set, since callers choose the text.
+const fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+/// No route: a path with empty or dot segments is a mistake in a name, and is told so. Nothing is normalised.
+async fn no_route(uri: Uri) -> Refused {
+    let mut segments = uri.path().split('/').skip(1);
+    if segments.any(|segment| matches!(segment, "" | "." | "..")) {
+        return Refused::new(
+            StatusCode::BAD_REQUEST,
+            "the path has an empty or a dot segment; a '/' inside a name is never part of one",
+        );
+    }
+    Refused::new(StatusCode::NOT_FOUND, "there is no such route; GET /openapi.json lists them")
+}
+
+async fn no_method() -> Refused {
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "the route does not take this method; GET /openapi.json lists them")
+}

@@ -1,0 +1,80 @@
+//! The API's description (OpenAPI 3.1), made from the handlers.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use utoipa::OpenApi;
+
+use super::App;
+use super::extract::Caller;
+use super::problem::Refused;
+use super::{admin, ops, secrets};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Containarium secrets",
+        description = "Secrets under envelope encryption. On the daemon's Unix socket."
+    ),
+    paths(
+        secrets::set,
+        secrets::put,
+        secrets::get,
+        secrets::list,
+        secrets::delete,
+        secrets::undelete,
+        secrets::versions,
+        secrets::rollback,
+        secrets::destroy,
+        secrets::batch_get,
+        secrets::batch_set,
+        admin::status,
+        admin::tenants,
+        ops::livez,
+        ops::readyz,
+        ops::metrics,
+        document,
+    )
+)]
+struct Api;
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses(
+    (status = 200, description = "OpenAPI 3.1", content_type = "application/json"),
+    (status = 403, body = crate::wire::Problem, content_type = "application/problem+json")))]
+pub(super) async fn document(State(app): State<App>, Caller(caller): Caller) -> Result<Response, Refused> {
+    app.service.may_observe(&caller)?;
+    Ok(secrets::json(StatusCode::OK, &Api::openapi()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_description_has_every_route_and_no_other() {
+        let source = include_str!("../http.rs");
+        let routes: BTreeSet<&str> =
+            source.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let api = Api::openapi();
+        let described: BTreeSet<&str> = api.paths.paths.keys().map(String::as_str).collect();
+        assert_eq!(routes, described);
+        assert!(routes.len() > 10);
+    }
+
+    #[test]
+    fn the_description_has_each_method_of_a_route() {
+        let source = include_str!("../http.rs");
+        for (number, line) in source.lines().filter(|line| line.trim_start().starts_with(".route(\"")).enumerate() {
+            let path = line.split('"').nth(1).unwrap();
+            let item = serde_json::to_value(&Api::openapi().paths.paths[path]).unwrap();
+            let handlers = line.split_once(',').unwrap().1;
+            for method in ["get", "post", "put", "delete"] {
+                let routed = handlers.contains(&format!(" {method}(")) || handlers.contains(&format!(".{method}("));
+                assert_eq!(item.get(method).is_some(), routed, "{number}: {method} {path}");
+            }
+        }
+    }
+}

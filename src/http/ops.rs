@@ -1,0 +1,48 @@
+//! What operators and their machines ask: alive, ready, metrics.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::extract::Caller;
+use super::problem::Refused;
+use super::secrets::json;
+use crate::telemetry::{KeyGauges, key_gauges};
+use crate::wire::HealthAnswer;
+
+/// The process serves.
+#[utoipa::path(get, path = "/livez", tag = "operations",
+    responses((status = 200, description = "The process serves.", body = HealthAnswer)))]
+pub(super) async fn livez() -> Response {
+    json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new() })
+}
+
+/// Secrets can be read and written; if not, what is waited for.
+#[utoipa::path(get, path = "/readyz", tag = "operations", responses(
+    (status = 200, description = "Secrets can be read and written.", body = HealthAnswer),
+    (status = 503, description = "Not yet, or not now.", body = HealthAnswer)))]
+pub(super) async fn readyz(State(app): State<App>) -> Response {
+    let readiness = app.service.readiness().await;
+    let (status, word) =
+        if readiness.is_ready() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
+    json(status, &HealthAnswer { status: word.to_owned(), waiting_for: readiness.waiting_for() })
+}
+
+/// Metrics in Prometheus's text format.
+#[utoipa::path(get, path = "/metrics", tag = "operations", responses(
+    (status = 200, description = "Metrics; no label names a tenant or a secret.", body = String, content_type = "text/plain; version=0.0.4"),
+    (status = 403, description = "Root and the daemon's own user only.", body = crate::wire::Problem, content_type = "application/problem+json")))]
+pub(super) async fn metrics(State(app): State<App>, Caller(caller): Caller) -> Result<Response, Refused> {
+    app.service.may_observe(&caller)?;
+    let cache = app.service.cache_stats();
+    key_gauges(&KeyGauges {
+        open: app.service.keys_are_open(),
+        cache_entries: cache.entries,
+        cache_hits: cache.hits,
+        cache_misses: cache.misses,
+        unwraps: cache.unwraps,
+    });
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response())
+}

@@ -1,0 +1,94 @@
+//! The one mapping from errors to answers: RFC 9457 problems with v1's fields beside them.
+
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+
+use crate::service::Error;
+use crate::wire::Problem;
+
+/// A refusal on its way out; [`with_body`] writes it, since only the outermost layer knows the request's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub(super) fn render(self, request_id: &str) -> Response {
+        with_body(self.into_response(), request_id)
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        let status = match error {
+            Error::Invalid(_) => StatusCode::BAD_REQUEST,
+            Error::NotFound(_) => StatusCode::NOT_FOUND,
+            Error::Denied(_) => StatusCode::FORBIDDEN,
+            Error::Conflict(_) => StatusCode::CONFLICT,
+            Error::Precondition(_) => StatusCode::PRECONDITION_FAILED,
+            Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, detail: error.to_string() }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Gives an error answer its problem body. One that some library made has its status's words and nothing else; one that is JSON
+/// already (a health answer) stays.
+pub(super) fn with_body(response: Response, request_id: &str) -> Response {
+    let (mut parts, body) = response.into_parts();
+    if parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json") {
+        return Response::from_parts(parts, body);
+    }
+    let title = parts.status.canonical_reason().unwrap_or("error");
+    let detail = parts.extensions.get::<Refused>().map_or(title, |refused| refused.detail.as_str());
+    let problem = Problem {
+        kind: "about:blank".to_owned(),
+        title: title.to_owned(),
+        status: parts.status.as_u16(),
+        detail: detail.to_owned(),
+        code: grpc_code(parts.status),
+        message: detail.to_owned(),
+        request_id: request_id.to_owned(),
+    };
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, body.into())
+}
+
+/// v1's clients read gRPC codes.
+const fn grpc_code(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => 3,
+        StatusCode::REQUEST_TIMEOUT => 4,
+        StatusCode::NOT_FOUND => 5,
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::TOO_MANY_REQUESTS => 8,
+        StatusCode::PRECONDITION_FAILED => 9,
+        StatusCode::CONFLICT => 10,
+        StatusCode::METHOD_NOT_ALLOWED => 12,
+        StatusCode::SERVICE_UNAVAILABLE => 14,
+        StatusCode::UNAUTHORIZED => 16,
+        _ => 13,
+    }
+}

@@ -1,0 +1,181 @@
+//! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
+
+mod dek;
+mod error;
+pub mod open;
+mod secrets;
+mod status;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
+use crate::audit::{Audit, Outcome, Record};
+use crate::clock::Clock;
+use crate::keys::Keyring;
+use crate::model::{SecretName, SecretVersion, Tenant};
+use crate::store::Store;
+
+pub use crate::audit::Action;
+pub use crate::store::{Expect, Page, Which, WriteOutcome, Written};
+pub use error::{Error, Failure};
+pub use secrets::{BatchValues, NewSecret, OpenedSecret};
+pub use status::{Readiness, Status};
+
+/// What a request carries besides its grant.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Names the request in answers, logs and audit records.
+    pub id: String,
+}
+
+/// What the service is made of.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub keys: Arc<Keyring>,
+    pub access: Access,
+    pub audit: Arc<Audit>,
+    pub clock: Arc<dyn Clock>,
+    /// How many versions of a secret stay.
+    pub keep_versions: NonZeroU32,
+}
+
+/// The one service of a daemon.
+pub struct Service {
+    store: Arc<dyn Store>,
+    keys: Arc<Keyring>,
+    access: Access,
+    audit: Arc<Audit>,
+    clock: Arc<dyn Clock>,
+    keep_versions: NonZeroU32,
+}
+
+/// One secret that a call touched, for the audit.
+struct Touched {
+    name: Option<SecretName>,
+    version: Option<SecretVersion>,
+    outcome: Outcome,
+}
+
+impl Touched {
+    /// A call that touched no single secret, or failed before it could say more.
+    const fn nothing(outcome: Outcome) -> Self {
+        Self { name: None, version: None, outcome }
+    }
+
+    fn one(name: &SecretName, version: Option<SecretVersion>, outcome: Outcome) -> Self {
+        Self { name: Some(name.clone()), version, outcome }
+    }
+}
+
+impl Service {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, keys, access, audit, clock, keep_versions } = parts;
+        Self { store, keys, access, audit, clock, keep_versions }
+    }
+
+    /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.
+    ///
+    /// # Errors
+    /// [`Error::Denied`]; [`Error::Unavailable`] where the refusal could not be recorded.
+    pub async fn authorize(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        permission: Permission,
+        action: Action,
+        tenant: &Tenant,
+    ) -> Result<Grant, Error> {
+        let decided = self.access.authorize(caller, permission, tenant);
+        self.or_recorded_denial(request, caller, action, Some(tenant), decided).await
+    }
+
+    /// Lets a caller at the administration. A refusal is recorded.
+    ///
+    /// # Errors
+    /// As [`Service::authorize`].
+    pub async fn authorize_admin(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        action: Action,
+    ) -> Result<AdminGrant, Error> {
+        let decided = self.access.authorize_admin(caller);
+        self.or_recorded_denial(request, caller, action, None, decided).await
+    }
+
+    /// Turns away a caller without any right, before the body is read that would name the target. A refusal is recorded.
+    ///
+    /// # Errors
+    /// As [`Service::authorize`].
+    pub async fn authenticate(&self, request: &Request, caller: &Caller, action: Action) -> Result<(), Error> {
+        let decided = self.access.authenticate(caller);
+        self.or_recorded_denial(request, caller, action, None, decided).await
+    }
+
+    async fn or_recorded_denial<T>(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        action: Action,
+        tenant: Option<&Tenant>,
+        decided: Result<T, Denied>,
+    ) -> Result<T, Error> {
+        match decided {
+            Ok(grant) => Ok(grant),
+            Err(denied) => {
+                let touched = [Touched::nothing(Outcome::Denied)];
+                self.record(request, caller.identity(), action, tenant, touched).await?;
+                Err(Error::Denied(denied.to_string()))
+            }
+        }
+    }
+
+    /// Writes a call's records; the answer waits for them.
+    async fn record(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        action: Action,
+        tenant: Option<&Tenant>,
+        touched: impl IntoIterator<Item = Touched>,
+    ) -> Result<(), Error> {
+        let Identity::Socket { pid, .. } = identity;
+        let at = self.clock.wall();
+        let records: Vec<Record> = touched
+            .into_iter()
+            .map(|touched| Record {
+                at,
+                request_id: request.id.clone(),
+                identity: identity.to_string(),
+                pid: *pid,
+                action,
+                tenant: tenant.cloned(),
+                name: touched.name,
+                version: touched.version,
+                outcome: touched.outcome,
+            })
+            .collect();
+        self.audit.write(&records).await.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    /// Records a call on one secret and hands its result on.
+    async fn recorded<T>(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        action: Action,
+        name: Option<&SecretName>,
+        result: Result<T, Error>,
+        version: impl FnOnce(&T) -> Option<SecretVersion>,
+    ) -> Result<T, Error> {
+        let touched = Touched {
+            name: name.cloned(),
+            version: result.as_ref().ok().and_then(version),
+            outcome: result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok),
+        };
+        self.record(request, grant.identity(), action, Some(grant.tenant()), [touched]).await?;
+        result
+    }
+}

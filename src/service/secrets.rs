@@ -1,0 +1,406 @@
+//! Secrets: read, list, write, delete, destroy.
+
+use crate::access::{Grant, Permission};
+use crate::audit::{Action, Outcome};
+use crate::crypto::{self, SecretPlace, SecretValue};
+use crate::keys::KeysError;
+use crate::model::{Delivery, MAX_VALUE_BYTES, SecretName, SecretRecord, SecretVersion, VersionBody, VersionRecord};
+use crate::store::{Expect, Found, Intent, Keep, Page, Place, Refusal, Source, Together, Which, Written};
+
+use super::dek::{ValueSealer, log_no_dek};
+use super::{Error, Failure, Request, Service, Touched};
+
+/// A secret's value with its metadata.
+pub struct OpenedSecret {
+    pub secret: SecretRecord,
+    pub version: SecretVersion,
+    pub made_at: crate::model::Micros,
+    pub value: SecretValue,
+}
+
+/// One secret to write.
+pub struct NewSecret {
+    pub name: SecretName,
+    pub value: SecretValue,
+    pub expect: Expect,
+    /// `None` keeps what the secret has.
+    pub delivery: Option<Delivery>,
+}
+
+/// What a batch read found.
+pub struct BatchValues {
+    pub secrets: Vec<OpenedSecret>,
+    pub missing: Vec<SecretName>,
+}
+
+/// How often a write starts anew because its tenant had no active DEK: once for the first write of a tenant, and once more where a
+/// rotation of DEKs came between.
+const WRITE_ATTEMPTS: u32 = 4;
+
+impl Service {
+    /// A secret's value.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Internal`] where the row does not open; [`Error::Unavailable`].
+    pub async fn get(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        name: &SecretName,
+        which: Which,
+    ) -> Result<OpenedSecret, Error> {
+        let result = self.read_one(grant, name, which).await;
+        self.recorded(request, grant, Action::Get, Some(name), result, |opened| Some(opened.version)).await
+    }
+
+    async fn read_one(&self, grant: &Grant, name: &SecretName, which: Which) -> Result<OpenedSecret, Error> {
+        let place = Place { tenant: tenant_of(grant, Permission::Read)?.clone(), name: name.clone(), which };
+        let found = self.store.read(std::slice::from_ref(&place)).await?;
+        match found.into_iter().next() {
+            Some(found) => self.open_found(&place, found),
+            None => Err(Error::Internal(Failure::Other)),
+        }
+    }
+
+    fn open_found(&self, place: &Place, found: Found) -> Result<OpenedSecret, Error> {
+        let Place { tenant, name, which } = place;
+        match found {
+            Found::NoTenant => Err(Error::NotFound(format!("tenant {tenant} is unknown"))),
+            Found::TenantBlocked => Err(Refusal::TenantBlocked.into()),
+            Found::NoSecret => Err(Error::NotFound(format!("tenant {tenant} has no secret {name}"))),
+            Found::Secret(secret, _) if secret.deleted_at.is_some() => {
+                Err(Error::NotFound(format!("secret {name} of tenant {tenant} is deleted; undelete brings it back")))
+            }
+            Found::Secret(_, None) => Err(Error::NotFound(match which {
+                Which::Current => format!("tenant {tenant} has no secret {name}"),
+                Which::Number(version) => format!("secret {name} of tenant {tenant} has no version {version}"),
+            })),
+            Found::Secret(secret, Some(version)) => self.open_version(secret, version),
+        }
+    }
+
+    fn open_version(&self, secret: SecretRecord, version: VersionRecord) -> Result<OpenedSecret, Error> {
+        let VersionBody::Live { ciphertext, dek_version, dek } = version.body else {
+            return Err(Error::NotFound(format!(
+                "version {} of secret {} of tenant {} is destroyed",
+                version.version, secret.name, secret.tenant
+            )));
+        };
+        let place = SecretPlace { tenant: &secret.tenant, name: &secret.name, dek_version, version: version.version };
+        let Some(dek) = dek else {
+            tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "the row of DEK version {dek_version} is missing: restore the table `deks` from a backup");
+            return Err(Error::Internal(Failure::Authentication));
+        };
+        let dek = self.keys.dek(&dek).map_err(|error| {
+            log_no_dek(place, &error);
+            Error::from_keys(&error)
+        })?;
+        let value = crypto::open(&dek, place, &ciphertext).map_err(|error| {
+            tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "ciphertext authentication failed: {error}");
+            Error::Internal(Failure::Authentication)
+        })?;
+        Ok(OpenedSecret { version: version.version, made_at: version.created_at, secret, value })
+    }
+
+    /// Many values of one tenant with one query: those named, or all of them, of which there may be `limit`. One that does not open
+    /// fails the call: a program must not start with half of its secrets.
+    ///
+    /// # Errors
+    /// As [`Service::get`], but a name that is not there is told in [`BatchValues::missing`]; [`Error::TooLarge`] where there are more
+    /// than `limit`.
+    pub async fn batch_get(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        names: Option<&[SecretName]>,
+        limit: u32,
+    ) -> Result<BatchValues, Error> {
+        let result = match names {
+            Some(names) => self.read_named(grant, names).await,
+            None => self.read_all(grant, limit).await,
+        };
+        let touched: Vec<Touched> = match &result {
+            Ok(values) => {
+                let opened = values
+                    .secrets
+                    .iter()
+                    .map(|opened| Touched::one(&opened.secret.name, Some(opened.version), Outcome::Ok));
+                let missing = values.missing.iter().map(|name| Touched::one(name, None, Outcome::NotFound));
+                let mut all: Vec<Touched> = opened.chain(missing).collect();
+                if all.is_empty() {
+                    all.push(Touched::nothing(Outcome::Ok));
+                }
+                all
+            }
+            Err(error) => vec![Touched::nothing(error.outcome())],
+        };
+        self.record(request, grant.identity(), Action::BatchGet, Some(grant.tenant()), touched).await?;
+        result
+    }
+
+    async fn read_named(&self, grant: &Grant, names: &[SecretName]) -> Result<BatchValues, Error> {
+        let tenant = tenant_of(grant, Permission::Read)?;
+        let place = |name: &SecretName| Place { tenant: tenant.clone(), name: name.clone(), which: Which::Current };
+        let places: Vec<Place> = names.iter().map(place).collect();
+        let mut values = BatchValues { secrets: Vec::with_capacity(names.len()), missing: Vec::new() };
+        for (place, found) in places.iter().zip(self.store.read(&places).await?) {
+            if found == Found::NoTenant {
+                return Err(Error::NotFound(format!("tenant {tenant} is unknown")));
+            }
+            match self.open_found(place, found) {
+                Ok(opened) => values.secrets.push(opened),
+                Err(Error::NotFound(_)) => values.missing.push(place.name.clone()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(values)
+    }
+
+    async fn read_all(&self, grant: &Grant, limit: u32) -> Result<BatchValues, Error> {
+        let page = self.store.read_tenant(tenant_of(grant, Permission::Read)?, limit).await??;
+        if page.more {
+            return Err(Error::TooLarge(format!(
+                "the tenant has more than {limit} secrets; ask for them by name, {limit} at a time"
+            )));
+        }
+        let opened = page.items.into_iter().map(|(secret, version)| self.open_version(secret, version));
+        Ok(BatchValues { secrets: opened.collect::<Result<_, _>>()?, missing: Vec::new() })
+    }
+
+    /// Metadata of a tenant's secrets, by name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant; [`Error::Unavailable`].
+    pub async fn list(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        after: Option<&SecretName>,
+        limit: u32,
+    ) -> Result<Page<SecretRecord>, Error> {
+        let result = async {
+            let tenant = tenant_of(grant, Permission::List)?;
+            self.store.list(tenant, after, limit).await?.map_err(Error::from)
+        };
+        let result = result.await;
+        self.recorded(request, grant, Action::List, None, result, |_| None).await
+    }
+
+    /// A secret's versions, newest first, of a deleted secret too.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Unavailable`].
+    pub async fn versions(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        name: &SecretName,
+    ) -> Result<(SecretRecord, Vec<VersionRecord>), Error> {
+        let result = async {
+            let tenant = tenant_of(grant, Permission::List)?;
+            self.store.versions(tenant, name).await?.map_err(Error::from)
+        };
+        let result = result.await;
+        self.recorded(request, grant, Action::Versions, Some(name), result, |_| None).await
+    }
+
+    /// Sets a secret: a new version, unless the value is that of the current one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a value that is too long; [`Error::Precondition`]; [`Error::Unavailable`]; [`Error::Internal`] where the
+    /// tenant's DEK does not open.
+    pub async fn set(&self, request: &Request, grant: &Grant, new: NewSecret) -> Result<Written, Error> {
+        let name = new.name.clone();
+        let result = async {
+            let intent = self.intent(grant, &new)?;
+            self.write_one(intent, Some(new.value)).await
+        };
+        let result = result.await;
+        self.recorded(request, grant, Action::Set, Some(&name), result, |w| Some(w.secret.current)).await
+    }
+
+    /// Sets several secrets of one tenant, all or none.
+    ///
+    /// # Errors
+    /// As [`Service::set`]; the message names the secret that was refused.
+    pub async fn batch_set(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        secrets: Vec<NewSecret>,
+    ) -> Result<Vec<Written>, Error> {
+        let names: Vec<SecretName> = secrets.iter().map(|new| new.name.clone()).collect();
+        let result = async {
+            let intents = secrets.iter().map(|new| self.intent(grant, new)).collect::<Result<Vec<_>, _>>()?;
+            let values: Vec<_> = secrets.into_iter().map(|new| Some(new.value)).collect();
+            self.write_all(&intents, &values).await
+        };
+        let result = result.await;
+        let touched: Vec<Touched> = match &result {
+            Ok(written) => written
+                .iter()
+                .map(|written| Touched::one(&written.secret.name, Some(written.secret.current), Outcome::Ok))
+                .collect(),
+            Err(error) => names.iter().map(|name| Touched::one(name, None, error.outcome())).collect(),
+        };
+        self.record(request, grant.identity(), Action::BatchSet, Some(grant.tenant()), touched).await?;
+        result
+    }
+
+    /// Makes a new version with the value of an earlier one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a version that is not there or destroyed, or a deleted secret; otherwise as [`Service::set`].
+    pub async fn rollback(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        name: &SecretName,
+        version: SecretVersion,
+    ) -> Result<Written, Error> {
+        let result = async {
+            let intent = Intent {
+                tenant: tenant_of(grant, Permission::Write)?.clone(),
+                name: name.clone(),
+                source: Source::CopyOf(version),
+                expect: Expect::Anything,
+                delivery: None,
+                keep: Keep::Newest(self.keep_versions.get()),
+            };
+            self.write_one(intent, None).await
+        };
+        let result = result.await;
+        self.recorded(request, grant, Action::Rollback, Some(name), result, |w| Some(w.secret.current)).await
+    }
+
+    /// Hides a secret until it is undeleted or set anew.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Unavailable`].
+    pub async fn delete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
+        let result = async {
+            let tenant = tenant_of(grant, Permission::Delete)?;
+            self.store.delete(tenant, name).await?.map_err(Error::from)
+        };
+        let result = result.await;
+        self.recorded(request, grant, Action::Delete, Some(name), result, |secret| Some(secret.current)).await
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] where it is not deleted; [`Error::Unavailable`].
+    pub async fn undelete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
+        let result = async {
+            let tenant = tenant_of(grant, Permission::Delete)?;
+            self.store.undelete(tenant, name).await?.map_err(Error::from)
+        };
+        let result = result.await;
+        self.recorded(request, grant, Action::Undelete, Some(name), result, |secret| Some(secret.current)).await
+    }
+
+    /// Destroys versions for good: all that are named, or none.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Unavailable`].
+    pub async fn destroy(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        name: &SecretName,
+        versions: &[SecretVersion],
+    ) -> Result<SecretRecord, Error> {
+        let result = async {
+            let tenant = tenant_of(grant, Permission::Destroy)?;
+            self.store.destroy(tenant, name, versions).await?.map_err(Error::from)
+        };
+        let result = result.await;
+        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        let touched = versions.iter().map(|version| Touched::one(name, Some(*version), outcome));
+        self.record(request, grant.identity(), Action::Destroy, Some(grant.tenant()), touched).await?;
+        result
+    }
+
+    fn intent(&self, grant: &Grant, new: &NewSecret) -> Result<Intent, Error> {
+        if new.value.len() > MAX_VALUE_BYTES {
+            return Err(Error::Invalid(format!(
+                "a value has at most {MAX_VALUE_BYTES} bytes; this one has {}",
+                new.value.len()
+            )));
+        }
+        Ok(Intent {
+            tenant: tenant_of(grant, Permission::Write)?.clone(),
+            name: new.name.clone(),
+            source: Source::Value,
+            expect: new.expect,
+            delivery: new.delivery,
+            keep: Keep::Newest(self.keep_versions.get()),
+        })
+    }
+
+    async fn write_one(&self, intent: Intent, value: Option<SecretValue>) -> Result<Written, Error> {
+        let written = self.write_all(std::slice::from_ref(&intent), &[value]).await?;
+        written.into_iter().next().ok_or(Error::Internal(Failure::Other))
+    }
+
+    /// Writes all intents or none. A tenant without an active DEK gets one in a transaction of its own, and the write starts anew.
+    async fn write_all(&self, intents: &[Intent], values: &[Option<SecretValue>]) -> Result<Vec<Written>, Error> {
+        let sealer = ValueSealer { keys: &self.keys, values };
+        for _ in 0..WRITE_ATTEMPTS {
+            let outcomes = self.store.write(intents, Together::AllOrNothing, &sealer).await?;
+            let without_dek = outcomes
+                .iter()
+                .zip(intents)
+                .find_map(|(outcome, intent)| matches!(outcome, Err(Refusal::NoActiveDek)).then_some(intent));
+            if let Some(intent) = without_dek {
+                self.make_dek(&intent.tenant).await?;
+                continue;
+            }
+            return all_written(intents, outcomes);
+        }
+        Err(Error::Unavailable("the tenant's DEK changed again and again; try once more".to_owned()))
+    }
+}
+
+/// The outcomes of an all-or-nothing batch; the error of the one that was refused, by its name where there are several.
+fn all_written(intents: &[Intent], outcomes: Vec<Result<Written, Refusal>>) -> Result<Vec<Written>, Error> {
+    let single = intents.len() == 1;
+    let cause = outcomes.iter().zip(intents).find_map(|(outcome, intent)| match outcome {
+        Ok(_) | Err(Refusal::Batch) => None,
+        Err(refusal) => Some((refusal.clone(), &intent.name)),
+    });
+    match cause {
+        Some((refusal, _)) if single => Err(refusal.into()),
+        Some((refusal, name)) => Err(Error::from(refusal).about(name)),
+        None => outcomes.into_iter().collect::<Result<_, _>>().map_err(Error::from),
+    }
+}
+
+/// The grant's tenant. A grant for something else never reaches here; were it to, it opens nothing.
+fn tenant_of(grant: &Grant, permission: Permission) -> Result<&crate::model::Tenant, Error> {
+    if grant.permission() == permission { Ok(grant.tenant()) } else { Err(Error::Internal(Failure::Other)) }
+}
+
+impl Error {
+    pub(super) fn from_keys(error: &KeysError) -> Self {
+        match error {
+            KeysError::Locked(_) => Self::Unavailable("the keys are locked".to_owned()),
+            KeysError::NotLoaded(_) => Self::Unavailable(error.to_string()),
+            KeysError::Quarantined => Self::Internal(Failure::Quarantined),
+            KeysError::Shredded | KeysError::DoesNotOpen(_) | KeysError::WrongId => {
+                Self::Internal(Failure::Authentication)
+            }
+            KeysError::NoRandom(_) => Self::Internal(Failure::Other),
+        }
+    }
+
+    /// Says which secret of a batch an error is about; the words of an internal failure stay as they are.
+    fn about(self, name: &SecretName) -> Self {
+        let named = |detail: String| format!("{name}: {detail}");
+        match self {
+            Self::Invalid(detail) => Self::Invalid(named(detail)),
+            Self::NotFound(detail) => Self::NotFound(named(detail)),
+            Self::Conflict(detail) => Self::Conflict(named(detail)),
+            Self::Precondition(detail) => Self::Precondition(named(detail)),
+            other => other,
+        }
+    }
+}
