@@ -184,7 +184,7 @@ impl Reader<'_> {
             self.at += 1; // a sign that no tree begins with
         }
         for path in paths {
-            let in_crate = self.from_root(&path);
+            let in_crate = self.path_in_crate(&path);
             let is_re_export = self.in_pub_use;
             self.source.paths.push(Found { line, path, in_crate, is_method, is_re_export });
         }
@@ -236,7 +236,7 @@ impl Reader<'_> {
     }
 
     /// The path from the crate's root; `None` for one that starts at another crate or at a name in scope.
-    fn from_root(&self, path: &[String]) -> Option<Vec<String>> {
+    fn path_in_crate(&self, path: &[String]) -> Option<Vec<String>> {
         let path = if path.len() > 1 && path[0] == "self" { &path[1..] } else { path };
         let (first, rest) = path.split_first()?;
         match first.as_str() {

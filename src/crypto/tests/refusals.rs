@@ -20,7 +20,7 @@ impl Parts {
     }
 }
 
-struct Sealed {
+struct Made {
     at: At,
     kek: Kek,
     dek: Dek,
@@ -28,7 +28,7 @@ struct Sealed {
     sealed: Vec<u8>,
 }
 
-impl Sealed {
+impl Made {
     fn new(bytes: &[u8]) -> Self {
         let at = alice();
         let kek = derive_kek(&MasterKey::make_random().unwrap());
@@ -55,7 +55,7 @@ fn flipped(blob: &[u8], bit: usize) -> Vec<u8> {
 
 #[test]
 fn every_flipped_bit_of_a_wrapped_dek_is_refused_by_its_name() {
-    let made = Sealed::new(b"");
+    let made = Made::new(b"");
     assert_eq!(made.unwrap(&made.wrapped), None);
     for bit in 0..WRAPPED_LEN * 8 {
         let expected = match bit / 8 {
@@ -70,7 +70,7 @@ fn every_flipped_bit_of_a_wrapped_dek_is_refused_by_its_name() {
 #[test]
 fn every_flipped_bit_of_a_sealed_value_is_refused_by_its_name() {
     for text in [b"".as_slice(), b"s", b"sk-test-0001", &[0xA5; 100]] {
-        let made = Sealed::new(text);
+        let made = Made::new(text);
         assert_eq!(made.open(&made.sealed), None);
         for bit in 0..made.sealed.len() * 8 {
             let expected = match bit / 8 {
@@ -87,7 +87,7 @@ proptest! {
 
     #[test]
     fn a_flipped_bit_of_a_long_value_is_refused(length in 1000..=65_536_usize, places in prop::collection::vec(any::<prop::sample::Index>(), 16)) {
-        let made = Sealed::new(&vec![0x5A; length]);
+        let made = Made::new(&vec![0x5A; length]);
         for place in places {
             let bit = place.index(made.sealed.len() * 8);
             let expected = if bit / 8 < 16 { Malformed } else { SECRET.refusal(bit / 8) };
@@ -97,7 +97,7 @@ proptest! {
 
     #[test]
     fn a_long_value_cut_anywhere_is_refused(length in 1000..=65_536_usize, places in prop::collection::vec(any::<prop::sample::Index>(), 16)) {
-        let made = Sealed::new(&vec![0x5A; length]);
+        let made = Made::new(&vec![0x5A; length]);
         for place in places {
             let at = place.index(made.sealed.len());
             let expected = if at < SECRET_OVERHEAD { Malformed } else { Corrupted };
@@ -108,7 +108,7 @@ proptest! {
     /// No input makes opening panic, and none opens.
     #[test]
     fn bytes_that_were_never_sealed_do_not_open(mut blob in prop::collection::vec(any::<u8>(), 0..300), header: bool) {
-        let made = Sealed::new(b"");
+        let made = Made::new(b"");
         if header && blob.len() >= 20 {
             blob[..20].copy_from_slice(&made.wrapped[..20]);
         }
@@ -122,7 +122,7 @@ proptest! {
 
 #[test]
 fn a_wrapped_dek_of_any_other_length_is_malformed() {
-    let made = Sealed::new(b"");
+    let made = Made::new(b"");
     let longer = [made.wrapped.as_slice(), &[0; 200]].concat();
     for length in (0..longer.len()).filter(|length| *length != WRAPPED_LEN) {
         assert_eq!(made.unwrap(&longer[..length]), Some(Malformed), "{length} bytes");
@@ -134,7 +134,7 @@ fn a_wrapped_dek_of_any_other_length_is_malformed() {
 
 #[test]
 fn a_sealed_value_cut_or_grown_anywhere_is_refused() {
-    let made = Sealed::new(b"sk-test-0001");
+    let made = Made::new(b"sk-test-0001");
     for length in 0..made.sealed.len() {
         let expected = if length < SECRET_OVERHEAD { Malformed } else { Corrupted };
         assert_eq!(made.open(&made.sealed[..length]), Some(expected), "{length} bytes");
@@ -152,7 +152,7 @@ fn a_sealed_value_cut_or_grown_anywhere_is_refused() {
 
 #[test]
 fn a_wrapped_dek_of_another_master_is_named_so_wherever_it_was_moved() {
-    let made = Sealed::new(b"");
+    let made = Made::new(b"");
     let other = derive_kek(&MasterKey::make_random().unwrap());
     assert_eq!(unwrap(&other, made.at.dek(), &made.wrapped).err(), Some(WrongMaster));
     // Before the commitment: moved as well, and damaged as well, it is still another master's.
@@ -164,16 +164,16 @@ fn a_wrapped_dek_of_another_master_is_named_so_wherever_it_was_moved() {
 /// A kid is 16 public bytes that anyone can write into a header; the commitment is what holds.
 #[test]
 fn a_wrapped_dek_that_only_claims_our_master_is_not_committed() {
-    let made = Sealed::new(b"");
-    let forger = derive_kek(&MasterKey::make_random().unwrap());
-    let forger = Kek { key: forger.key, kid: made.kek.kid() };
-    let forged = wrap(&forger, made.at.dek(), &made.dek).unwrap();
-    assert_eq!(made.unwrap(&forged), Some(NotCommitted));
+    let made = Made::new(b"");
+    let other = derive_kek(&MasterKey::make_random().unwrap());
+    let forger = Kek { key: other.key, kid: made.kek.kid() };
+    let blob = wrap(&forger, made.at.dek(), &made.dek).unwrap();
+    assert_eq!(made.unwrap(&blob), Some(NotCommitted));
 }
 
 #[test]
 fn a_wrapped_dek_moved_to_another_tenant_or_version_is_not_committed() {
-    let made = Sealed::new(b"");
+    let made = Made::new(b"");
     for (who, number) in [("bob", 1), ("alic", 1), ("alicea", 1), ("alice", 2), ("alice", 256), ("alice", 1 << 24)] {
         let elsewhere = At::new(who, "A", number, 1);
         assert_eq!(unwrap(&made.kek, elsewhere.dek(), &made.wrapped).err(), Some(NotCommitted), "{who} {number}");
@@ -184,7 +184,7 @@ fn a_wrapped_dek_moved_to_another_tenant_or_version_is_not_committed() {
 
 #[test]
 fn a_sealed_value_moved_anywhere_is_refused_by_its_name() {
-    let made = Sealed::new(b"sk-test-0001");
+    let made = Made::new(b"sk-test-0001");
     let at = || made.at.clone();
     let moved = [
         // The header names both versions, so these are not the row's blob at all.
@@ -228,7 +228,7 @@ fn a_byte_cannot_cross_from_the_tenant_into_the_name() {
 
 #[test]
 fn another_dek_does_not_open_it() {
-    let made = Sealed::new(b"sk-test-0001");
+    let made = Made::new(b"sk-test-0001");
     let other = make_dek(made.at.dek()).unwrap();
     assert_eq!(open(&other, made.at.secret(), &made.sealed).err(), Some(NotCommitted));
     // Shape before commitment, commitment before tag.
@@ -240,7 +240,7 @@ fn another_dek_does_not_open_it() {
 #[test]
 fn a_wrapped_dek_is_no_secret_and_a_secret_no_wrapped_dek() {
     // A value of 36 bytes seals to a wrapped DEK's length: only the type tells them apart.
-    let made = Sealed::new(&[0xA5; 36]);
+    let made = Made::new(&[0xA5; 36]);
     assert_eq!(made.sealed.len(), WRAPPED_LEN);
     assert_eq!(made.unwrap(&made.sealed), Some(Malformed));
     assert_eq!(made.open(&made.wrapped), Some(Malformed));
