@@ -2,3 +2,4 @@
 #![cfg(test)] // it always is; said so that clippy knows helpers for tests, where unwrap and panic are how a test fails
 
 mod doors;
+mod project;
