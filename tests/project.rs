@@ -1,6 +1,7 @@
 //! What holds around the code: the dependencies' reasons, the scripts, the unit.
 
 mod dependencies;
+mod migrations_guard;
 
 use std::path::Path;
 use std::process::{Command, Output};
