@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod migrations_guard;
+mod test_script;
 
 use std::path::Path;
 use std::process::{Command, Output};
