@@ -3,6 +3,7 @@
 mod dependencies;
 mod migrations_guard;
 mod test_script;
+mod unit;
 
 use std::path::Path;
 use std::process::{Command, Output};
