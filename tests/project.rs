@@ -1,6 +1,8 @@
 //! What holds around the code: the dependencies' reasons, the scripts, the unit.
 
+mod ci_script;
 mod dependencies;
+mod machine;
 mod migrations_guard;
 mod test_script;
 mod unit;
