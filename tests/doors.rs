@@ -86,6 +86,7 @@ fn what_the_table_allows_is_taken() {
             "//! crate::store in words\n/* crate::store /* nested */ unsafe */ const A: &str = \"crate::store\"; \
                       const B: &[u8] = br#\"unsafe \" sqlx::\"#; const C: char = '\"'; const D: char = '\\''; fn f<'a>() {}",
         ),
+        ("store.rs", "mod inner { use super::keys; mod deeper { use super::super::keys; } }"),
         ("keys.rs", "#[cfg(test)] mod tests { use crate::store::Store; fn f() { std::env::var(\"A\"); } }"),
         ("keys/cache.rs", "#[cfg(test)]\n#[path = \"x.rs\"]\nmod tests; fn f() {}"),
         ("keys/cache/tests.rs", "use crate::http::Router; mod deeper;"),
@@ -107,6 +108,7 @@ fn every_kind_of_trespass_is_found() {
         ("store.rs", "use crate::{model::Kid, keys::{cache, Keys}};", "store.rs:1: store may not use keys::cache"),
         ("store/sqlite.rs", "use super::super::keys::Keys;", "store/sqlite.rs:1: store may not use keys::Keys"),
         ("store.rs", "mod inner { use super::super::keys::Keys; }", "store.rs:1: store may not use keys::Keys"),
+        ("store.rs", "mod inner { mod deeper {} } use super::keys;", "store.rs:1: store may not use keys"),
         ("store.rs", "use self::super::keys;", "store.rs:1: store may not use keys"),
         ("store.rs", "use super::keys;", "store.rs:1: store may not use keys"),
         (
