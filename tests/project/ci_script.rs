@@ -18,7 +18,7 @@ fn machine() -> Machine {
 
 /// A cargo whose arguments are matched by `cases` first.
 fn cargo(machine: &Machine, cases: &str, ran: &[&str], passed: u32) {
-    let lines: String = ran.iter().map(|name| format!("echo 'test {name} ... ok'; ")).collect();
+    let lines = ran.iter().map(|name| format!("echo 'test {name} ... ok';")).collect::<Vec<_>>().join(" ");
     let result = format!("echo 'test result: ok. {passed} passed; 0 failed; 0 ignored'");
     machine.program("bin/cargo", &format!("case \"$*\" in {cases} test*) {lines} {result};; esac"));
 }
