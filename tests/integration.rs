@@ -1,1 +1,5 @@
+//! One binary for all integration tests: linking is what costs.
+#![cfg(test)] // it always is; said so that clippy knows helpers for tests, where unwrap and panic are how a test fails
 
+mod doors;
+mod project;

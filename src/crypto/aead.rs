@@ -41,7 +41,17 @@ pub(super) fn make_salt() -> Result<[u8; SALT_LEN], NoRandom> {
 )]
 pub(super) fn hkdf<const N: usize>(ikm: &[u8], salt: Option<&[u8]>, info: &[u8], out: &mut [u8; N]) {
     const { assert!(N <= 255 * 32, "RFC 5869, section 2.3") };
-    hkdf::Hkdf::<sha2::Sha256>::new(salt, ikm).expand(info, out).expect("a length within RFC 5869's limit");
+    hkdf_into(ikm, salt, info, out).expect("a length within RFC 5869's limit");
+}
+
+/// The same for a length known at run time only, which is what test vectors have.
+pub(super) fn hkdf_into(
+    ikm: &[u8],
+    salt: Option<&[u8]>,
+    info: &[u8],
+    out: &mut [u8],
+) -> Result<(), hkdf::InvalidLength> {
+    hkdf::Hkdf::<sha2::Sha256>::new(salt, ikm).expand(info, out)
 }
 
 /// Encrypts in place and gives the tag.

@@ -1,0 +1,148 @@
+//! What a key file can hold instead of a key, each told apart.
+
+use super::*;
+use proptest::prelude::*;
+use std::io::{self, Cursor, Read};
+
+fn image(bytes: &[u8]) -> KeyfileImage {
+    KeyfileImage::read_from(&mut Cursor::new(bytes)).unwrap()
+}
+
+fn damage(bytes: &[u8]) -> ImageError {
+    image(bytes).master().err().unwrap()
+}
+
+/// What `to_string` on bytes, a shell variable or an editor does: each byte sequence that is not UTF-8 becomes U+FFFD.
+fn text_mode(bytes: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(bytes).into_owned().into_bytes()
+}
+
+#[test]
+fn thirty_two_bytes_are_a_master_key_and_come_back_as_they_were() {
+    let master = MasterKey::make_random().unwrap();
+    let written = {
+        let mut out = Vec::new();
+        KeyfileImage::of(&master).write_to(&mut out).unwrap();
+        out
+    };
+    assert_eq!(written.as_slice(), master.0.bytes());
+    assert_eq!(kid(&image(&written).master().unwrap()), kid(&master));
+}
+
+#[test]
+fn each_damage_has_its_own_name() {
+    let hex = b"00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+    let base64 = b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let url_base64 = b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwd_-8";
+    let with_newline = |text: &[u8]| [text, b"\n"].concat();
+    assert_eq!(damage(b""), ImageError::Empty);
+    assert_eq!(damage(&[0; 32]), ImageError::AllZero);
+    assert_eq!(damage(hex), ImageError::HexText { length: 64 });
+    assert_eq!(damage(&with_newline(hex)), ImageError::HexText { length: 65 });
+    assert_eq!(damage(base64), ImageError::Base64Text { length: 44 });
+    assert_eq!(damage(&with_newline(base64)), ImageError::Base64Text { length: 45 });
+    assert_eq!(damage(url_base64), ImageError::Base64Text { length: 43 });
+    for length in [1, 16, 31, 33, 43, 44, 56, 61, 64, 65, KeyfileImage::MAX_LEN] {
+        assert_eq!(damage(&vec![0xA5; length]), ImageError::WrongLength { length });
+    }
+    for length in 57..=60 {
+        assert_eq!(damage(&vec![0xA5; length]), ImageError::TextModeCopy { length });
+    }
+    let replaced = [b"\xEF\xBF\xBD".as_slice(), &[b'x'; 9]].concat();
+    assert_eq!(damage(&replaced), ImageError::TextModeCopy { length: 12 });
+    assert_eq!(damage(&vec![1; KeyfileImage::MAX_LEN + 1]), ImageError::TooLong { limit: KeyfileImage::MAX_LEN });
+}
+
+#[test]
+fn each_message_says_what_is_wrong_and_repeats_nothing_of_the_file() {
+    let messages = [
+        damage(b""),
+        damage(&[0; 32]),
+        damage(&[b'a'; 64]),
+        damage(&[b'q'; 44]),
+        damage(&[b'q'; 7]),
+        damage(&[b'q'; 58]),
+        damage(&vec![b'q'; KeyfileImage::MAX_LEN + 1]),
+    ]
+    .map(|error| error.to_string());
+    for (at, message) in messages.iter().enumerate() {
+        assert!(!message.contains("qqq") && !message.contains("aaa"), "{message}");
+        assert!(!messages[..at].contains(message), "said twice: {message}");
+    }
+    assert!(damage(&[b'q'; 58]).to_string().contains("--out-file"), "the command that copies exactly");
+}
+
+#[test]
+fn a_random_key_that_went_through_a_text_mode_copy_is_always_recognised() {
+    for _ in 0..20_000 {
+        let master = MasterKey::make_random().unwrap();
+        let copied = text_mode(master.0.bytes());
+        assert_ne!(copied.as_slice(), master.0.bytes(), "32 random bytes are not UTF-8");
+        assert_eq!(damage(&copied), ImageError::TextModeCopy { length: copied.len() });
+    }
+}
+
+proptest! {
+    /// Whatever the bytes: none that a text-mode copy made longer or shorter is taken for a key.
+    #[test]
+    fn a_text_mode_copy_is_named_whatever_the_key(key in prop::array::uniform32(any::<u8>())) {
+        let copied = text_mode(&key);
+        prop_assume!(copied.len() != 32);
+        prop_assert_eq!(damage(&copied), ImageError::TextModeCopy { length: copied.len() });
+    }
+
+    #[test]
+    fn no_content_but_thirty_two_bytes_is_a_key(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert_eq!(image(&bytes).master().is_ok(), bytes.len() == 32 && bytes.iter().any(|byte| *byte != 0));
+    }
+}
+
+#[test]
+fn images_are_the_same_only_when_every_byte_is() {
+    assert!(image(b"abc").same_as(&image(b"abc")));
+    for other in [b"".as_slice(), b"ab", b"abd", b"abcd"] {
+        assert!(!image(b"abc").same_as(&image(other)));
+    }
+}
+
+/// A reader that gives one byte a call, is interrupted between them, and then fails or ends.
+struct Dribble {
+    left: usize,
+    interrupted: bool,
+    end: Option<io::ErrorKind>,
+}
+
+impl Read for Dribble {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.interrupted = !self.interrupted;
+        if self.interrupted {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if self.left == 0 {
+            return self.end.map_or(Ok(0), |kind| Err(kind.into()));
+        }
+        self.left -= 1;
+        out[0] = 7;
+        Ok(1)
+    }
+}
+
+#[test]
+fn a_key_that_comes_byte_by_byte_is_read_whole() {
+    let mut reader = Dribble { left: 32, interrupted: false, end: None };
+    assert!(KeyfileImage::read_from(&mut reader).unwrap().master().is_ok());
+}
+
+#[test]
+fn a_read_that_fails_gives_no_image() {
+    let mut reader = Dribble { left: 31, interrupted: false, end: Some(io::ErrorKind::UnexpectedEof) };
+    assert_eq!(KeyfileImage::read_from(&mut reader).err().map(|e| e.kind()), Some(io::ErrorKind::UnexpectedEof));
+}
+
+#[test]
+fn an_endless_file_is_read_to_the_limit_and_refused() {
+    let mut reader = Dribble { left: usize::MAX, interrupted: false, end: None };
+    let error = KeyfileImage::read_from(&mut reader).unwrap().master().err();
+    assert_eq!(error, Some(ImageError::TooLong { limit: KeyfileImage::MAX_LEN }));
+    assert_eq!(usize::MAX - reader.left, KeyfileImage::MAX_LEN + 1, "one byte past the limit and no more");
+}

@@ -1,0 +1,98 @@
+//! .ci/run with a cargo that does as it is told: each check can fail the run, and none is passed over in silence.
+
+use super::machine::Machine;
+
+const DOORS: &str = "doors::every_path_in_src_goes_through_a_door_of_the_architecture";
+const REFERENCE: &str = "crypto::tests::with_reference::the_vectors_are_what_the_reference_prints";
+
+/// All that it would install is there, and every check passes.
+fn machine() -> Machine {
+    let machine = Machine::new();
+    for tool in ["strace", "age", "python3", "cargo-deny"] {
+        machine.program(&format!("bin/{tool}"), "");
+    }
+    machine.program("clone/scripts/check-migrations", "");
+    cargo(&machine, "", &[DOORS, REFERENCE], 3);
+    machine
+}
+
+/// A cargo whose arguments are matched by `cases` first.
+fn cargo(machine: &Machine, cases: &str, ran: &[&str], passed: u32) {
+    let lines = ran.iter().map(|name| format!("echo 'test {name} ... ok';")).collect::<Vec<_>>().join(" ");
+    let result = format!("echo 'test result: ok. {passed} passed; 0 failed; 0 ignored'");
+    machine.program("bin/cargo", &format!("case \"$*\" in {cases} test*) {lines} {result};; esac"));
+}
+
+fn run(machine: &Machine) -> (Option<i32>, String) {
+    machine.run(".ci/run", &[])
+}
+
+#[test]
+fn it_names_every_check_and_passes_when_all_do() {
+    let (status, text) = run(&machine());
+    assert_eq!(status, Some(0), "{text}");
+    for step in ["tools", "format", "migrations", "dependencies", "clippy", "tests", "documentation"] {
+        assert!(text.contains(&format!("ci: ok      {step} ")), "{step}: {text}");
+    }
+    assert!(text.contains("all passed: 3 tests"), "{text}");
+    assert!(!text.contains("NOT checked"), "{text}");
+}
+
+#[test]
+fn each_check_that_fails_fails_the_run_and_shows_why() {
+    for (cases, step) in [
+        ("'fmt --all --check') echo why; exit 1;;", "format"),
+        ("*'check --hide-inclusion-graph bans licenses sources') echo why; exit 1;;", "dependencies"),
+        ("*advisories) echo why; exit 1;;", "dependencies"),
+        ("clippy*-D\\ warnings) echo why; exit 1;;", "clippy"),
+        ("test*) echo why; exit 101;;", "tests"),
+        ("doc*--no-deps) echo why; exit 101;;", "documentation"),
+    ] {
+        let machine = machine();
+        cargo(&machine, cases, &[DOORS, REFERENCE], 3);
+        let (status, text) = run(&machine);
+        assert_eq!(status, Some(1), "{step}: {text}");
+        assert!(text.contains(&format!("ci: FAILED  {step} ")) && text.contains("why\n"), "{step}: {text}");
+    }
+    let machine = machine();
+    machine.program("clone/scripts/check-migrations", "exit 1");
+    assert_eq!(run(&machine).0, Some(1));
+}
+
+#[test]
+fn advisories_that_could_not_be_fetched_are_said() {
+    let machine = machine();
+    cargo(&machine, "*'fetch db') exit 1;; *advisories) exit 1;;", &[DOORS, REFERENCE], 3);
+    let (status, text) = run(&machine);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("advisories were NOT checked"), "{text}");
+}
+
+#[test]
+fn a_run_without_its_tests_is_a_failure() {
+    for (ran, passed, readme, words) in [
+        (&[DOORS, REFERENCE][..], 0, false, "ci: FAILED  tests"),
+        (&[REFERENCE][..], 3, false, "no test of this name ran: doors::"),
+        (&[DOORS][..], 3, false, "no test of this name ran: crypto::"),
+        (&[DOORS, REFERENCE][..], 3, true, "no test of this name ran: readme::"),
+    ] {
+        let machine = machine();
+        cargo(&machine, "", ran, passed);
+        if readme {
+            std::fs::write(machine.path("clone/README.md"), "").unwrap();
+        }
+        let (status, text) = run(&machine);
+        assert_eq!(status, Some(1), "{text}");
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn what_it_cannot_install_fails_the_run() {
+    let machine = machine().without("bin/strace");
+    machine.program("bin/apt-get", "echo no network; exit 100");
+    machine.program("bin/sudo", "exit 1");
+    let (status, text) = run(&machine);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("ci: FAILED  tools ") && text.contains("installing strace"), "{text}");
+}

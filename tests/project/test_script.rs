@@ -1,0 +1,88 @@
+//! scripts/test on a machine that lacks what it needs.
+
+use super::machine::Machine;
+use super::said;
+use std::process::{Command, Stdio};
+
+const SCRIPT: &str = "scripts/test";
+
+#[test]
+fn it_hands_its_arguments_to_cargo_and_cargos_status_back() {
+    let machine = Machine::new();
+    let (status, text) = machine.run(SCRIPT, &["a_test", "--", "--exact"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("cargo test a_test -- --exact"), "{text}");
+    machine.program("bin/cargo", "echo 'test result: FAILED. 3 passed; 1 failed;'; exit 101");
+    assert_eq!(machine.run(SCRIPT, &[]).0, Some(101));
+}
+
+#[test]
+fn a_run_in_which_no_test_ran_is_a_failure() {
+    let machine = Machine::new();
+    machine.program(
+        "bin/cargo",
+        "echo 'test result: ok. 0 passed; 0 failed;'; echo 'test result: ok. 0 passed; 0 failed;'",
+    );
+    let (status, text) = machine.run(SCRIPT, &["no_such_test"]);
+    assert_eq!(status, Some(69), "{text}");
+    assert!(text.contains("no test ran"), "{text}");
+    machine.program(
+        "bin/cargo",
+        "echo 'test result: ok. 0 passed; 0 failed;'; echo 'test result: ok. 10 passed; 0 failed;'",
+    );
+    assert_eq!(machine.run(SCRIPT, &[]).0, Some(0));
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_way_to_get_it() {
+    for (program, words) in [
+        ("bin/cargo", "cargo is missing: install Rust"),
+        ("bin/cc", "apt-get install gcc"),
+        ("pg/initdb", "apt-get install postgresql"),
+    ] {
+        let (status, text) = Machine::new().without(program).run(SCRIPT, &[]);
+        assert_eq!(status, Some(69), "{program}: {text}");
+        assert!(text.contains(words), "{program}: {text}");
+        assert!(!text.contains("cargo test"), "{program}: {text}");
+    }
+}
+
+#[test]
+fn postgresql_is_installed_where_that_needs_no_question() {
+    let machine = Machine::new().without("pg/initdb");
+    let server = machine.path("pg/initdb");
+    machine.program("bin/sudo", r#"[ "$1" = -n ] && shift && exec "$@""#);
+    let install = format!(": >{0}; [ $1 = update ] || echo >>{0}; ", server.display());
+    machine.program("bin/apt-get", &format!("echo noise; {install} chmod +x {}", server.display()));
+    let (status, text) = machine.run(SCRIPT, &[]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("installing postgresql") && !text.contains("noise"), "{text}");
+}
+
+#[test]
+fn a_tool_of_the_tests_may_be_missing_but_not_in_ci() {
+    let machine = Machine::new();
+    let (status, text) = machine.run(SCRIPT, &[]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("skip: apt-get install strace age python3-cryptography"), "{text}");
+    let (status, text) = said(&machine.command(SCRIPT, &[]).env("CI", "1").output().unwrap());
+    assert_eq!(status, Some(69), "{text}");
+    assert!(text.contains("CI does not skip: apt-get install strace age python3-cryptography"), "{text}");
+    for tool in ["strace", "age", "python3"] {
+        machine.program(&format!("bin/{tool}"), "");
+    }
+    let (status, text) = said(&machine.command(SCRIPT, &[]).env("CI", "1").output().unwrap());
+    assert_eq!((status, text.contains("apt-get")), (Some(0), false), "{text}");
+}
+
+#[test]
+fn a_closed_standard_input_is_no_trouble() {
+    let machine = Machine::new();
+    // Not only open: at its end, so that what asks something is answered.
+    machine.program("clone/scripts/with-pg", r#"[ /proc/self/fd/0 -ef /dev/null ] && exec "$@""#);
+    let mut shell = Command::new(machine.path("bin/bash"));
+    shell.args(["-c", r#"exec "$0" "$1" <&-"#]).arg(machine.path("bin/bash")).arg(machine.path("clone/scripts/test"));
+    shell.env_clear().env("PATH", machine.path("bin")).env("PG_BIN", machine.path("pg")).stdin(Stdio::null());
+    let (status, text) = said(&shell.output().unwrap());
+    assert_eq!(status, Some(0), "{text}");
+}
