@@ -8,12 +8,16 @@
 //! implement it in both. Absence is a value, not an error; affected rows are checked; a row that breaks its own rules is
 //! [`StoreError::Corrupt`], which names table and key.
 
+mod postgres;
+
 use async_trait::async_trait;
 
 use crate::model::{
     Counts, DekId, DekRecord, DekVersion, Delivery, KeyState, Kid, MasterKeyRecord, SecretName, SecretRecord,
     SecretVersion, StoreKind, Tenant, TenantRecord, VersionRecord,
 };
+
+pub use self::postgres::PostgresStore;
 
 /// Why the store could not do what it was asked. The messages hold names and public ids, never a value or a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
