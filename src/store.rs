@@ -342,7 +342,8 @@ pub trait Store: Send + Sync {
     ) -> Result<Vec<Result<Written, Refusal>>, StoreError>;
 
     /// The tenant's active DEK, made if there is none; the tenant's row too. In a transaction of its own: master lock shared, tenant
-    /// lock exclusive, then read again. Its number is one above every number that the tenant's DEKs have or had live versions under.
+    /// lock exclusive, then read again. Its number is one above the highest of the
+    /// tenant's DEK rows.
     ///
     /// # Errors
     /// [`StoreError::Refused`] where the database has held no key yet.

@@ -1,0 +1,5 @@
+//! What the store promises, held to on both databases.
+
+mod conformance;
+mod fakes;
+mod steps;
