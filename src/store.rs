@@ -8,7 +8,9 @@
 //! implement it in both. Absence is a value, not an error; affected rows are checked; a row that breaks its own rules is
 //! [`StoreError::Corrupt`], which names table and key.
 
+mod decide;
 mod postgres;
+mod rows;
 
 use async_trait::async_trait;
 
@@ -36,8 +38,8 @@ pub enum StoreError {
         "the database has migration {found}, which this release does not know; its newest is {known}. Start a newer release"
     )]
     Newer { found: i64, known: i64 },
-    /// The server does not keep the store's locks.
-    #[error("this server is not usable: {0}")]
+    /// The server does not keep the store's locks, or the database is not one that this release may touch.
+    #[error("this database is not usable: {0}")]
     Unusable(String),
     /// Anything else that the database answered.
     #[error("the database refused: {0}")]
