@@ -5,6 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containarium::store::Store;
 
+pub(crate) use super::postgres::postgres;
+
 /// A store on an empty, migrated database of its own, which goes away with the fixture.
 pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,

@@ -16,8 +16,9 @@ fn absent(named: &str) -> Intent {
 pub(crate) async fn each_intent_of_a_batch_has_its_own_outcome(f: Fixture) {
     let f = f.with_alice().await;
     f.set("OLD", &["one"]).await;
+    f.set("TAKEN", &["one"]).await;
     let intents =
-        [intent("alice", "NEW"), absent("OLD"), intent("nobody", "A"), intent("alice", "OLD"), intent("alice", "X")];
+        [intent("alice", "NEW"), absent("TAKEN"), intent("nobody", "A"), intent("alice", "OLD"), intent("alice", "X")];
     let values = Values::of(&["n", "o", "a", "one", "x"]).refusing(4, SealRefusal::Quarantined);
     let outcomes = f.store.write(&intents, Together::Each, &values).await.unwrap();
     let said: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().map(|written| written.outcome)).collect();
@@ -33,7 +34,7 @@ pub(crate) async fn each_intent_of_a_batch_has_its_own_outcome(f: Fixture) {
     );
     let asked: Vec<usize> = values.seen().iter().map(|seen| seen.index).collect();
     assert_eq!(asked, [0, 3, 4], "a sealer is not asked for what is refused already");
-    assert_eq!(f.names().await, ["NEW", "OLD"]);
+    assert_eq!(f.names().await, ["NEW", "OLD", "TAKEN"]);
     assert_eq!(f.value(current("alice", "NEW")).await, "n");
 }
 
@@ -130,9 +131,10 @@ pub(crate) async fn a_write_that_is_dropped_leaves_the_store_usable(f: Fixture) 
     for polls in 0..40_u32 {
         let values = Values::of(&["dropped"]);
         let intents = [intent("alice", "A")];
-        let mut writing = std::pin::pin!(f.store.write(&intents, Together::Each, &values));
+        // Boxed: a pinned local would live on to the end of the round, with all its locks.
+        let mut writing = Box::pin(f.store.write(&intents, Together::Each, &values));
         let mut polled = 0;
-        let _ = std::future::poll_fn(|context| {
+        std::future::poll_fn(|context| {
             polled += 1;
             match writing.as_mut().poll(context) {
                 std::task::Poll::Pending if polled <= polls => std::task::Poll::Pending,
@@ -140,7 +142,7 @@ pub(crate) async fn a_write_that_is_dropped_leaves_the_store_usable(f: Fixture) 
             }
         })
         .await;
-        let _ = writing;
+        drop(writing);
         let next =
             tokio::time::timeout(Duration::from_secs(10), f.write(intent("alice", "A"), &polls.to_string())).await;
         next.expect("a dropped write holds the writer").unwrap();
