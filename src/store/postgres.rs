@@ -3,12 +3,12 @@
 //! Everything lies in schema `containarium`, every name is qualified, and no session keeps any state but its prepared statements.
 
 mod change;
+mod columns;
 mod failure;
 mod keys;
 mod locks;
 mod migrate;
 mod read;
-mod rows;
 mod tx;
 mod write;
 

@@ -1,27 +1,15 @@
 //! Changes of one secret that seal nothing: delete, undelete, destroy.
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgConnection;
 
+use super::columns::{self, column};
 use super::failure::Failure;
-use super::rows::{self, Standing};
 use super::tx::{End, Work};
 use super::{NOW, locks};
 use crate::model::{SecretName, SecretRecord, SecretVersion, Tenant};
 use crate::store::Refusal;
-
-// Before its use, as a macro must be.
-macro_rules! stamp_sql {
-    ($deleted_at:literal) => {
-        concat!(
-            "WITH n AS MATERIALIZED (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS at) \
-             UPDATE containarium.secrets s SET updated_at = n.at, deleted_at = ",
-            $deleted_at,
-            " FROM n WHERE s.tenant = $1 AND s.name = $2 RETURNING ",
-            rows::secret_columns!()
-        )
-    };
-}
+use crate::store::rows::SecretRow;
 
 pub(super) enum Change<'a> {
     Delete,
@@ -46,10 +34,10 @@ impl Work for ChangeSecret<'_> {
             Ok(secret) => secret,
             Err(refusal) => return Ok(End::Rollback(Err(refusal))),
         };
-        let changed = match (&self.change, secret.deleted_at) {
-            (Change::Delete, None) => self.stamp(tx, Deletion::Set).await?,
+        let deletion = match (&self.change, secret.deleted_at) {
+            (Change::Delete, None) => Deletion::Set,
             (Change::Delete, Some(_)) => return Ok(End::Rollback(Err(Refusal::Deleted))),
-            (Change::Undelete, Some(_)) => self.stamp(tx, Deletion::Clear).await?,
+            (Change::Undelete, Some(_)) => Deletion::Clear,
             (Change::Undelete, None) => return Ok(End::Rollback(Err(Refusal::NotDeleted))),
             (Change::Destroy(versions), _) => {
                 if let Some(unknown) = self.first_unknown(tx, versions).await? {
@@ -58,10 +46,11 @@ impl Work for ChangeSecret<'_> {
                 if self.destroy(tx, versions).await? == 0 {
                     return Ok(End::Rollback(Ok(secret)));
                 }
-                self.stamp(tx, Deletion::Keep).await?
+                Deletion::Keep
             }
         };
-        Ok(End::Commit(Ok(changed)))
+        self.stamp(tx, deletion).await?;
+        Ok(End::Commit(self.secret(tx).await?))
     }
 }
 
@@ -76,40 +65,44 @@ enum Deletion {
 impl ChangeSecret<'_> {
     /// The secret, its row locked.
     async fn lock_secret(&self, tx: &mut PgConnection) -> Result<Result<SecretRecord, Refusal>, Failure> {
-        let tenant = sqlx::query("SELECT tenant, shred_at FROM containarium.tenants WHERE tenant = $1")
+        sqlx::query("SELECT FROM containarium.secrets WHERE tenant = $1 AND name = $2 FOR NO KEY UPDATE")
             .bind(self.tenant.as_str())
-            .fetch_optional(&mut *tx)
+            .bind(self.name.as_str())
+            .execute(&mut *tx)
             .await?;
-        match tenant.as_ref().map_or(Ok(Standing::Unknown), Standing::of)? {
-            Standing::Unknown => return Ok(Err(Refusal::NoTenant)),
-            Standing::Blocked => return Ok(Err(Refusal::TenantBlocked)),
-            Standing::Open => {}
-        }
-        let row = sqlx::query(concat!(
+        self.secret(tx).await
+    }
+
+    async fn secret(&self, tx: &mut PgConnection) -> Result<Result<SecretRecord, Refusal>, Failure> {
+        let row: Option<SecretRow> = sqlx::query_as(concat!(
             "SELECT ",
-            rows::secret_columns!(),
-            " FROM containarium.secrets s WHERE s.tenant = $1 AND s.name = $2 FOR NO KEY UPDATE"
+            columns::tenant_columns!(),
+            ", ",
+            columns::secret_columns!(),
+            " FROM containarium.tenants t \
+             LEFT JOIN containarium.secrets s ON s.tenant = t.tenant AND s.name = $2 AND t.shred_at IS NULL WHERE t.tenant = $1"
         ))
         .bind(self.tenant.as_str())
         .bind(self.name.as_str())
         .fetch_optional(tx)
         .await?;
-        let secret = row.as_ref().map(|row| self.record(row)).transpose()?;
-        Ok(secret.ok_or(Refusal::NoSecret))
+        Ok(SecretRow::secret(row, self.tenant)?)
     }
 
-    async fn stamp(&self, tx: &mut PgConnection, deletion: Deletion) -> Result<SecretRecord, Failure> {
+    /// Marks the secret changed now.
+    async fn stamp(&self, tx: &mut PgConnection, deletion: Deletion) -> Result<(), Failure> {
         let sql = match deletion {
-            Deletion::Set => stamp_sql!("n.at"),
-            Deletion::Clear => stamp_sql!("NULL"),
-            Deletion::Keep => stamp_sql!("s.deleted_at"),
+            Deletion::Set => {
+                "UPDATE containarium.secrets SET updated_at = $3, deleted_at = $3 WHERE tenant = $1 AND name = $2"
+            }
+            Deletion::Clear => {
+                "UPDATE containarium.secrets SET updated_at = $3, deleted_at = NULL WHERE tenant = $1 AND name = $2"
+            }
+            Deletion::Keep => "UPDATE containarium.secrets SET updated_at = $3 WHERE tenant = $1 AND name = $2",
         };
-        let row = sqlx::query(sql).bind(self.tenant.as_str()).bind(self.name.as_str()).fetch_one(tx).await?;
-        self.record(&row)
-    }
-
-    fn record(&self, row: &PgRow) -> Result<SecretRecord, Failure> {
-        Ok(rows::secret(row, self.tenant, self.name)?.ok_or(sqlx::Error::RowNotFound)?)
+        let at: i64 = sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?;
+        sqlx::query(sql).bind(self.tenant.as_str()).bind(self.name.as_str()).bind(at).execute(tx).await?;
+        Ok(())
     }
 
     async fn first_unknown(
@@ -151,5 +144,5 @@ impl ChangeSecret<'_> {
 }
 
 fn columns(versions: &[SecretVersion]) -> Vec<i64> {
-    versions.iter().map(|version| rows::column(*version)).collect()
+    versions.iter().map(|version| column(*version)).collect()
 }

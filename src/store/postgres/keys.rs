@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
+use super::columns;
 use super::failure::Failure;
-use super::rows::{self, Standing};
 use super::tx::{End, Work};
 use super::{NOW, locks};
 use crate::model::{DekBody, DekRecord, DekVersion, Kid, Tenant, WrappedDek};
+use crate::store::rows::{self, DekColumns, KeyStateRow};
 use crate::store::{DekMaker, DekOutcome, FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, StoreError};
 
 pub(super) struct MakeFirstKey<'a> {
@@ -42,11 +43,11 @@ impl Work for MakeFirstKey<'_> {
         };
         let key = self.made.insert(key);
         insert_first_key(tx, key).await?;
-        let row = sqlx::query(concat!("SELECT ", rows::key_state_columns!(), " FROM containarium.key_state k"))
-            .fetch_one(&mut *tx)
-            .await?;
-        let state = rows::key_state(&row)?.ok_or(sqlx::Error::RowNotFound)?;
-        Ok(End::Commit(FirstKeyOutcome::Made(state)))
+        let state: KeyStateRow =
+            sqlx::query_as("SELECT db_id, epoch, generation, active_kid, mode, phase FROM containarium.key_state")
+                .fetch_one(&mut *tx)
+                .await?;
+        Ok(End::Commit(FirstKeyOutcome::Made(state.record()?)))
     }
 }
 
@@ -171,38 +172,48 @@ enum Next {
     Orphans(DekVersion),
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    Blocked,
+    Open,
+}
+
 impl CreateDek<'_> {
     async fn look(&self, tx: &mut PgConnection) -> Result<(Standing, Kid), Failure> {
-        let row = sqlx::query(concat!(
-            "SELECT t.tenant, t.shred_at, ",
-            rows::key_state_columns!(),
-            " FROM containarium.key_state k LEFT JOIN containarium.tenants t ON t.tenant = $1"
-        ))
+        let row = sqlx::query(
+            "SELECT k.active_kid, t.tenant, t.shred_at \
+             FROM containarium.key_state k LEFT JOIN containarium.tenants t ON t.tenant = $1",
+        )
         .bind(self.tenant.as_str())
         .fetch_optional(tx)
-        .await?;
-        let no_key = || StoreError::Refused("the database has held no key yet".into());
-        let row = row.ok_or_else(no_key)?;
-        let state = rows::key_state(&row)?.ok_or_else(no_key)?;
-        Ok((Standing::of(&row)?, state.active_kid))
+        .await?
+        .ok_or_else(|| StoreError::Refused("the database has held no key yet".into()))?;
+        let (known, shred_at): (Option<&str>, Option<i64>) = (row.try_get("tenant")?, row.try_get("shred_at")?);
+        let standing = match (known, shred_at) {
+            (None, _) => Standing::Unknown,
+            (Some(_), Some(_)) => Standing::Blocked,
+            (Some(_), None) => Standing::Open,
+        };
+        Ok((standing, rows::active_kid(row.try_get("active_kid")?)?))
     }
 
     async fn active_dek(&self, tx: &mut PgConnection) -> Result<Option<DekRecord>, Failure> {
-        let row = sqlx::query(concat!(
+        let row: Option<DekColumns> = sqlx::query_as(concat!(
             "SELECT ",
-            rows::dek_columns!(),
+            columns::dek_columns!(),
             " FROM containarium.deks d WHERE d.tenant = $1 AND d.state = 'active'"
         ))
         .bind(self.tenant.as_str())
         .fetch_optional(tx)
         .await?;
-        row.map_or(Ok(None), |row| rows::dek(&row, self.tenant))
+        Ok(row.map_or(Ok(None), |row| row.record(self.tenant))?)
     }
 
     async fn next_version(&self, tx: &mut PgConnection) -> Result<Next, Failure> {
         let row = sqlx::query(
             "SELECT \
-                 (SELECT max(dek_version) FROM containarium.deks WHERE tenant = $1) AS last, \
+                 (SELECT max(dek_version) FROM containarium.deks WHERE tenant = $1) AS highest, \
                  (SELECT min(v.dek_version) FROM containarium.secret_versions v \
                       WHERE v.tenant = $1 AND v.dek_version IS NOT NULL AND NOT EXISTS ( \
                           SELECT FROM containarium.deks d WHERE d.tenant = v.tenant AND d.dek_version = v.dek_version)) AS orphaned",
@@ -210,20 +221,10 @@ impl CreateDek<'_> {
         .bind(self.tenant.as_str())
         .fetch_one(tx)
         .await?;
-        let number = |number: i64| {
-            u32::try_from(number).ok().and_then(DekVersion::new).ok_or_else(|| StoreError::Corrupt {
-                table: "deks",
-                key: format!("{}/{number}", self.tenant),
-                what: "dek_version is not a version number".into(),
-            })
-        };
-        if let Some(orphaned) = row.try_get::<Option<i64>, _>("orphaned")? {
-            return Ok(Next::Orphans(number(orphaned)?));
+        if let Some(orphaned) = row.try_get("orphaned")? {
+            return Ok(Next::Orphans(rows::orphaned_dek_version(self.tenant, orphaned)?));
         }
         // Every live version has its DEK's row here, so the rows alone know the highest number.
-        let Some(last) = row.try_get::<Option<i64>, _>("last")? else { return Ok(Next::Version(DekVersion::FIRST)) };
-        let next =
-            number(last)?.next().ok_or_else(|| StoreError::Refused("the tenant has no further DEK number".into()))?;
-        Ok(Next::Version(next))
+        Ok(Next::Version(rows::next_dek_version(self.tenant, row.try_get("highest")?)?))
     }
 }

@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use sqlx::Row;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgConnection;
 
+use super::columns::{self, column, one_more};
 use super::failure::Failure;
-use super::rows::{self, Standing};
 use super::tx::Read;
-use crate::model::{Counts, DekState, Kid, SecretName, SecretRecord, Tenant, TenantRecord, VersionRecord};
+use crate::model::{Counts, Kid, SecretName, SecretRecord, Tenant, TenantRecord, VersionRecord};
+use crate::store::rows::{self, KeyStateRow, MasterKeyRow, PlaceRow, SecretRow, TenantRow, VersionRow};
 use crate::store::{Found, Page, Place, Refusal, Survey, Which};
 
 pub(super) struct Ping;
@@ -29,54 +30,45 @@ impl Read for ReadPlaces<'_> {
     type Output = Vec<Found>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Found>, Failure> {
-        let places = self.0;
-        let tenants: Vec<_> = places.iter().map(|place| place.tenant.as_str()).collect();
-        let names: Vec<_> = places.iter().map(|place| place.name.as_str()).collect();
-        let versions: Vec<_> = places
-            .iter()
-            .map(|place| match place.which {
-                Which::Current => None,
-                Which::Number(version) => Some(rows::column(version)),
-            })
-            .collect();
-        // UNNEST of the columns side by side keeps the places apart; two `= ANY` would answer every tenant with every name.
-        // Nothing of a blocked tenant is fetched.
-        let found = sqlx::query(concat!(
-            "SELECT t.tenant, t.shred_at, p.name, ",
-            rows::secret_columns!(),
-            ", ",
-            rows::version_columns!(),
-            ", ",
-            rows::dek_columns!(),
-            " FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS p (tenant, name, version, place) \
-             LEFT JOIN containarium.tenants t ON t.tenant = p.tenant \
-             LEFT JOIN containarium.secrets s ON s.tenant = t.tenant AND s.name = p.name AND t.shred_at IS NULL \
-             LEFT JOIN containarium.secret_versions v ON v.tenant = s.tenant AND v.name = s.name \
-                 AND v.version = COALESCE(p.version, s.current_version) \
-             LEFT JOIN containarium.deks d ON d.tenant = v.tenant AND d.dek_version = v.dek_version \
-             ORDER BY p.place"
-        ))
-        .bind(tenants)
-        .bind(names)
-        .bind(versions)
-        .fetch_all(connection)
-        .await?;
-        places.iter().zip(&found).map(|(place, row)| place_found(place, row)).collect()
+        if self.0.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = place_rows(connection, self.0).await?;
+        Ok(self.0.iter().zip(rows).map(|(place, row)| row.found(place)).collect::<Result<_, _>>()?)
     }
 }
 
-fn place_found(place: &Place, row: &PgRow) -> Result<Found, Failure> {
-    match Standing::of(row)? {
-        Standing::Unknown => return Ok(Found::NoTenant),
-        Standing::Blocked => return Ok(Found::TenantBlocked),
-        Standing::Open => {}
-    }
-    let Some(secret) = rows::secret(row, &place.tenant, &place.name)? else { return Ok(Found::NoSecret) };
-    let version = rows::version(row, &place.tenant, &place.name)?;
-    if place.which == Which::Current && version.is_none() {
-        return Err(rows::no_current_version(&place.tenant, &place.name).into());
-    }
-    Ok(Found::Secret(secret, version))
+/// A row for each place, in their order.
+///
+/// UNNEST of the columns side by side keeps the places apart; two `= ANY` would answer every tenant with every name. Nothing of a
+/// blocked tenant is fetched.
+pub(super) async fn place_rows(connection: &mut PgConnection, places: &[Place]) -> Result<Vec<PlaceRow>, Failure> {
+    let version = |place: &Place| match place.which {
+        Which::Current => None,
+        Which::Number(version) => Some(column(version)),
+    };
+    Ok(sqlx::query_as(concat!(
+        "SELECT p.place - 1 AS place, ",
+        columns::tenant_columns!(),
+        ", ",
+        columns::secret_columns!(),
+        ", ",
+        columns::version_columns!("v.ciphertext"),
+        ", ",
+        columns::dek_columns!(),
+        " FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS p (tenant, name, version, place) \
+         LEFT JOIN containarium.tenants t ON t.tenant = p.tenant \
+         LEFT JOIN containarium.secrets s ON s.tenant = t.tenant AND s.name = p.name AND t.shred_at IS NULL \
+         LEFT JOIN containarium.secret_versions v ON v.tenant = s.tenant AND v.name = s.name \
+             AND v.version = COALESCE(p.version, s.current_version) \
+         LEFT JOIN containarium.deks d ON d.tenant = v.tenant AND d.dek_version = v.dek_version \
+         ORDER BY p.place"
+    ))
+    .bind(places.iter().map(|place| place.tenant.as_str()).collect::<Vec<_>>())
+    .bind(places.iter().map(|place| place.name.as_str()).collect::<Vec<_>>())
+    .bind(places.iter().map(version).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?)
 }
 
 pub(super) struct ReadTenant<'a> {
@@ -89,30 +81,31 @@ impl Read for ReadTenant<'_> {
     type Output = Result<Page<(SecretRecord, VersionRecord)>, Refusal>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Failure> {
-        let found = sqlx::query(concat!(
-            "SELECT t.tenant, t.shred_at, s.name, ",
-            rows::secret_columns!(),
+        // A secret whose current version has no row is damaged, not absent: it is kept in, here and in the lists.
+        let rows = sqlx::query_as(concat!(
+            "SELECT ",
+            columns::tenant_columns!(),
+            ", i.* FROM containarium.tenants t LEFT JOIN LATERAL ( \
+                 SELECT ",
+            columns::secret_columns!(),
             ", ",
-            rows::version_columns!(),
+            columns::version_columns!("v.ciphertext"),
             ", ",
-            rows::dek_columns!(),
-            " FROM containarium.tenants t \
-             LEFT JOIN (containarium.secrets s \
-                 JOIN containarium.secret_versions v ON v.tenant = s.tenant AND v.name = s.name \
-                     AND v.version = s.current_version AND v.state = 'live' \
-                 LEFT JOIN containarium.deks d ON d.tenant = v.tenant AND d.dek_version = v.dek_version) \
-                 ON s.tenant = t.tenant AND s.deleted_at IS NULL AND t.shred_at IS NULL \
-             WHERE t.tenant = $1 ORDER BY s.name LIMIT $2"
+            columns::dek_columns!(),
+            "    FROM containarium.secrets s \
+                 LEFT JOIN containarium.secret_versions v \
+                     ON v.tenant = s.tenant AND v.name = s.name AND v.version = s.current_version \
+                 LEFT JOIN containarium.deks d ON d.tenant = v.tenant AND d.dek_version = v.dek_version \
+                 WHERE s.tenant = t.tenant AND t.shred_at IS NULL AND s.deleted_at IS NULL \
+                     AND v.state IS DISTINCT FROM 'destroyed' \
+                 ORDER BY s.name LIMIT $2 \
+             ) i ON true WHERE t.tenant = $1 ORDER BY i.s_name"
         ))
         .bind(self.tenant.as_str())
         .bind(one_more(self.limit))
         .fetch_all(connection)
         .await?;
-        listed(self.tenant, &found, self.limit, |name, row| {
-            let Some(secret) = rows::secret(row, self.tenant, name)? else { return Ok(None) };
-            let version = rows::version(row, self.tenant, name)?;
-            Ok(version.map(|version| (secret, version)))
-        })
+        Ok(VersionRow::page(rows, self.tenant, self.limit)?)
     }
 }
 
@@ -127,56 +120,27 @@ impl Read for List<'_> {
     type Output = Result<Page<SecretRecord>, Refusal>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Failure> {
-        let found = sqlx::query(concat!(
-            "SELECT t.tenant, t.shred_at, s.name, ",
-            rows::secret_columns!(),
-            " FROM containarium.tenants t \
-             LEFT JOIN (containarium.secrets s \
-                 JOIN containarium.secret_versions v ON v.tenant = s.tenant AND v.name = s.name \
-                     AND v.version = s.current_version AND v.state = 'live') \
-                 ON s.tenant = t.tenant AND s.deleted_at IS NULL AND t.shred_at IS NULL AND s.name > $2 \
-             WHERE t.tenant = $1 ORDER BY s.name LIMIT $3"
+        let rows = sqlx::query_as(concat!(
+            "SELECT ",
+            columns::tenant_columns!(),
+            ", i.* FROM containarium.tenants t LEFT JOIN LATERAL ( \
+                 SELECT ",
+            columns::secret_columns!(),
+            "    FROM containarium.secrets s \
+                 LEFT JOIN containarium.secret_versions v \
+                     ON v.tenant = s.tenant AND v.name = s.name AND v.version = s.current_version \
+                 WHERE s.tenant = t.tenant AND t.shred_at IS NULL AND s.deleted_at IS NULL \
+                     AND v.state IS DISTINCT FROM 'destroyed' AND s.name > $2 \
+                 ORDER BY s.name LIMIT $3 \
+             ) i ON true WHERE t.tenant = $1 ORDER BY i.s_name"
         ))
         .bind(self.tenant.as_str())
         .bind(self.after.map_or("", SecretName::as_str))
         .bind(one_more(self.limit))
         .fetch_all(connection)
         .await?;
-        listed(self.tenant, &found, self.limit, |name, row| rows::secret(row, self.tenant, name))
+        Ok(SecretRow::page(rows, self.tenant, self.limit)?)
     }
-}
-
-/// Items of a tenant from rows that hold its standing beside each of them; a tenant without items is one row without a name.
-fn listed<T>(
-    tenant: &Tenant,
-    found: &[PgRow],
-    limit: u32,
-    item: impl Fn(&SecretName, &PgRow) -> Result<Option<T>, Failure>,
-) -> Result<Result<Page<T>, Refusal>, Failure> {
-    let Some(first) = found.first() else { return Ok(Err(Refusal::NoTenant)) };
-    match Standing::of(first)? {
-        Standing::Unknown => return Ok(Err(Refusal::NoTenant)),
-        Standing::Blocked => return Ok(Err(Refusal::TenantBlocked)),
-        Standing::Open => {}
-    }
-    let mut items = Vec::with_capacity(found.len());
-    for row in found {
-        let Some(name) = rows::name(row, tenant)? else { continue };
-        items.extend(item(&name, row)?);
-    }
-    Ok(Ok(page(items, limit)))
-}
-
-/// One row more than asked for tells whether there are more.
-fn one_more(limit: u32) -> i64 {
-    i64::from(limit) + 1
-}
-
-fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = items.len() > limit;
-    items.truncate(limit);
-    Page { items, more }
 }
 
 pub(super) struct Versions<'a> {
@@ -189,13 +153,15 @@ impl Read for Versions<'_> {
     type Output = Result<(SecretRecord, Vec<VersionRecord>), Refusal>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Failure> {
-        let found = sqlx::query(concat!(
-            "SELECT t.tenant, t.shred_at, ",
-            rows::secret_columns!(),
+        let rows = sqlx::query_as(concat!(
+            "SELECT ",
+            columns::tenant_columns!(),
             ", ",
-            rows::version_columns!(without ciphertext),
+            columns::secret_columns!(),
             ", ",
-            rows::dek_columns!(),
+            columns::version_columns!("CASE WHEN v.state = 'live' THEN ''::bytea END"),
+            ", ",
+            columns::dek_columns!(),
             " FROM containarium.tenants t \
              LEFT JOIN containarium.secrets s ON s.tenant = t.tenant AND s.name = $2 AND t.shred_at IS NULL \
              LEFT JOIN containarium.secret_versions v ON v.tenant = s.tenant AND v.name = s.name \
@@ -206,16 +172,7 @@ impl Read for Versions<'_> {
         .bind(self.name.as_str())
         .fetch_all(connection)
         .await?;
-        let Some(first) = found.first() else { return Ok(Err(Refusal::NoTenant)) };
-        if let Standing::Blocked = Standing::of(first)? {
-            return Ok(Err(Refusal::TenantBlocked));
-        }
-        let Some(secret) = rows::secret(first, self.tenant, self.name)? else { return Ok(Err(Refusal::NoSecret)) };
-        let mut versions = Vec::with_capacity(found.len());
-        for row in &found {
-            versions.extend(rows::version(row, self.tenant, self.name)?);
-        }
-        Ok(Ok((secret, versions)))
+        Ok(VersionRow::versions(rows, self.tenant)?)
     }
 }
 
@@ -230,11 +187,12 @@ impl Read for Tenants<'_> {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Page<TenantRecord>, Failure> {
         // starts_with, not LIKE: `_` is a wildcard there.
-        let found = sqlx::query(
-            "SELECT t.tenant, t.created_at, t.shred_at, d.dek_version, ( \
+        let found: Vec<TenantRow> = sqlx::query_as(
+            "SELECT t.tenant, t.created_at, t.shred_at, d.dek_version AS active_dek, ( \
                  SELECT count(*) FROM containarium.secrets s \
-                 JOIN containarium.secret_versions v ON v.tenant = s.tenant AND v.name = s.name AND v.version = s.current_version \
-                 WHERE s.tenant = t.tenant AND s.deleted_at IS NULL AND v.state = 'live' \
+                 LEFT JOIN containarium.secret_versions v \
+                     ON v.tenant = s.tenant AND v.name = s.name AND v.version = s.current_version \
+                 WHERE s.tenant = t.tenant AND s.deleted_at IS NULL AND v.state IS DISTINCT FROM 'destroyed' \
              ) AS secrets \
              FROM containarium.tenants t \
              LEFT JOIN containarium.deks d ON d.tenant = t.tenant AND d.state = 'active' \
@@ -244,8 +202,8 @@ impl Read for Tenants<'_> {
         .bind(one_more(self.limit))
         .fetch_all(connection)
         .await?;
-        let items = found.iter().map(rows::tenant).collect::<Result<_, _>>()?;
-        Ok(page(items, self.limit))
+        let tenants = found.into_iter().map(TenantRow::record).collect::<Result<_, _>>()?;
+        Ok(rows::page(tenants, self.limit))
     }
 }
 
@@ -260,26 +218,23 @@ impl Read for Count {
             "SELECT \
                  (SELECT count(*) FROM containarium.tenants WHERE NOT starts_with(tenant, '_')) AS tenants, \
                  (SELECT count(*) FROM containarium.secrets s \
-                      JOIN containarium.secret_versions v ON v.tenant = s.tenant AND v.name = s.name AND v.version = s.current_version \
-                      WHERE s.deleted_at IS NULL AND v.state = 'live' AND NOT starts_with(s.tenant, '_')) AS secrets, \
+                      LEFT JOIN containarium.secret_versions v \
+                          ON v.tenant = s.tenant AND v.name = s.name AND v.version = s.current_version \
+                      WHERE s.deleted_at IS NULL AND v.state IS DISTINCT FROM 'destroyed' AND NOT starts_with(s.tenant, '_') \
+                 ) AS secrets, \
                  (SELECT count(*) FROM containarium.secret_versions \
                       WHERE state = 'live' AND NOT starts_with(tenant, '_')) AS versions, \
-                 (SELECT COALESCE(array_agg(state), '{}') FROM (SELECT state FROM containarium.deks GROUP BY state ORDER BY state) g) AS states, \
-                 (SELECT COALESCE(array_agg(n), '{}') FROM (SELECT count(*) AS n FROM containarium.deks GROUP BY state ORDER BY state) g) AS numbers",
+                 ARRAY (SELECT state FROM containarium.deks GROUP BY state ORDER BY state) AS states, \
+                 ARRAY (SELECT count(*) FROM containarium.deks GROUP BY state ORDER BY state) AS numbers",
         )
         .fetch_one(connection)
         .await?;
-        let states: Vec<String> = row.try_get("states")?;
-        let numbers: Vec<i64> = row.try_get("numbers")?;
-        let deks = DekState::ALL.iter().map(|state| {
-            let counted = states.iter().zip(&numbers).find(|(counted, _)| counted.as_str() == state.as_str());
-            (*state, counted.map_or(0, |(_, number)| rows::count(*number)))
-        });
+        let (states, numbers): (Vec<String>, Vec<i64>) = (row.try_get("states")?, row.try_get("numbers")?);
         Ok(Counts {
             tenants: rows::count(row.try_get("tenants")?),
             secrets: rows::count(row.try_get("secrets")?),
             versions: rows::count(row.try_get("versions")?),
-            deks: deks.collect(),
+            deks: rows::dek_counts(states.into_iter().zip(numbers).collect())?,
         })
     }
 }
@@ -302,34 +257,36 @@ impl Read for ConfirmedEscrow {
 
 pub(super) struct TakeSurvey;
 
+/// One snapshot: the statement answers a row for each master key, or one without any, each with all the rest beside it.
+const SURVEY: &str = "SELECT k.db_id, k.epoch, k.generation, k.active_kid, k.mode, k.phase, m.kid, m.state, m.created_at, \
+     EXISTS (SELECT FROM containarium.deks WHERE kid = m.kid AND state IN ('active', 'decrypt_only')) AS in_use, \
+     EXISTS (SELECT FROM containarium.tenants) OR EXISTS (SELECT FROM containarium.deks) \
+         OR EXISTS (SELECT FROM containarium.secrets) OR EXISTS (SELECT FROM containarium.secret_versions) AS holds_rows, \
+     EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relname = 'secrets' AND c.relkind IN ('r', 'p', 'f') AND n.nspname <> 'containarium' \
+             AND NOT starts_with(n.nspname, 'pg_')) AS v1_table \
+     FROM (SELECT) AS always LEFT JOIN containarium.key_state k ON true LEFT JOIN containarium.master_keys m ON true \
+     ORDER BY m.created_at, m.kid";
+
 #[async_trait]
 impl Read for TakeSurvey {
     type Output = Survey;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Survey, Failure> {
-        // One statement, so one snapshot; a row for each master key, or one without.
-        let found = sqlx::query(concat!(
-            "SELECT ",
-            rows::key_state_columns!(),
-            ", m.kid AS master_kid, m.state AS master_state, m.created_at AS master_created_at, \
-             EXISTS (SELECT FROM containarium.deks WHERE kid = m.kid AND state IN ('active', 'decrypt_only')) AS master_in_use, \
-             EXISTS (SELECT FROM containarium.tenants) OR EXISTS (SELECT FROM containarium.deks) \
-                 OR EXISTS (SELECT FROM containarium.secrets) OR EXISTS (SELECT FROM containarium.secret_versions) AS holds_rows, \
-             EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE c.relname = 'secrets' AND c.relkind IN ('r', 'p', 'f') AND n.nspname <> 'containarium' \
-                     AND NOT starts_with(n.nspname, 'pg_')) AS v1_table \
-             FROM (SELECT) AS always LEFT JOIN containarium.key_state k ON true LEFT JOIN containarium.master_keys m ON true \
-             ORDER BY m.created_at, m.kid"
-        ))
-        .fetch_all(connection)
-        .await?;
+        use sqlx::FromRow;
+
+        let found = sqlx::query(SURVEY).fetch_all(connection).await?;
         let first = found.first().ok_or(sqlx::Error::RowNotFound)?;
+        let has_state = first.try_get::<Option<&[u8]>, _>("db_id")?.is_some();
+        let key_state = has_state.then(|| KeyStateRow::from_row(first)).transpose()?;
         let mut master_keys = Vec::with_capacity(found.len());
         for row in &found {
-            master_keys.extend(rows::master_key(row)?);
+            if row.try_get::<Option<&[u8]>, _>("kid")?.is_some() {
+                master_keys.push(MasterKeyRow::from_row(row)?.record()?);
+            }
         }
         Ok(Survey {
-            key_state: rows::key_state(first)?,
+            key_state: key_state.map(KeyStateRow::record).transpose()?,
             master_keys,
             holds_rows: first.try_get("holds_rows")?,
             v1_table: first.try_get("v1_table")?,
