@@ -10,6 +10,9 @@
 
 mod decide;
 mod rows;
+mod sqlite;
+
+pub use sqlite::SqliteStore;
 
 use async_trait::async_trait;
 

@@ -139,3 +139,5 @@ macro_rules! conformance {
         }
     };
 }
+
+conformance!(sqlite);

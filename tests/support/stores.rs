@@ -1,5 +1,9 @@
 //! Fresh stores for tests, each with a way past the store to the same database.
 
+mod sqlite;
+
+pub(crate) use sqlite::sqlite;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

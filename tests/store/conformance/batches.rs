@@ -130,9 +130,9 @@ pub(crate) async fn a_write_that_is_dropped_leaves_the_store_usable(f: Fixture) 
     for polls in 0..40_u32 {
         let values = Values::of(&["dropped"]);
         let intents = [intent("alice", "A")];
-        let mut writing = std::pin::pin!(f.store.write(&intents, Together::Each, &values));
+        let mut writing = f.store.write(&intents, Together::Each, &values);
         let mut polled = 0;
-        let _ = std::future::poll_fn(|context| {
+        std::future::poll_fn(|context| {
             polled += 1;
             match writing.as_mut().poll(context) {
                 std::task::Poll::Pending if polled <= polls => std::task::Poll::Pending,
@@ -140,7 +140,7 @@ pub(crate) async fn a_write_that_is_dropped_leaves_the_store_usable(f: Fixture) 
             }
         })
         .await;
-        let _ = writing;
+        drop(writing);
         let next =
             tokio::time::timeout(Duration::from_secs(10), f.write(intent("alice", "A"), &polls.to_string())).await;
         next.expect("a dropped write holds the writer").unwrap();
