@@ -11,6 +11,10 @@
 mod decide;
 mod postgres;
 mod rows;
+mod sqlite;
+
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
 
 use async_trait::async_trait;
 
@@ -18,8 +22,6 @@ use crate::model::{
     Counts, DekId, DekRecord, DekVersion, Delivery, KeyState, Kid, MasterKeyRecord, SecretName, SecretRecord,
     SecretVersion, StoreKind, Tenant, TenantRecord, VersionRecord,
 };
-
-pub use self::postgres::PostgresStore;
 
 /// Why the store could not do what it was asked. The messages hold names and public ids, never a value or a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

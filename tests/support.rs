@@ -1,4 +1,3 @@
 //! What several rooms of tests share.
 
-pub(crate) mod postgres;
 pub(crate) mod stores;

@@ -158,13 +158,15 @@ impl VersionRow {
 
 /// Columns of `tenants` that say whether anything of it may be read.
 #[derive(FromRow)]
-struct TenantColumns {
+pub(super) struct TenantColumns {
     t_tenant: Option<String>,
     t_shred_at: Option<i64>,
 }
 
 impl TenantColumns {
-    fn open(&self) -> Result<(), Refusal> {
+    /// # Errors
+    /// [`Refusal::NoTenant`] and [`Refusal::TenantBlocked`].
+    pub(super) fn open(&self) -> Result<(), Refusal> {
         match (&self.t_tenant, self.t_shred_at) {
             (None, _) => Err(Refusal::NoTenant),
             (Some(_), Some(_)) => Err(Refusal::TenantBlocked),

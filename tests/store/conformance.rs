@@ -141,3 +141,4 @@ macro_rules! conformance {
 }
 
 conformance!(postgres);
+conformance!(sqlite);

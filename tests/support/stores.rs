@@ -1,11 +1,15 @@
 //! Fresh stores for tests, each with a way past the store to the same database.
 
+pub(crate) mod postgres;
+mod sqlite;
+
+pub(crate) use postgres::postgres;
+pub(crate) use sqlite::sqlite;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use containarium::store::Store;
-
-pub(crate) use super::postgres::postgres;
 
 /// A store on an empty, migrated database of its own, which goes away with the fixture.
 pub(crate) struct Fixture {

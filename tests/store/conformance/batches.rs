@@ -131,8 +131,7 @@ pub(crate) async fn a_write_that_is_dropped_leaves_the_store_usable(f: Fixture) 
     for polls in 0..40_u32 {
         let values = Values::of(&["dropped"]);
         let intents = [intent("alice", "A")];
-        // Boxed: a pinned local would live on to the end of the round, with all its locks.
-        let mut writing = Box::pin(f.store.write(&intents, Together::Each, &values));
+        let mut writing = f.store.write(&intents, Together::Each, &values);
         let mut polled = 0;
         std::future::poll_fn(|context| {
             polled += 1;

@@ -9,7 +9,7 @@ use containarium::store::PostgresStore;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
-use super::stores::{Database, Fixture};
+use super::{Database, Fixture};
 
 /// A store on a database of its own.
 pub(crate) async fn postgres() -> Fixture {
