@@ -1,5 +1,6 @@
-//! What the store promises, held to on both databases.
+//! What the store promises, held to on both databases, and what only one of them could break.
 
 mod conformance;
 mod fakes;
+mod postgres;
 mod steps;

@@ -65,12 +65,15 @@ enum Deletion {
 impl ChangeSecret<'_> {
     /// The secret, its row locked.
     async fn lock_secret(&self, tx: &mut PgConnection) -> Result<Result<SecretRecord, Refusal>, Failure> {
-        sqlx::query("SELECT FROM containarium.secrets WHERE tenant = $1 AND name = $2 FOR NO KEY UPDATE")
+        let locked = sqlx::query("SELECT FROM containarium.secrets WHERE tenant = $1 AND name = $2 FOR NO KEY UPDATE")
             .bind(self.tenant.as_str())
             .bind(self.name.as_str())
             .execute(&mut *tx)
-            .await?;
-        self.secret(tx).await
+            .await?
+            .rows_affected();
+        let secret = self.secret(tx).await?;
+        // One that appeared between the two statements is not locked: this came before it.
+        Ok(secret.and_then(|secret| if locked == 1 { Ok(secret) } else { Err(Refusal::NoSecret) }))
     }
 
     async fn secret(&self, tx: &mut PgConnection) -> Result<Result<SecretRecord, Refusal>, Failure> {

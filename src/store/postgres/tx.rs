@@ -37,7 +37,11 @@ const LONGEST_TRANSACTION: Duration = Duration::from_secs(30);
 const LONGEST_COMMIT: Duration = Duration::from_secs(15);
 const LONGEST_READ: Duration = Duration::from_secs(15);
 
-const MOST_ATTEMPTS: u32 = 8;
+/// For conflicts that PostgreSQL finds; with sorted locks there should be none.
+const MOST_CONFLICTS: u32 = 8;
+/// Each time, at least one name of the batch has come to exist for good, so this is bounded by the batch; the limit is against a bug.
+const MOST_OVERTAKINGS: u32 = 100;
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a transaction ends.
 pub(super) enum End<T> {
@@ -83,8 +87,8 @@ pub(super) async fn run_tx<W: Work>(pool: &PgPool, name: &'static str, work: &mu
             Err(AttemptError::Before(failure)) => failure,
         };
         let again = match &failure {
-            Failure::Overtaken => true,
-            Failure::Sql(error) if is_conflict(error) => true,
+            Failure::Overtaken => attempt <= MOST_OVERTAKINGS,
+            Failure::Sql(error) if is_conflict(error) => attempt <= MOST_CONFLICTS,
             // Once, and on a connection that is certainly new: after a restart of the server every pooled one is dead.
             Failure::Sql(error) if is_disconnection(error) && !reconnected => {
                 reconnected = true;
@@ -93,12 +97,12 @@ pub(super) async fn run_tx<W: Work>(pool: &PgPool, name: &'static str, work: &mu
             }
             Failure::Sql(_) | Failure::Store(_) => false,
         };
-        if !again || attempt >= MOST_ATTEMPTS {
+        if !again {
             return Err(failure.into_store_error());
         }
         debug!(transaction = name, attempt, "the transaction is tried again");
         // The first retry at once (a deadlock's victim is alone by now), later ones a little apart.
-        sleep(Duration::from_millis(u64::from(attempt - 1) * 5)).await;
+        sleep(LONGEST_PAUSE.min(Duration::from_millis(u64::from(attempt - 1) * 5))).await;
         attempt += 1;
     }
 }

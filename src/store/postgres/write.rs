@@ -68,7 +68,7 @@ impl WriteBatch<'_> {
         let tenants: HashSet<_> = self.intents.iter().map(|intent| &intent.tenant).collect();
         let tenants: Vec<_> = tenants.into_iter().collect();
         locks::tenants_shared(tx, &tenants.iter().map(|tenant| tenant.as_str()).collect::<Vec<_>>()).await?;
-        lock_secrets(tx, self.intents).await?;
+        let locked = lock_secrets(tx, self.intents).await?;
         let current = |intent: &Intent| place(intent, Which::Current);
         let copied = |intent: &Intent| match intent.source {
             Source::Value => None,
@@ -78,10 +78,15 @@ impl WriteBatch<'_> {
         let mut rows = read::place_rows(tx, &places).await?.into_iter();
         let (now, deks) = active_deks(tx, &tenants).await?;
         let mut grounds = Vec::with_capacity(self.intents.len());
-        for (place, row) in places.iter().zip(rows.by_ref().take(self.intents.len())) {
+        for (index, (place, row)) in places.iter().zip(rows.by_ref().take(self.intents.len())).enumerate() {
             let last_version = row.last_version();
             let dek = deks.get(&place.tenant).cloned();
-            grounds.push(Ground { found: row.found(place)?, last_version, source: None, dek, now });
+            let found = row.found(place)?;
+            // Committed between the two statements: seen now, yet not locked, and its counter may move on.
+            if matches!(found, Found::Secret(..)) && !locked.contains(&index) {
+                return Err(Failure::Overtaken);
+            }
+            grounds.push(Ground { found, last_version, source: None, dek, now });
         }
         let grounds_of_copies = self.intents.iter().zip(&mut grounds).filter(|(intent, _)| copied(intent).is_some());
         for ((place, row), (_, ground)) in places.iter().skip(self.intents.len()).zip(rows).zip(grounds_of_copies) {
@@ -102,19 +107,19 @@ fn version_of(found: Found) -> Option<VersionRecord> {
     }
 }
 
-/// The rows are locked in the order of the sort, which lies below LockRows. NO KEY UPDATE: a version that refers to the secret may be
-/// inserted beside, and nobody's key changes.
-async fn lock_secrets(tx: &mut PgConnection, intents: &[Intent]) -> Result<(), Failure> {
-    sqlx::query(
-        "SELECT FROM unnest($1::text[], $2::text[]) AS p (tenant, name) \
+/// Locks the rows that there are, and answers the indices of their intents. They are locked in the order of the sort, which lies below
+/// LockRows. NO KEY UPDATE: a version that refers to the secret may be inserted beside, and nobody's key changes.
+async fn lock_secrets(tx: &mut PgConnection, intents: &[Intent]) -> Result<HashSet<usize>, Failure> {
+    let places: Vec<i64> = sqlx::query_scalar(
+        "SELECT p.place - 1 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS p (tenant, name, place) \
          JOIN containarium.secrets s ON s.tenant = p.tenant AND s.name = p.name \
          ORDER BY s.tenant, s.name FOR NO KEY UPDATE OF s",
     )
     .bind(intents.iter().map(|intent| intent.tenant.as_str()).collect::<Vec<_>>())
     .bind(intents.iter().map(|intent| intent.name.as_str()).collect::<Vec<_>>())
-    .execute(tx)
+    .fetch_all(tx)
     .await?;
-    Ok(())
+    Ok(places.into_iter().filter_map(|place| usize::try_from(place).ok()).collect())
 }
 
 /// The database's time, and the active DEK of each tenant that has one.

@@ -1,5 +1,8 @@
 //! Databases on the PostgreSQL server of DATABASE_URL, one for each test.
 
+pub(crate) mod server;
+pub(crate) mod wire;
+
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,9 +16,7 @@ use super::{Database, Fixture};
 
 /// A store on a database of its own.
 pub(crate) async fn postgres() -> Fixture {
-    let database = PostgresDatabase::create().await;
-    let store = PostgresStore::open(&database.url).await.unwrap();
-    Fixture { store: Arc::new(store), database: Box::new(database) }
+    PostgresDatabase::create().await.fixture().await
 }
 
 /// An empty database, dropped at the end whoever is still connected.
@@ -26,7 +27,7 @@ pub(crate) struct PostgresDatabase {
 }
 
 impl PostgresDatabase {
-    pub(crate) async fn create() -> Self {
+    pub(crate) async fn create() -> Arc<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = environment("DATABASE_URL");
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -36,7 +37,25 @@ impl PostgresDatabase {
         let mut connection = server.connect().await.unwrap();
         connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0"))).await.unwrap();
         connection.close().await.unwrap();
-        Self { url, name, server }
+        Arc::new(Self { url, name, server })
+    }
+
+    pub(crate) async fn fixture(self: &Arc<Self>) -> Fixture {
+        self.fixture_at("").await
+    }
+
+    /// With further parameters for the URL.
+    pub(crate) async fn fixture_at(self: &Arc<Self>, parameters: &str) -> Fixture {
+        let store = PostgresStore::open(&format!("{}{parameters}", self.url)).await.unwrap();
+        Fixture { store: Arc::new(store), database: Box::new(Arc::clone(self)) }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) const fn options(&self) -> &PgConnectOptions {
+        &self.server
     }
 
     /// A connection past the store, without any of its settings.
@@ -71,7 +90,7 @@ async fn run(connection: &mut PgConnection, before: &'static str, sql: &str) -> 
 }
 
 #[async_trait]
-impl Database for PostgresDatabase {
+impl Database for Arc<PostgresDatabase> {
     async fn run(&self, sql: &str) -> Result<u64, String> {
         run(&mut self.connect().await, "", sql).await.map_err(|error| error.to_string())
     }
