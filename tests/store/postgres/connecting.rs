@@ -68,7 +68,9 @@ async fn a_refusal_of_the_database_repeats_no_value() {
     database.execute(check).await;
     let outcome = f.store.write(&[intent("alice", "A")], Together::Each, &Values::of(&["canary"])).await;
     let Err(StoreError::Refused(why)) = outcome else { panic!("{outcome:?}") };
-    assert!(why.contains("no_birds") && !why.contains("canary") && !why.contains("63616e617279"), "{why}");
+    // PostgreSQL's detail shows the failing row, of a long column the first bytes only, in hex.
+    let start = data_encoding::HEXLOWER.encode(b"alice/A/1");
+    assert!(why.contains("no_birds") && !why.contains("canary") && !why.contains(&start), "{why}");
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use containarium::model::{DekBody, Kid};
@@ -147,6 +148,12 @@ async fn a_stricter_durability_is_not_lowered() {
 async fn batches_in_every_order_never_deadlock() {
     const NAMES: usize = 8;
     let database = PostgresDatabase::create().await;
+    // The plan that a large table gets: row by row, in the batch's own order unless the statement sorts.
+    database
+        .execute(
+            "ALTER DATABASE {database} SET enable_hashjoin = off; ALTER DATABASE {database} SET enable_mergejoin = off",
+        )
+        .await;
     let f = database.fixture().await.with_alice().await;
     f.dek("bob").await;
     for round in 0..10 {
@@ -241,6 +248,32 @@ async fn whoever_loses_the_race_for_a_new_name_starts_over() {
     assert_eq!(f.version_numbers("A").await, [2, 1]);
     f.write(copy("alice", "A", 1), "").await.unwrap();
     assert_eq!(f.value(current("alice", "A")).await, "winner");
+}
+
+/// A request that is given up half-way: whatever it stood in, its session must not go back to the pool inside a transaction.
+#[tokio::test]
+async fn a_dropped_transaction_leaves_no_session_inside_one() {
+    let database = PostgresDatabase::create().await;
+    let f = database.fixture().await.with_alice().await;
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+    for polls in 0..40_u32 {
+        let values = Values::of(&["dropped"]);
+        let intents = [intent("alice", "A")];
+        let mut writing = f.store.write(&intents, Together::Each, &values);
+        let mut polled = 0;
+        std::future::poll_fn(|context| {
+            polled += 1;
+            match writing.as_mut().poll(context) {
+                Poll::Pending if polled <= polls => Poll::Pending,
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+        drop(writing);
+        // The server's own limit would end it too, after 10 s.
+        let ended = async { while f.database.number(open).await > 0 {} };
+        tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap_or_else(|_| panic!("dropped at poll {polls}"));
+    }
 }
 
 /// Some servers that speak the protocol accept advisory locks and keep none.
