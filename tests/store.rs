@@ -2,4 +2,5 @@
 
 mod conformance;
 mod fakes;
+mod sqlite;
 mod steps;
