@@ -133,7 +133,7 @@ async fn a_table_of_v1_is_not_migrated_over() {
     let (_directory, file) = a_file();
     run(&file, "CREATE TABLE secrets (username TEXT, name TEXT, nonce BLOB, ciphertext BLOB)").await;
     let before = std::fs::read(&file).unwrap();
-    unusable(&refusal(&file).await, "`secrets`");
+    unusable(&refusal(&file).await, "as v1's databases have");
     assert_eq!(tables(&file).await, 1);
     assert_eq!(before.len(), std::fs::read(&file).unwrap().len());
 }

@@ -1,6 +1,7 @@
 //! What only the inside can show: the state of the connections.
 
-use sqlx::Row;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Row};
 
 use super::*;
 use crate::model::{DekId, DekVersion};
@@ -73,6 +74,23 @@ async fn connections_are_set_for_durability_and_distrust() {
     assert_eq!(store.writer.options().get_max_connections(), 1);
     let refused = sqlx::query("DELETE FROM tenants").execute(&store.readers).await.unwrap_err();
     assert!(refused.to_string().contains("readonly"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_writing_transaction_holds_the_lock_from_its_first_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    let impatient = SqliteConnectOptions::new()
+        .filename(directory.path().join("containarium.db"))
+        .busy_timeout(std::time::Duration::ZERO);
+    let mut other = impatient.connect().await.unwrap();
+    let transaction = store.begin().await.unwrap();
+    // A deferred one would let another process write between what it reads and what it writes, and then fail.
+    let refused = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.map(|_| ()).map_err(store_error);
+    assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("another process")), "{refused:?}");
+    roll_back(transaction).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE; COMMIT").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
 }
 
 #[tokio::test]
