@@ -3,4 +3,5 @@
 mod conformance;
 mod fakes;
 mod postgres;
+mod sqlite;
 mod steps;

@@ -189,6 +189,7 @@ pub(super) fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
 
 /// Columns of `secrets`.
 #[derive(FromRow)]
+#[expect(clippy::struct_field_names, reason = "the columns' names in a join, where each table has a prefix")]
 struct SecretColumns {
     s_name: Option<String>,
     s_current_version: Option<i64>,
@@ -223,6 +224,7 @@ impl SecretColumns {
 
 /// Columns of `secret_versions`.
 #[derive(FromRow)]
+#[expect(clippy::struct_field_names, reason = "the columns' names in a join, where each table has a prefix")]
 struct VersionColumns {
     v_version: Option<i64>,
     v_state: Option<String>,
@@ -256,6 +258,7 @@ impl VersionColumns {
 
 /// Columns of `deks`.
 #[derive(FromRow)]
+#[expect(clippy::struct_field_names, reason = "the columns' names in a join, where each table has a prefix")]
 pub(super) struct DekColumns {
     d_dek_version: Option<i64>,
     d_kid: Option<Vec<u8>>,

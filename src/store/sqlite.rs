@@ -10,6 +10,8 @@ mod keys;
 mod open;
 mod read;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::Path;

@@ -35,6 +35,7 @@ macro_rules! conformance {
                 the_first_key_brings_the_system_tenant,
                 rows_without_a_key_state_never_get_a_new_key,
                 a_populated_database_that_lost_its_key_state_never_gets_a_new_key,
+                a_key_state_alone_is_a_key_that_was_held,
                 an_empty_database_holds_nothing,
                 a_master_key_in_use_says_so,
                 only_a_confirmed_copy_is_an_escrow,

@@ -37,7 +37,7 @@ pub(crate) struct Seen {
 
 /// Seals a value for each index; a copy's value is its source's. Equal to the current one: unchanged.
 pub(crate) struct Values {
-    values: Vec<Vec<u8>>,
+    by_index: Vec<Vec<u8>>,
     refused: Option<(usize, SealRefusal)>,
     seen: Mutex<Vec<Seen>>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Values {
 impl Values {
     pub(crate) fn of(values: &[&str]) -> Self {
         let values = values.iter().map(|value| value.as_bytes().to_vec()).collect();
-        Self { values, refused: None, seen: Mutex::default() }
+        Self { by_index: values, refused: None, seen: Mutex::default() }
     }
 
     /// Refuses the intent of this index.
@@ -78,7 +78,7 @@ impl Sealer for Values {
         if let Some(source) = slot.source {
             return Ok(Sealing::Sealed(sealed(slot, value_of(source.ciphertext))));
         }
-        let value = &self.values[index];
+        let value = &self.by_index[index];
         if slot.current.is_some_and(|current| value_of(current.ciphertext) == value) {
             return Ok(Sealing::Unchanged);
         }

@@ -98,6 +98,16 @@ pub(crate) async fn a_populated_database_that_lost_its_key_state_never_gets_a_ne
     assert_eq!((key.calls, f.rows("key_state").await, f.rows("master_keys").await), (0, 0, 1));
 }
 
+pub(crate) async fn a_key_state_alone_is_a_key_that_was_held(f: Fixture) {
+    let f = f.with_key().await;
+    for table in ["secret_versions", "secrets", "deks", "tenants", "master_keys"] {
+        f.database.damage(&format!("DELETE FROM {table}")).await;
+    }
+    let mut key = Key::numbered(2);
+    assert_eq!(f.store.first_key(&mut key).await.unwrap(), FirstKeyOutcome::AlreadyHeld);
+    assert_eq!((key.calls, f.rows("master_keys").await), (0, 0));
+}
+
 pub(crate) async fn an_empty_database_holds_nothing(f: Fixture) {
     let nothing = Survey { key_state: None, master_keys: Vec::new(), holds_rows: false, v1_table: false };
     assert_eq!(f.store.survey().await.unwrap(), nothing);

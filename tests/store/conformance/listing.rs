@@ -1,4 +1,4 @@
-use containarium::model::{Counts, DekState, TenantRecord, VersionBody};
+use containarium::model::{Counts, DekState, DekVersion, TenantRecord, VersionBody};
 use containarium::store::{Page, Refusal};
 
 use crate::store::steps::{current, intent, name, numbered, tenant, text};
@@ -123,7 +123,7 @@ pub(crate) async fn tenants_come_in_pages_without_the_systems_own(f: Fixture) {
     let page = f.store.tenants(None, 10).await.unwrap();
     let said = |tenants: &[TenantRecord]| {
         let of = |t: &TenantRecord| {
-            (t.tenant.to_string(), t.secrets, t.active_dek.map(|dek| dek.get()), t.shred_at.map(|at| at.0))
+            (t.tenant.to_string(), t.secrets, t.active_dek.map(DekVersion::get), t.shred_at.map(|at| at.0))
         };
         tenants.iter().map(of).collect::<Vec<_>>()
     };
