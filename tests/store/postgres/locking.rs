@@ -18,9 +18,12 @@ const LEVELS: [&str; 4] = ["read uncommitted", "read committed", "repeatable rea
 async fn until_waiting(connection: &mut PgConnection, sessions: i64) {
     let sql = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
                WHERE NOT l.granted AND a.datname = current_database()";
-    while sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *connection).await.unwrap() < sessions {
-        tokio::task::yield_now().await;
-    }
+    let waiting = async {
+        while sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *connection).await.unwrap() < sessions {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("nobody waits for the lock");
 }
 
 #[tokio::test]
