@@ -8,6 +8,14 @@
 //! implement it in both. Absence is a value, not an error; affected rows are checked; a row that breaks its own rules is
 //! [`StoreError::Corrupt`], which names table and key.
 
+mod decide;
+mod postgres;
+mod rows;
+mod sqlite;
+
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
+
 use async_trait::async_trait;
 
 use crate::model::{
@@ -32,8 +40,8 @@ pub enum StoreError {
         "the database has migration {found}, which this release does not know; its newest is {known}. Start a newer release"
     )]
     Newer { found: i64, known: i64 },
-    /// The server does not keep the store's locks.
-    #[error("this server is not usable: {0}")]
+    /// The server does not keep the store's locks, or the database is not one that this release may touch.
+    #[error("this database is not usable: {0}")]
     Unusable(String),
     /// Anything else that the database answered.
     #[error("the database refused: {0}")]
@@ -307,7 +315,8 @@ pub trait Store: Send + Sync {
     /// Puts the first key into a database that never held one: master lock, check again, `maker`, rows, commit.
     async fn first_key(&self, maker: &mut dyn FirstKeyMaker) -> Result<FirstKeyOutcome, StoreError>;
 
-    /// What lies at each place, in their order; one SQL statement for all.
+    /// What lies at each place, in their order; one SQL statement for all. A secret whose current version has no row at all is
+    /// [`StoreError::Corrupt`]: it is never pruned.
     async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError>;
 
     /// Every readable secret of a tenant with its current version, by name; one SQL statement. `more` where there are more than
@@ -320,6 +329,15 @@ pub trait Store: Send + Sync {
 
     /// Writes each intent: a version number under lock, then the sealer, all in one transaction. Answers in the order of `intents`,
     /// which name a place at most once each.
+    ///
+    /// What refuses an intent, the first of: its tenant is blocked; what it copies ([`Refusal::NoTenant`], [`Refusal::NoSecret`],
+    /// [`Refusal::Deleted`], [`Refusal::NoVersion`], [`Refusal::Destroyed`]); its expectation; no active DEK (so that a write which
+    /// would be refused anyway makes neither DEK nor tenant); no further number; the sealer. Of an all-or-nothing batch the first
+    /// refused intent answers with its refusal, every other with [`Refusal::Batch`].
+    ///
+    /// Older versions are pruned when one is made, destroyed ones counting like live ones; the current version is never pruned.
+    /// A sealer that answers [`Sealing::Unchanged`] where there is no current version to equal, or for a copy, is a
+    /// [`StoreError::Refused`], and nothing of the batch is stored.
     async fn write(
         &self,
         intents: &[Intent],
@@ -328,7 +346,11 @@ pub trait Store: Send + Sync {
     ) -> Result<Vec<Result<Written, Refusal>>, StoreError>;
 
     /// The tenant's active DEK, made if there is none; the tenant's row too. In a transaction of its own: master lock shared, tenant
-    /// lock exclusive, then read again.
+    /// lock exclusive, then read again. Its number is one above the highest of the
+    /// tenant's DEK rows.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where the database has held no key yet.
     async fn create_dek(&self, tenant: &Tenant, maker: &dyn DekMaker) -> Result<DekOutcome, StoreError>;
 
     /// Readable secrets (not deleted, current version live) by name, after `after`.
@@ -346,14 +368,15 @@ pub trait Store: Send + Sync {
         name: &SecretName,
     ) -> Result<Result<(SecretRecord, Vec<VersionRecord>), Refusal>, StoreError>;
 
-    /// Soft delete. Refused for one that is unknown or already deleted.
+    /// Soft delete. Refused for one that is unknown or already deleted. Like undelete, and like a destroy that destroyed something, it
+    /// sets `updated_at`.
     async fn delete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError>;
 
     /// Refused for one that is unknown or not deleted.
     async fn undelete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError>;
 
-    /// Destroys the ciphertexts of these versions for good, of a deleted secret too: all of them, or none where one is unknown. One that
-    /// is destroyed already stays so.
+    /// Destroys the ciphertexts of these versions for good, of a deleted secret too: all of them, or none where one is unknown (the
+    /// first such is named). One that is destroyed already stays as it is.
     async fn destroy(
         &self,
         tenant: &Tenant,
@@ -364,10 +387,10 @@ pub trait Store: Send + Sync {
     /// Tenants by name, the system's own left out.
     async fn tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Page<TenantRecord>, StoreError>;
 
-    /// Sizes; scans, for `admin status` only.
+    /// Sizes; scans, for `admin status` only. Each DEK state has an entry, in the order of `DekState::ALL`.
     async fn counts(&self) -> Result<Counts, StoreError>;
 
-    /// Whether a copy of this master key off the host has been proven.
+    /// Whether a copy of this master key off the host has been proven: a confirmed copy, not a waiver.
     async fn has_confirmed_escrow(&self, kid: Kid) -> Result<bool, StoreError>;
 
     /// Closes every connection; on SQLite the write-ahead log is folded in.

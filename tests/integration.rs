@@ -3,3 +3,5 @@
 
 mod doors;
 mod project;
+mod store;
+mod support;

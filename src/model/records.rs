@@ -104,6 +104,7 @@ pub struct TenantRecord {
     pub created_at: Micros,
     /// Set while a shred is pending or done: the tenant is blocked.
     pub shred_at: Option<Micros>,
+    /// Its readable secrets.
     pub secrets: u64,
     pub active_dek: Option<DekVersion>,
 }
@@ -112,6 +113,7 @@ pub struct TenantRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counts {
     pub tenants: u64,
+    /// Readable ones: not deleted, the current version not destroyed.
     pub secrets: u64,
     /// Live versions, of deleted secrets too.
     pub versions: u64,

@@ -1,0 +1,197 @@
+//! The store on SQLite: one file, in WAL mode, with one connection that writes and a few that read.
+//!
+//! SQLite has one writer at a time. Here that is one connection, which is also the queue: writers wait for it in turn, instead of
+//! polling SQLite's lock and overtaking each other. Every writing transaction is BEGIN IMMEDIATE: a deferred one that read first and
+//! writes later fails at once with "database is locked", whatever the busy timeout. The lock that keeps a second daemon out is the data
+//! directory's, not this room's.
+
+mod error;
+mod keys;
+mod open;
+mod read;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+use self::error::{commit_error, store_error};
+use super::{
+    DekMaker, DekOutcome, FirstKeyMaker, FirstKeyOutcome, Found, Intent, Page, Place, Refusal, Sealer, Store,
+    StoreError, Survey, Together, Written,
+};
+use crate::model::{
+    Counts, Kid, SecretName, SecretRecord, SecretVersion, StoreKind, Tenant, TenantRecord, VersionRecord,
+};
+
+/// A SQLite database.
+pub struct SqliteStore {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, making the file (mode 0600) where there is none in a directory that exists, and brings it to this
+    /// release's schema. The caller holds the data directory's lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] where a newer release migrated it; [`StoreError::Unusable`] where it is no database, is damaged, was
+    /// migrated by something else, or holds other tables; [`StoreError::Unavailable`] where the file cannot be made, read or written.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        open::open(path).await
+    }
+
+    /// A writing transaction. Dropped before its commit it is rolled back, before the writer connection is used again.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)
+    }
+
+    /// A reading transaction: its statements see one state.
+    async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.readers.begin().await.map_err(store_error)
+    }
+}
+
+async fn commit(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+    transaction.commit().await.map_err(commit_error)
+}
+
+async fn roll_back(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+    transaction.rollback().await.map_err(store_error)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Sqlite
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        read::ping(&self.readers).await
+    }
+
+    async fn survey(&self) -> Result<Survey, StoreError> {
+        let mut snapshot = self.snapshot().await?;
+        keys::survey(&mut snapshot).await
+    }
+
+    async fn first_key(&self, maker: &mut dyn FirstKeyMaker) -> Result<FirstKeyOutcome, StoreError> {
+        let mut transaction = self.begin().await?;
+        let outcome = keys::first_key(&mut transaction, maker).await?;
+        match outcome {
+            FirstKeyOutcome::Made(_) => commit(transaction).await?,
+            FirstKeyOutcome::AlreadyHeld | FirstKeyOutcome::NotMade(_) => roll_back(transaction).await?,
+        }
+        Ok(outcome)
+    }
+
+    async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError> {
+        read::places(&self.readers, places).await
+    }
+
+    async fn read_tenant(
+        &self,
+        tenant: &Tenant,
+        limit: u32,
+    ) -> Result<Result<Page<(SecretRecord, VersionRecord)>, Refusal>, StoreError> {
+        read::tenant(&self.readers, tenant, limit).await
+    }
+
+    async fn write(
+        &self,
+        intents: &[Intent],
+        together: Together,
+        sealer: &dyn Sealer,
+    ) -> Result<Vec<Result<Written, Refusal>>, StoreError> {
+        if intents.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut transaction = self.begin().await?;
+        match write::batch(&mut transaction, intents, together, sealer).await? {
+            write::Batch::Keep(outcomes) => {
+                commit(transaction).await?;
+                Ok(outcomes)
+            }
+            write::Batch::Undo(outcomes) => {
+                roll_back(transaction).await?;
+                Ok(outcomes)
+            }
+        }
+    }
+
+    async fn create_dek(&self, tenant: &Tenant, maker: &dyn DekMaker) -> Result<DekOutcome, StoreError> {
+        let mut transaction = self.begin().await?;
+        let outcome = keys::create_dek(&mut transaction, tenant, maker).await?;
+        match outcome {
+            DekOutcome::Active(_) => commit(transaction).await?,
+            DekOutcome::Blocked | DekOutcome::Orphans { .. } | DekOutcome::Refused(_) => roll_back(transaction).await?,
+        }
+        Ok(outcome)
+    }
+
+    async fn list(
+        &self,
+        tenant: &Tenant,
+        after: Option<&SecretName>,
+        limit: u32,
+    ) -> Result<Result<Page<SecretRecord>, Refusal>, StoreError> {
+        read::list(&self.readers, tenant, after, limit).await
+    }
+
+    async fn versions(
+        &self,
+        tenant: &Tenant,
+        name: &SecretName,
+    ) -> Result<Result<(SecretRecord, Vec<VersionRecord>), Refusal>, StoreError> {
+        read::versions(&self.readers, tenant, name).await
+    }
+
+    async fn delete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let outcome = write::delete(&mut transaction, tenant, name).await?;
+        commit(transaction).await?;
+        Ok(outcome)
+    }
+
+    async fn undelete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let outcome = write::undelete(&mut transaction, tenant, name).await?;
+        commit(transaction).await?;
+        Ok(outcome)
+    }
+
+    async fn destroy(
+        &self,
+        tenant: &Tenant,
+        name: &SecretName,
+        versions: &[SecretVersion],
+    ) -> Result<Result<SecretRecord, Refusal>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let outcome = write::destroy(&mut transaction, tenant, name, versions).await?;
+        commit(transaction).await?;
+        Ok(outcome)
+    }
+
+    async fn tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Page<TenantRecord>, StoreError> {
+        read::tenants(&self.readers, after, limit).await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        let mut snapshot = self.snapshot().await?;
+        read::counts(&mut snapshot).await
+    }
+
+    async fn has_confirmed_escrow(&self, kid: Kid) -> Result<bool, StoreError> {
+        keys::has_confirmed_escrow(&self.readers, kid).await
+    }
+
+    async fn close(&self) {
+        // The last connection to close folds the write-ahead log in and removes it; that must be the writer.
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

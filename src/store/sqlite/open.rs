@@ -1,0 +1,132 @@
+//! Opening the file: made where there is none, looked at before anything is changed, migrated, then opened for readers.
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::pool::PoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool};
+
+use super::error::{migrate_error, store_error};
+use super::{SqliteStore, StoreError};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// How long SQLite waits for a lock that another process holds (a backup tool, an operator's shell).
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How long a caller waits for a connection: longer than [`BUSY`], so that one slow writer does not fail all who wait behind it.
+const ACQUIRE: Duration = Duration::from_secs(15);
+
+/// Readers answer from the page cache in microseconds, and each is a thread with a cache of its own.
+const READERS: u32 = 4;
+
+pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    make_file(path)?;
+    let writing = options(path).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    let writer = pool(1).connect_with(writing).await.map_err(store_error)?;
+    match prepare(&writer, path).await {
+        Ok(readers) => Ok(SqliteStore { writer, readers }),
+        Err(error) => {
+            writer.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Brings the schema up, and opens the readers on it.
+async fn prepare(writer: &SqlitePool, path: &Path) -> Result<SqlitePool, StoreError> {
+    let mut connection = writer.acquire().await.map_err(store_error)?;
+    check_ours(&mut connection).await?;
+    MIGRATIONS.run_direct(None, &mut *connection, false).await.map_err(migrate_error)?;
+    drop(connection);
+    // Readers cannot write, whatever a statement says.
+    pool(READERS).connect_with(options(path).pragma("query_only", "ON")).await.map_err(store_error)
+}
+
+/// Makes an empty file that only its owner may read, before SQLite would make one as the umask says. With O_EXCL, so that a file that is
+/// there is not opened: closing it would drop the locks that SQLite holds on it in this process (sqlite.org/howtocorrupt.html, 2.2).
+fn make_file(path: &Path) -> Result<(), StoreError> {
+    let failed =
+        |what: &str, cause: std::io::Error| StoreError::Unavailable(format!("{what} {}: {cause}", path.display()));
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => {}
+        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        Err(cause) => return Err(failed("cannot make the database file", cause)),
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|cause| failed("cannot make durable the directory entry of", cause))
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .busy_timeout(BUSY)
+        .foreign_keys(true)
+        // A schema that somebody else wrote into the file calls no function that could do harm.
+        .pragma("trusted_schema", "OFF")
+        // Destroyed ciphertexts and shredded DEKs are overwritten with zeros, not left in free pages.
+        .pragma("secure_delete", "ON")
+        .disable_statement_logging()
+}
+
+fn pool(connections: u32) -> PoolOptions<Sqlite> {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        // A file needs no ping before each use.
+        .test_before_acquire(false)
+        .after_release(|connection, _| Box::pin(is_clean(connection)))
+}
+
+/// Whether a connection that comes back to its pool has no transaction open. SQLite rolls back by itself on some errors (disk full, I/O);
+/// sqlx's ROLLBACK then fails, and its count of open transactions stays up, so that no BEGIN would ever work again on this connection.
+/// Such a one is closed, and the pool opens another. The ping waits for a rollback that a dropped transaction left in the queue.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
+}
+
+/// Refuses a database that a newer release migrated, and one that is somebody else's, before anything is written to it.
+async fn check_ours(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(store_error)?;
+    if tables.iter().any(|table| *table == MIGRATIONS.table_name) {
+        return check_not_newer(connection).await;
+    }
+    if tables.iter().any(|table| table == "secrets") {
+        return Err(StoreError::Unusable(
+            "it has a table `secrets` that this product did not make, as v1's databases have; nothing was changed in it".to_owned(),
+        ));
+    }
+    match tables.first() {
+        None => Ok(()),
+        Some(table) => Err(StoreError::Unusable(format!(
+            "it is another program's: it has a table `{table}` and no migrations of this product; nothing was changed in it"
+        ))),
+    }
+}
+
+async fn check_not_newer(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(connection)
+        .await
+        .map_err(store_error)?;
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    match found {
+        Some(found) if found > known => Err(StoreError::Newer { found, known }),
+        _ => Ok(()),
+    }
+}

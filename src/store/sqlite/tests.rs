@@ -1,0 +1,185 @@
+//! What only the inside can show: the state of the connections.
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Row};
+
+use super::*;
+use crate::model::{DekId, DekVersion};
+use crate::store::{Expect, FirstKey, Keep, NewDek, SealRefusal, Sealing, Slot, Source};
+
+struct Fake;
+
+impl FirstKeyMaker for Fake {
+    fn make(&mut self) -> Result<FirstKey, String> {
+        let system_dek = NewDek { id: DekId::new([1; 16]), wrapped: vec![1; 132] };
+        Ok(FirstKey { kid: Kid::new([1; 16]), db_id: [1; 16], system_dek, system_secrets: Vec::new() })
+    }
+}
+
+impl DekMaker for Fake {
+    fn make(&self, _: &Tenant, _: DekVersion, _: Kid) -> Result<NewDek, SealRefusal> {
+        Ok(NewDek { id: DekId::new([2; 16]), wrapped: vec![2; 132] })
+    }
+}
+
+/// Seals to this many bytes, which hold the mark.
+struct Bytes(usize);
+
+const MARK: &[u8] = b"a-mark-that-is-nowhere-else";
+
+impl Sealer for Bytes {
+    fn seal(&self, _: usize, _: &Slot<'_>) -> Result<Sealing, SealRefusal> {
+        let mut bytes = MARK.repeat(self.0 / MARK.len() + 1);
+        bytes.truncate(self.0);
+        Ok(Sealing::Sealed(bytes))
+    }
+}
+
+fn names() -> (Tenant, SecretName) {
+    (Tenant::parse("alice").unwrap(), SecretName::parse("A").unwrap())
+}
+
+async fn with_alice(directory: &Path) -> SqliteStore {
+    let store = SqliteStore::open(&directory.join("containarium.db")).await.unwrap();
+    store.first_key(&mut Fake).await.unwrap();
+    store.create_dek(&names().0, &Fake).await.unwrap();
+    store
+}
+
+async fn write(store: &SqliteStore, bytes: usize) -> Result<u64, StoreError> {
+    let (tenant, name) = names();
+    let intent =
+        Intent { tenant, name, source: Source::Value, expect: Expect::Anything, delivery: None, keep: Keep::All };
+    let mut written = store.write(&[intent], Together::Each, &Bytes(bytes)).await?;
+    Ok(written.remove(0).unwrap().secret.current.get())
+}
+
+async fn pragma(pool: &SqlitePool, sql: &'static str) -> String {
+    let row = sqlx::query(sql).fetch_one(pool).await.unwrap();
+    row.try_get::<i64, _>(0).map_or_else(|_| row.get::<String, _>(0), |number| number.to_string())
+}
+
+#[tokio::test]
+async fn connections_are_set_for_durability_and_distrust() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    for pool in [&store.writer, &store.readers] {
+        assert_eq!(pragma(pool, "PRAGMA journal_mode").await, "wal");
+        assert_eq!(pragma(pool, "PRAGMA synchronous").await, "2", "FULL");
+        assert_eq!(pragma(pool, "PRAGMA foreign_keys").await, "1");
+        assert_eq!(pragma(pool, "PRAGMA trusted_schema").await, "0");
+        assert_eq!(pragma(pool, "PRAGMA secure_delete").await, "1");
+    }
+    assert_eq!(pragma(&store.readers, "PRAGMA query_only").await, "1");
+    assert_eq!(store.writer.options().get_max_connections(), 1);
+    let refused = sqlx::query("DELETE FROM tenants").execute(&store.readers).await.unwrap_err();
+    assert!(refused.to_string().contains("readonly"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_writing_transaction_holds_the_lock_from_its_first_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    let impatient = SqliteConnectOptions::new()
+        .filename(directory.path().join("containarium.db"))
+        .busy_timeout(std::time::Duration::ZERO);
+    let mut other = impatient.connect().await.unwrap();
+    let transaction = store.begin().await.unwrap();
+    // A deferred one would let another process write between what it reads and what it writes, and then fail.
+    let refused = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.map(|_| ()).map_err(store_error);
+    assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("another process")), "{refused:?}");
+    roll_back(transaction).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE; COMMIT").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_that_sqlite_rolled_back_by_itself_does_not_spoil_the_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    let mut transaction = store.begin().await.unwrap();
+    // As SQLite does on some errors of disk: sqlx goes on to think that a transaction is open.
+    sqlx::raw_sql("ROLLBACK").execute(&mut *transaction).await.unwrap();
+    drop(transaction);
+    assert_eq!(write(&store, 96).await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_in_words_leaves_nothing_and_heals_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    assert_eq!(write(&store, 96).await, Ok(1));
+    sqlx::query("PRAGMA max_page_count = 1").fetch_one(&store.writer).await.unwrap();
+    let refused = write(&store, 65_632).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::Unavailable(why) if why.contains("no space")), "{refused}");
+    let (tenant, name) = names();
+    assert_eq!(
+        store.versions(&tenant, &name).await.unwrap().unwrap().1.len(),
+        1,
+        "readers go on, and nothing is half there"
+    );
+    sqlx::query("PRAGMA max_page_count = 1000000").fetch_one(&store.writer).await.unwrap();
+    assert_eq!(write(&store, 65_632).await, Ok(2), "no number is lost");
+}
+
+#[tokio::test]
+async fn a_dropped_transaction_is_rolled_back_before_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    let mut transaction = store.begin().await.unwrap();
+    sqlx::query("INSERT INTO tenants (tenant, created_at) VALUES ('bob', 1)").execute(&mut *transaction).await.unwrap();
+    drop(transaction);
+    assert_eq!(write(&store, 96).await, Ok(1));
+    assert_eq!(store.tenants(None, 10).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
+async fn readers_do_not_wait_for_a_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    let mut transaction = store.begin().await.unwrap();
+    sqlx::query("INSERT INTO tenants (tenant, created_at) VALUES ('bob', 1)").execute(&mut *transaction).await.unwrap();
+    assert_eq!(store.tenants(None, 10).await.unwrap().items.len(), 1, "what was committed");
+    commit(transaction).await.unwrap();
+    assert_eq!(store.tenants(None, 10).await.unwrap().items.len(), 2);
+}
+
+#[tokio::test]
+async fn a_destroyed_ciphertext_is_nowhere_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("containarium.db");
+    let holds_mark = || std::fs::read(&file).unwrap().windows(MARK.len()).any(|window| window == MARK);
+    let (tenant, name) = names();
+    for destroys in [false, true] {
+        let store = with_alice(directory.path()).await;
+        let number = write(&store, 20_000).await.unwrap();
+        if destroys {
+            let all: Vec<_> = (1..=number).map(|number| SecretVersion::new(number).unwrap()).collect();
+            store.destroy(&tenant, &name, &all).await.unwrap().unwrap();
+        }
+        store.close().await;
+        assert_eq!(holds_mark(), !destroys);
+        assert!(!directory.path().join("containarium.db-wal").exists(), "closing folds the log in");
+    }
+}
+
+#[tokio::test]
+async fn an_escaped_panic_in_a_sealer_leaves_the_writer_usable() {
+    struct Panics;
+    impl Sealer for Panics {
+        fn seal(&self, _: usize, _: &Slot<'_>) -> Result<Sealing, SealRefusal> {
+            panic!("a sealer's panic");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let store = std::sync::Arc::new(with_alice(directory.path()).await);
+    let (tenant, name) = names();
+    let intent =
+        Intent { tenant, name, source: Source::Value, expect: Expect::Anything, delivery: None, keep: Keep::All };
+    let writing = std::sync::Arc::clone(&store);
+    let panicked = tokio::spawn(async move {
+        let _ = writing.write(&[intent], Together::Each, &Panics).await;
+    });
+    assert!(panicked.await.unwrap_err().is_panic());
+    assert_eq!(write(&store, 96).await, Ok(1));
+}

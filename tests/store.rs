@@ -1,0 +1,7 @@
+//! What the store promises, held to on both databases, and what only one of them could break.
+
+mod conformance;
+mod fakes;
+mod postgres;
+mod sqlite;
+mod steps;

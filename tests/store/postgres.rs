@@ -1,0 +1,6 @@
+//! What only PostgreSQL can break: locks between sessions, isolation, rights, and a server that goes away.
+
+mod connecting;
+mod locking;
+mod migrating;
+mod outages;
