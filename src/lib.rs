@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod crypto;
+pub mod keys;
 pub mod model;
 pub mod store;
 pub mod wire;

@@ -1,0 +1,3 @@
+//! Master keys: where they lie, and what a start does with what it finds.
+
+pub mod keyfile;
