@@ -9,5 +9,6 @@ pub mod clock;
 pub mod crypto;
 pub mod keys;
 pub mod model;
+pub mod process;
 pub mod store;
 pub mod wire;

@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod keyfile;
+#[cfg(test)]
+mod process;
