@@ -87,6 +87,21 @@ fn writers_that_race_lose_no_key() {
     assert_eq!(names(&place.retained()).len(), promoted.len());
 }
 
+#[test]
+fn modes_are_as_they_must_be_whatever_the_umask_is() {
+    for umask in ["000", "777"] {
+        let place = Place::new();
+        let wrapper = ["bash", "-c", &format!("umask {umask}; exec \"$@\""), "bash"];
+        let out = writer("stage_and_promote_one_key", &place, &wrapper).output().unwrap();
+        let [staged, _] = &said(&out)[..] else { panic!("{}", String::from_utf8_lossy(&out.stdout)) };
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&place.main()), 0o400, "{umask}");
+        assert_eq!(mode(&place.retained()), 0o700, "{umask}");
+        assert_eq!(mode(&place.retained().join(kid_in(staged).to_string())), 0o400, "{umask}");
+        assert_eq!(mode(&place.dir().join("secrets.key.lock")), 0o600, "{umask}");
+    }
+}
+
 fn kid_in(line: &str) -> Kid {
     Kid::from_hex(line.rsplit(' ').next().unwrap()).unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -25,20 +25,25 @@ pub(super) struct Loaded {
 /// `None`: nothing of that name is there.
 pub(super) fn load(place: &Place, name: &OsStr) -> Result<Option<Loaded>, KeyfileError> {
     for _ in 0..ATTEMPTS {
-        let Some(mut file) = open(place, name)? else { return Ok(None) };
-        let path = place.of(name);
-        let failed = |errno| KeyfileError::from_system("look at", place.of(name), errno);
-        let stat = fs::fstat(&file).map_err(failed)?;
-        check_kind(FileType::from_raw_mode(stat.st_mode), &path)?;
-        if stat.st_nlink == 0 {
-            continue; // A promotion renamed another file over it since it was opened.
+        let Some(file) = open(place, name)? else { return Ok(None) };
+        if let Some(loaded) = judge(file, place.of(name))? {
+            return Ok(Some(loaded));
         }
-        check_access(&stat, &path)?;
-        let image = read(&mut file, &path)?;
-        let master = image.master().map_err(|damage| KeyfileError::Damaged { path: path.clone(), damage })?;
-        return Ok(Some(Loaded { key: KeyFile { kid: crypto::kid(&master), master, path }, image }));
     }
     Err(KeyfileError::Unsteady { path: place.of(name) })
+}
+
+/// `None`: the file has no name any more, since a promotion renamed another over it after it was opened.
+fn judge(mut file: File, path: PathBuf) -> Result<Option<Loaded>, KeyfileError> {
+    let stat = fs::fstat(&file).map_err(|errno| KeyfileError::from_system("look at", path.clone(), errno))?;
+    check_kind(FileType::from_raw_mode(stat.st_mode), &path)?;
+    if stat.st_nlink == 0 {
+        return Ok(None);
+    }
+    check_access(&stat, &path)?;
+    let image = read(&mut file, &path)?;
+    let master = image.master().map_err(|damage| KeyfileError::Damaged { path: path.clone(), damage })?;
+    Ok(Some(Loaded { key: KeyFile { kid: crypto::kid(&master), master, path }, image }))
 }
 
 fn open(place: &Place, name: &OsStr) -> Result<Option<File>, KeyfileError> {
@@ -97,4 +102,19 @@ fn check_access(stat: &Stat, path: &Path) -> Result<(), KeyfileError> {
 
 fn read(file: &mut File, path: &Path) -> Result<KeyfileImage, KeyfileError> {
     KeyfileImage::read_from(file).map_err(|cause| KeyfileError::from_io("read", path.to_owned(), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_replaced_after_it_was_opened_is_opened_anew_and_not_called_bad() {
+        let root = tempfile::tempdir().expect("a directory");
+        let path = root.path().join("secrets.key");
+        std::fs::write(&path, [7; 32]).expect("written");
+        let opened = File::open(&path).expect("opened");
+        std::fs::remove_file(&path).expect("removed");
+        assert!(matches!(judge(opened, path), Ok(None)));
+    }
 }

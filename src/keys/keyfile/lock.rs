@@ -166,3 +166,26 @@ fn holder(dir: &Place, name: &OsStr) -> Option<u32> {
     file.take(16).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_one() {
+        let root = tempfile::tempdir().expect("a directory");
+        let files = KeyFiles::at(&root.path().join("secrets.key")).expect("a path");
+        let first = Cell::new(true);
+        let lock = files.lock_with(|place, file| {
+            if first.take() {
+                assert!(place.unlink(&files.names.lock)?);
+            }
+            try_flock(&file)
+                .map(|()| Some(file))
+                .map_err(|errno| KeyfileError::from_system("lock", place.of("".as_ref()), errno))
+        });
+        let _lock = lock.expect("no error").expect("locked");
+        assert!(files.try_lock().expect("no error").is_none());
+    }
+}

@@ -276,10 +276,9 @@ fn create_dir(at: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Keyfi
     let failed = |errno| KeyfileError::from_system("create", path.to_owned(), errno);
     let fd = match fs::mkdirat(&at, name, Mode::RWXU) {
         Ok(()) => {
-            let fd = open_path(&at, name).map_err(failed)?;
-            // fchmod(2) refuses O_PATH; "." of it is the same directory.
-            fs::chmodat(&fd, ".", Mode::RWXU, AtFlags::empty()).map_err(failed)?;
-            fd
+            // It is ours, so nobody else can have put anything in its place; fchmod(2) refuses O_PATH.
+            fs::chmodat(&at, name, Mode::RWXU, AtFlags::empty()).map_err(failed)?;
+            open_path(&at, name).map_err(failed)?
         }
         Err(Errno::EXIST) => open_path(&at, name).map_err(failed)?,
         Err(errno) => return Err(failed(errno)),
