@@ -9,10 +9,16 @@ pub mod access;
 pub mod audit;
 pub mod clock;
 pub mod crypto;
+<<<<<<< HEAD
 pub mod http;
 pub mod keys;
 pub mod model;
 pub mod service;
+=======
+pub mod keys;
+pub mod model;
+pub mod process;
+>>>>>>> keyfile
 pub mod store;
 pub mod telemetry;
 pub mod wire;

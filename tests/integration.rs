@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! One binary for all integration tests: linking is what costs.
 #![cfg(test)] // it always is; said so that clippy knows helpers for tests, where unwrap and panic are how a test fails
 
@@ -5,3 +6,11 @@ mod doors;
 mod project;
 mod store;
 mod support;
+=======
+//! The one integration binary.
+
+#[cfg(test)]
+mod keyfile;
+#[cfg(test)]
+mod process;
+>>>>>>> keyfile

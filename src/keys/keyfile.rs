@@ -1,1 +1,172 @@
+//! Key files, with all the discipline that they need: what is loaded was checked on the opened descriptor, and what is written is
+//! durable before anything relies on it.
+//!
+//! `secrets.key` is the master key in use. Every other key that is still wanted lies in `secrets.key.d/`, named by its kid; names
+//! are hints, and each file is known by what it holds. Whoever writes holds one lock, `secrets.key.lock`, from before the first look
+//! to after the last fsync; readers need none, since a file is only ever replaced whole.
+//!
+//! The master keys themselves pass through here unseen: [`MasterKey`] and [`KeyfileImage`](crate::crypto::KeyfileImage) do not show
+//! their bytes.
 
+mod error;
+mod load;
+mod lock;
+mod place;
+mod write;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::crypto::MasterKey;
+use crate::model::Kid;
+
+use load::load;
+use place::Place;
+
+pub use error::KeyfileError;
+pub(super) use error::{sh, user};
+pub use lock::{KeyLock, LOCK_WAIT};
+
+/// Where a daemon's key files lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFiles {
+    dir: PathBuf,
+    names: Names,
+}
+
+/// A master key and the file that holds it.
+pub struct KeyFile {
+    pub kid: Kid,
+    pub master: MasterKey,
+    pub path: PathBuf,
+}
+
+/// What lies at the key file's own path.
+pub enum MainFile {
+    Missing,
+    Key(KeyFile),
+    /// Something is there, or may be, and it cannot be used. Nothing is ever written over it.
+    Bad(KeyfileError),
+}
+
+/// All that was found.
+pub struct Scan {
+    /// The key file's own path, whatever lies there.
+    pub path: PathBuf,
+    pub main: MainFile,
+    /// The good files of `secrets.key.d`, by name; a name that lies is here too, by what the file holds.
+    pub retained: Vec<KeyFile>,
+    /// What in `secrets.key.d`, or about it, is wrong: files that cannot be used, and names that lie.
+    pub problems: Vec<KeyfileError>,
+}
+
+impl KeyFiles {
+    /// `path` is that of the key file itself; a relative one is taken from the working directory as it is now.
+    ///
+    /// # Errors
+    /// [`KeyfileError::NoFileName`]; [`KeyfileError::Io`] where the working directory is gone.
+    pub fn at(path: &Path) -> Result<Self, KeyfileError> {
+        let full = std::path::absolute(path)
+            .map_err(|cause| KeyfileError::from_io("find the working directory for", path.to_owned(), cause))?;
+        match (full.parent(), full.file_name()) {
+            (Some(dir), Some(name)) => Ok(Self { dir: dir.to_owned(), names: Names::of(name) }),
+            _ => Err(KeyfileError::NoFileName { path: path.to_owned() }),
+        }
+    }
+
+    /// The key file's own path.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.dir.join(&self.names.main)
+    }
+
+    /// Where a key that is not the one in use has its place.
+    #[must_use]
+    pub fn retained_path(&self, kid: Kid) -> PathBuf {
+        self.dir.join(&self.names.retained).join(kid.to_string())
+    }
+
+    /// Opens every key file. Takes no lock and changes nothing.
+    #[must_use]
+    pub fn scan(&self) -> Scan {
+        let mut scan = Scan { path: self.path(), main: MainFile::Missing, retained: Vec::new(), problems: Vec::new() };
+        match Place::open(&self.dir) {
+            Ok(Some(dir)) => {
+                scan.main = main_file(&dir, &self.names.main);
+                scan.add_retained(&dir, &self.names.retained);
+            }
+            Ok(None) => {}
+            // In a directory that others can change no file is worth reading.
+            Err(error) => scan.main = MainFile::Bad(error),
+        }
+        scan
+    }
+}
+
+fn main_file(dir: &Place, name: &OsStr) -> MainFile {
+    match load(dir, name) {
+        Ok(Some(loaded)) => MainFile::Key(loaded.key),
+        Ok(None) => MainFile::Missing,
+        Err(error) => MainFile::Bad(error),
+    }
+}
+
+impl Scan {
+    fn add_retained(&mut self, dir: &Place, name: &OsStr) {
+        let listed = dir.child(name).and_then(|place| match place {
+            Some(place) => place.names().map(|names| Some((place, names))),
+            None => Ok(None),
+        });
+        match listed {
+            Ok(Some((place, names))) => {
+                for name in names.iter().filter(|name| !is_temporary(name)) {
+                    self.add_retained_file(&place, name);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => self.problems.push(error),
+        }
+    }
+
+    fn add_retained_file(&mut self, place: &Place, name: &OsStr) {
+        match load(place, name) {
+            Ok(Some(loaded)) => {
+                if name != loaded.key.kid.to_string().as_str() {
+                    self.problems.push(KeyfileError::NameLies { path: place.of(name), kid: loaded.key.kid });
+                }
+                self.retained.push(loaded.key);
+            }
+            Ok(None) => {} // Removed since the directory was read.
+            Err(error) => self.problems.push(error),
+        }
+    }
+}
+
+/// The names beside each other in the key's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Names {
+    main: OsString,
+    retained: OsString,
+    lock: OsString,
+    /// The key in use while it is written. One fixed name is enough, since all writers hold the lock; the next one finds and removes
+    /// what a crash left.
+    temporary: OsString,
+}
+
+impl Names {
+    fn of(main: &OsStr) -> Self {
+        let with = |before: &str, after: &str| [OsStr::new(before), main, OsStr::new(after)].into_iter().collect();
+        Self { main: main.to_owned(), retained: with("", ".d"), lock: with("", ".lock"), temporary: with(".", ".new") }
+    }
+}
+
+/// The name of a retained key while it is written.
+fn temporary_of(kid: Kid) -> OsString {
+    format!(".{kid}.new").into()
+}
+
+/// Whether it is a name of [`temporary_of`], and no other.
+fn is_temporary(name: &OsStr) -> bool {
+    let kid = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(".new"));
+    kid.and_then(Kid::from_hex).is_some()
+}
