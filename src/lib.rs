@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod crypto;
+pub mod daemon;
 pub mod model;
 pub mod store;
 pub mod wire;
