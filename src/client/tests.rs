@@ -220,3 +220,13 @@ async fn a_full_page_of_the_longest_names_fits_the_limit() {
     assert_eq!(listed.unwrap(), page);
     assert!(request.starts_with("GET /v1/secrets/alice?pageToken=TkFNRQ HTTP/1.1\r\n"), "{request}");
 }
+
+#[test]
+fn a_socket_without_permission_is_denied_and_not_absent() {
+    // Root, who often runs the tests, has permission everywhere; so the error is made here.
+    let error = transport::not_connected(std::path::Path::new("/s"), std::io::ErrorKind::PermissionDenied.into());
+    assert_eq!(error.class(), ErrorClass::Denied);
+    assert_eq!(error.to_string(), "no permission for the socket /s");
+    let error = transport::not_connected(std::path::Path::new("/s"), std::io::ErrorKind::NotADirectory.into());
+    assert_eq!(error.class(), ErrorClass::Unavailable);
+}

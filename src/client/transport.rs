@@ -83,7 +83,7 @@ pub(super) async fn exchange(socket: &Path, request: Request) -> Result<Answer, 
     }
 }
 
-fn not_connected(socket: &Path, cause: std::io::Error) -> ClientError {
+pub(super) fn not_connected(socket: &Path, cause: std::io::Error) -> ClientError {
     let socket = socket.to_path_buf();
     match cause.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NoDaemon { socket },
