@@ -5,13 +5,23 @@
 
 #![forbid(unsafe_code)]
 
+<<<<<<< HEAD
 pub mod access;
 pub mod audit;
+=======
+pub mod cli;
+pub mod client;
+>>>>>>> cli
 pub mod clock;
+pub mod config;
 pub mod crypto;
+<<<<<<< HEAD
 <<<<<<< HEAD
 pub mod http;
 pub mod keys;
+=======
+pub mod daemon;
+>>>>>>> cli
 pub mod model;
 pub mod service;
 =======

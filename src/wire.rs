@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::crypto::SecretValue;
-use crate::model::{Delivery, Micros, SecretRecord, SecretVersion};
+use crate::model::{Delivery, Micros, SecretName, SecretRecord, SecretVersion, Tenant};
 
 /// The most bytes that a request's body may have: a legal value of 65,536 bytes can take 393,218 bytes of JSON.
 pub const MAX_BODY_BYTES: usize = 400 * 1024;
@@ -162,6 +162,68 @@ pub struct SetRequest {
     pub cas: Option<u64>,
 }
 
+/// [`SetRequest`] as a client writes it, with the value borrowed.
+#[derive(Serialize)]
+pub struct SetBody<'a> {
+    username: &'a str,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "wiped_text")]
+    value_base64: Option<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cas: Option<u64>,
+}
+
+impl<'a> SetBody<'a> {
+    #[must_use]
+    pub fn new(tenant: &'a Tenant, name: &'a SecretName, value: &'a SecretValue) -> Self {
+        let (value, value_base64) = as_json_takes_it(value);
+        Self { username: tenant.as_str(), name: name.as_str(), value, value_base64, delivery: None, cas: None }
+    }
+
+    /// Sets how the secret is delivered; without it the secret keeps what it has.
+    #[must_use]
+    pub fn delivery(mut self, delivery: Option<Delivery>) -> Self {
+        self.delivery = delivery.map(Delivery::as_str);
+        self
+    }
+
+    /// Demands this current version; 0: the secret must not exist.
+    #[must_use]
+    pub fn cas(mut self, cas: Option<u64>) -> Self {
+        self.cas = cas;
+        self
+    }
+
+    /// At least as many bytes as its JSON has.
+    fn json_len(&self) -> usize {
+        let value = self.value.map_or(0, escaped_len);
+        let base64 = self.value_base64.as_ref().map_or(0, |text| text.len());
+        value + base64 + self.username.len() + self.name.len() + 200
+    }
+}
+
+/// The request as JSON, in one allocation that is wiped when it goes.
+///
+/// # Errors
+/// serde_json's; its text can hold the value.
+pub fn set_json(body: &SetBody<'_>) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    let mut json = Zeroizing::new(Vec::with_capacity(body.json_len()));
+    serde_json::to_writer(&mut *json, body)?;
+    Ok(json)
+}
+
+/// A value as `value` where it is UTF-8, as `value_base64` where it is not.
+fn as_json_takes_it(value: &SecretValue) -> (Option<&str>, Option<Zeroizing<String>>) {
+    match std::str::from_utf8(value.expose()) {
+        Ok(text) => (Some(text), None),
+        Err(_) => (None, Some(Zeroizing::new(data_encoding::BASE64.encode(value.expose())))),
+    }
+}
+
 /// `PUT /v1/secrets/{username}/{name}`
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -268,11 +330,8 @@ fn wiped_text<S: Serializer>(text: &Option<Zeroizing<String>>, serializer: S) ->
 impl<'a> ValueAnswer<'a> {
     #[must_use]
     pub fn new(secret: SecretMetadata, value: &'a SecretValue) -> Self {
-        if let Ok(text) = std::str::from_utf8(value.expose()) {
-            return Self { secret, value: Some(text), value_base64: None };
-        }
-        let text = Zeroizing::new(data_encoding::BASE64.encode(value.expose()));
-        Self { secret, value: None, value_base64: Some(text) }
+        let (value, value_base64) = as_json_takes_it(value);
+        Self { secret, value, value_base64 }
     }
 
     /// At least as many bytes as its JSON has, so that writing it never moves a value about in memory.
@@ -488,7 +547,6 @@ pub fn page_token_name(token: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{SecretName, Tenant};
 
     fn value(bytes: &[u8]) -> SecretValue {
         SecretValue::new(Zeroizing::new(bytes.to_vec()))
@@ -517,6 +575,23 @@ mod tests {
             let json = value_json(&answer).unwrap();
             assert!(json.len() <= capacity, "{} of {capacity}", json.len());
             let back: GetAnswer = serde_json::from_slice(&json).unwrap();
+            assert_eq!(one_value(back.value, back.value_base64).unwrap().expose(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_request_is_written_into_one_allocation_that_never_grows_and_reads_back() {
+        let (tenant, name) = (Tenant::parse(&"t".repeat(64)).unwrap(), SecretName::parse(&"N".repeat(128)).unwrap());
+        let everything = (0..=255_u8).cycle().take(65_536).collect::<Vec<_>>();
+        for bytes in [b"".as_slice(), b"plain", "\0".repeat(65_536).as_bytes(), &everything] {
+            let value = value(bytes);
+            let body = SetBody::new(&tenant, &name, &value).delivery(Some(Delivery::Compose)).cas(Some(u64::MAX));
+            let capacity = body.json_len();
+            let json = set_json(&body).unwrap();
+            assert!(json.len() <= capacity && json.len() <= MAX_BODY_BYTES, "{} of {capacity}", json.len());
+            let back: SetRequest = serde_json::from_slice(&json).unwrap();
+            assert_eq!((back.username.as_str(), back.name.as_str()), (tenant.as_str(), name.as_str()));
+            assert_eq!((back.delivery.as_deref(), back.cas), (Some("compose"), Some(u64::MAX)));
             assert_eq!(one_value(back.value, back.value_base64).unwrap().expose(), bytes);
         }
     }

@@ -1,0 +1,184 @@
+//! The command line's side of the API: one connection to the daemon's socket for each request.
+//!
+//! Values go out of and come into buffers that are wiped. What cannot be wiped is serde_json's scratch space for a value with escapes;
+//! the process that holds it ends with the command.
+
+mod error;
+mod transport;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use crate::crypto::SecretValue;
+use crate::model::{SecretName, SecretVersion, Tenant};
+use crate::wire::{
+    ChangeAnswer, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, RollbackRequest, SecretMetadata, SetBody,
+    StatusAnswer, TenantsAnswer, VersionsAnswer, one_value, set_json,
+};
+
+pub use error::{ClientError, Effect, ErrorClass};
+
+use transport::{Request, Target};
+
+/// How long a command waits for its answer, from connecting to the last byte.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The most bytes of an answer without values. A page of a thousand secrets takes half a MiB; the list of a secret's versions has no
+/// pages, and a hundred thousand of them fit.
+const MAX_LISTING_BYTES: usize = 16 * 1024 * 1024;
+
+/// A daemon, by its socket.
+pub struct Client {
+    socket: PathBuf,
+    deadline: Duration,
+}
+
+/// A secret's version with its value.
+pub struct Fetched {
+    pub secret: SecretMetadata,
+    pub value: SecretValue,
+}
+
+impl Client {
+    /// A client that waits [`DEADLINE`] for each answer.
+    #[must_use]
+    pub const fn new(socket: PathBuf) -> Self {
+        Self::with_deadline(socket, DEADLINE)
+    }
+
+    #[must_use]
+    pub const fn with_deadline(socket: PathBuf, deadline: Duration) -> Self {
+        Self { socket, deadline }
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set(&self, body: &SetBody<'_>) -> Result<ChangeAnswer, ClientError> {
+        let json = set_json(body).map_err(|_| ClientError::Unsendable)?;
+        self.change(Target::new(Method::POST, ["v1", "secrets"]), json).await
+    }
+
+    /// The value of the current version, or of the one that is named.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get(
+        &self,
+        tenant: &Tenant,
+        name: &SecretName,
+        version: Option<SecretVersion>,
+    ) -> Result<Fetched, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "secrets", tenant.as_str(), name.as_str()])
+            .query("version", version.map(|version| version.to_string()).as_deref());
+        let answer: GetAnswer = self.ask(target, None, MAX_BODY_BYTES).await?;
+        let value =
+            one_value(answer.value, answer.value_base64).map_err(|_| ClientError::Unreadable { status: 200 })?;
+        Ok(Fetched { secret: answer.secret, value })
+    }
+
+    /// One page of a tenant's secrets; `page` is the token of the page before.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list(&self, tenant: &Tenant, page: Option<&str>) -> Result<ListAnswer, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "secrets", tenant.as_str()]).query("pageToken", page);
+        self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn versions(&self, tenant: &Tenant, name: &SecretName) -> Result<VersionsAnswer, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "secrets", tenant.as_str(), name.as_str(), "versions"]);
+        self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete(&self, tenant: &Tenant, name: &SecretName) -> Result<ChangeAnswer, ClientError> {
+        let target = Target::new(Method::DELETE, ["v1", "secrets", tenant.as_str(), name.as_str()]);
+        self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn undelete(&self, tenant: &Tenant, name: &SecretName) -> Result<ChangeAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "secrets", tenant.as_str(), name.as_str(), "undelete"]);
+        self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rollback(
+        &self,
+        tenant: &Tenant,
+        name: &SecretName,
+        version: SecretVersion,
+    ) -> Result<ChangeAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "secrets", tenant.as_str(), name.as_str(), "rollback"]);
+        self.change(target, json(&RollbackRequest { version: version.get() })?).await
+    }
+
+    /// Destroys these versions for good.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn destroy(
+        &self,
+        tenant: &Tenant,
+        name: &SecretName,
+        versions: &[SecretVersion],
+    ) -> Result<ChangeAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "secrets", tenant.as_str(), name.as_str(), "destroy"]);
+        let versions = versions.iter().map(|version| version.get()).collect();
+        self.change(target, json(&DestroyRequest { versions })?).await
+    }
+
+    /// One page of the tenants; `page` is the token of the page before.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tenants(&self, page: Option<&str>) -> Result<TenantsAnswer, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "admin", "tenants"]).query("pageToken", page);
+        self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&self) -> Result<StatusAnswer, ClientError> {
+        self.ask(Target::new(Method::GET, ["v1", "admin", "status"]), None, MAX_LISTING_BYTES).await
+    }
+
+    async fn change(&self, target: Target, json: Zeroizing<Vec<u8>>) -> Result<ChangeAnswer, ClientError> {
+        self.ask(target, Some(json), MAX_LISTING_BYTES).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        target: Target,
+        json: Option<Zeroizing<Vec<u8>>>,
+        max_bytes: usize,
+    ) -> Result<T, ClientError> {
+        let request = Request { target, json, max_bytes };
+        let exchange = transport::exchange(&self.socket, request);
+        let answer = tokio::time::timeout(self.deadline, exchange)
+            .await
+            .map_err(|_| ClientError::Deadline { after: self.deadline })??;
+        if !answer.status.is_success() {
+            return Err(ClientError::of_answer(&answer));
+        }
+        // serde_json's error can quote the value that it stumbled on, so nothing of it goes on.
+        serde_json::from_slice(&answer.body).map_err(|_| ClientError::Unreadable { status: answer.status.as_u16() })
+    }
+}
+
+fn json(request: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+    serde_json::to_vec(request).map(Zeroizing::new).map_err(|_| ClientError::Unsendable)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Why a request has no good answer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::transport::Answer;
+use crate::wire::Problem;
+
+/// The most characters of a daemon's words that go on.
+const MAX_DETAIL: usize = 500;
+
+/// The messages hold paths, numbers and a problem's `detail` (which has control characters, if the daemon sent some), and no other
+/// part of an answer: one that could not be read may hold a value.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no socket, or nobody listens on it.
+    #[error("no daemon listens on {}", .socket.display())]
+    NoDaemon { socket: PathBuf },
+    /// The socket is another's.
+    #[error("no permission for the socket {}", .socket.display())]
+    SocketDenied { socket: PathBuf },
+    #[error("cannot connect to {}: {cause}", .socket.display())]
+    NoConnection { socket: PathBuf, cause: std::io::Error },
+    #[error("the request could not be written")]
+    Unsendable,
+    #[error("the daemon did not answer within {} seconds", .after.as_secs_f32())]
+    Deadline { after: Duration },
+    #[error("the connection broke before the answer was complete")]
+    Broken,
+    #[error("the answer has more than {max_bytes} bytes, and was not read")]
+    TooLarge { max_bytes: usize },
+    /// The body is not what the API answers. Some other program on the socket, or another release.
+    #[error(
+        "the answer (status {status}) is not one of this API: does another program or another release listen there?"
+    )]
+    Unreadable { status: u16 },
+    /// A problem (RFC 9457).
+    #[error("{detail}")]
+    Problem {
+        status: u16,
+        detail: String,
+        request_id: String,
+        /// Seconds, from Retry-After.
+        retry_after: Option<u64>,
+    },
+}
+
+/// What kind of failure it is: the command line has an exit code for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    Failed,
+    NotFound,
+    Denied,
+    Unavailable,
+    Conflict,
+}
+
+/// Whether a change that was asked for may have been made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    None,
+    Unknown,
+}
+
+impl ClientError {
+    pub(super) fn of_answer(answer: &Answer) -> Self {
+        let status = answer.status.as_u16();
+        let Ok(problem) = serde_json::from_slice::<Problem>(&answer.body) else {
+            return Self::Unreadable { status };
+        };
+        Self::Problem {
+            status,
+            detail: problem.detail.chars().take(MAX_DETAIL).collect(),
+            request_id: problem.request_id.chars().take(MAX_DETAIL).collect(),
+            retry_after: answer.retry_after,
+        }
+    }
+
+    #[must_use]
+    pub const fn class(&self) -> ErrorClass {
+        match self {
+            Self::SocketDenied { .. } => ErrorClass::Denied,
+            Self::NoDaemon { .. } | Self::NoConnection { .. } | Self::Deadline { .. } | Self::Broken => {
+                ErrorClass::Unavailable
+            }
+            Self::Unsendable | Self::TooLarge { .. } => ErrorClass::Failed,
+            Self::Unreadable { status } | Self::Problem { status, .. } => match *status {
+                404 => ErrorClass::NotFound,
+                401 | 403 => ErrorClass::Denied,
+                409 | 412 => ErrorClass::Conflict,
+                429 | 503 => ErrorClass::Unavailable,
+                _ => ErrorClass::Failed,
+            },
+        }
+    }
+
+    /// What became of a change: a problem says itself what it left behind.
+    #[must_use]
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::Deadline { .. } | Self::Broken | Self::TooLarge { .. } | Self::Unreadable { status: 200..=299 } => {
+                Effect::Unknown
+            }
+            _ => Effect::None,
+        }
+    }
+}

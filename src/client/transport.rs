@@ -1,0 +1,129 @@
+//! One request over the Unix socket, HTTP/1.1, and its bounded answer.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::pin::pin;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::net::UnixStream;
+use zeroize::Zeroizing;
+
+use super::ClientError;
+
+/// All but the unreserved characters of RFC 3986, section 2.3.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A method and a path, whose segments are percent-encoded here and nowhere else.
+pub(super) struct Target {
+    method: Method,
+    path: String,
+}
+
+impl Target {
+    pub(super) fn new<const N: usize>(method: Method, segments: [&str; N]) -> Self {
+        let mut path = String::new();
+        for segment in segments {
+            path.push('/');
+            path.extend(utf8_percent_encode(segment, SEGMENT));
+        }
+        Self { method, path }
+    }
+
+    #[cfg(test)]
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The target's one parameter, where it is given.
+    pub(super) fn query(mut self, name: &str, value: Option<&str>) -> Self {
+        if let Some(value) = value {
+            self.path.push('?');
+            self.path.push_str(name);
+            self.path.push('=');
+            self.path.extend(utf8_percent_encode(value, SEGMENT));
+        }
+        self
+    }
+}
+
+pub(super) struct Request {
+    pub target: Target,
+    pub json: Option<Zeroizing<Vec<u8>>>,
+    /// The most bytes that the answer may have.
+    pub max_bytes: usize,
+}
+
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub retry_after: Option<u64>,
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+pub(super) async fn exchange(socket: &Path, request: Request) -> Result<Answer, ClientError> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| not_connected(socket, error))?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|_| ClientError::Broken)?;
+    let Request { target, json, max_bytes } = request;
+    let request = http_request(target, json)?;
+    let answer = async move {
+        let response = sender.send_request(request).await.map_err(|_| ClientError::Broken)?;
+        read(response, max_bytes).await
+    };
+    // The connection must be polled for the request to move. Should it end first, what it has read is still to be had.
+    let mut answer = pin!(answer);
+    tokio::select! {
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
+    }
+}
+
+pub(super) fn not_connected(socket: &Path, cause: std::io::Error) -> ClientError {
+    let socket = socket.to_path_buf();
+    match cause.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NoDaemon { socket },
+        ErrorKind::PermissionDenied => ClientError::SocketDenied { socket },
+        _ => ClientError::NoConnection { socket, cause },
+    }
+}
+
+fn http_request(target: Target, json: Option<Zeroizing<Vec<u8>>>) -> Result<http::Request<Full<Bytes>>, ClientError> {
+    let mut request = http::Request::builder()
+        .method(target.method)
+        .uri(target.path)
+        .header(HOST, "localhost")
+        .header(USER_AGENT, concat!("containarium/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "application/json, application/problem+json");
+    if json.is_some() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    // The bytes stay where they are, and are wiped when hyper lets go of them.
+    let body = json.map_or_else(Bytes::new, Bytes::from_owner);
+    request.body(Full::new(body)).map_err(|_| ClientError::Unsendable)
+}
+
+async fn read(response: Response<Incoming>, max_bytes: usize) -> Result<Answer, ClientError> {
+    let status = response.status();
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut incoming = response.into_body();
+    // With a length announced, one allocation holds all of it. A length may lie, so it is no reason to allocate past the limit.
+    let announced = incoming.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    if announced.is_some_and(|length| length > max_bytes) {
+        return Err(ClientError::TooLarge { max_bytes });
+    }
+    let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(max_bytes)));
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|_| ClientError::Broken)?;
+        let Some(data) = frame.data_ref() else { continue };
+        if body.len() + data.len() > max_bytes {
+            return Err(ClientError::TooLarge { max_bytes });
+        }
+        body.extend_from_slice(data);
+    }
+    Ok(Answer { status, retry_after, body })
+}

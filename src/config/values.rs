@@ -1,0 +1,61 @@
+//! One parser for each kind of value. A message says what is allowed, never what was given.
+
+use std::ffi::OsStr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo};
+
+use super::{ExistingKey, LogFormat};
+
+/// A key that is unwrapped once a month is not cached but kept.
+const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
+
+pub(super) fn path(given: &OsStr, base: Option<&Path>) -> Result<PathBuf, String> {
+    if given.is_empty() {
+        return Err("it is empty: give a path, or leave it out".to_owned());
+    }
+    if given.as_encoded_bytes().contains(&0) {
+        return Err("a path cannot hold a NUL".to_owned());
+    }
+    let given = Path::new(given);
+    if given.is_absolute() {
+        return Ok(given.to_path_buf());
+    }
+    let base = base.ok_or("the path is relative, and the working directory is gone: give an absolute one")?;
+    // `components` drops what `./` leaves behind.
+    Ok(base.join(given).components().collect())
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("it must be text or json".to_owned()),
+    }
+}
+
+pub(super) fn adopt_key(text: &str) -> Result<ExistingKey, String> {
+    match text {
+        "true" => Ok(ExistingKey::Adopt),
+        "false" => Ok(ExistingKey::Refuse),
+        _ => Err("it must be true or false".to_owned()),
+    }
+}
+
+pub(super) fn keep_versions(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| format!("it must be a number from 1 to {}", u32::MAX))
+}
+
+pub(super) fn max_entries(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "it must be a number from 0 (no cache)".to_owned())
+}
+
+pub(super) fn max_age(text: &str) -> Result<Duration, String> {
+    let rule = "it must be a duration from \"1s\" to \"30d\", such as \"90s\", \"15m\" or \"1h\"";
+    let days = SpanRelativeTo::days_are_24_hours();
+    let span = text.parse::<Span>().ok().and_then(|span| span.to_duration(days).ok());
+    let age = span.and_then(|span| Duration::try_from(span).ok());
+    age.filter(|age| (Duration::from_secs(1)..=MAX_CACHE_AGE).contains(age)).ok_or_else(|| rule.to_owned())
+}
