@@ -10,7 +10,7 @@ use std::path::Path;
 
 use tokio::sync::oneshot;
 
-pub use record::{Action, Outcome, Record};
+pub use record::{Outcome, Record};
 
 /// The record could not be written; the cause is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

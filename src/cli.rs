@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config;
+use crate::process::Warning;
 use failure::{Exit, Failure};
 
 /// What was asked for on the command line.
@@ -57,9 +58,11 @@ pub fn parse() -> Result<Invocation, ExitCode> {
 }
 
 /// Does what was asked for, and says how it went.
-pub async fn run(invocation: Invocation) -> ExitCode {
+///
+/// `unprotected` is what hardening the process could not do; the daemon logs it.
+pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
     let done = match invocation.0 {
-        Command::Daemon(settings) => daemon(settings).await,
+        Command::Daemon(settings) => daemon(settings, unprotected).await,
         Command::Secrets(arguments) => secrets::run(arguments).await,
         Command::Admin(arguments) => admin::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
@@ -76,10 +79,10 @@ pub fn no_runtime(error: &std::io::Error) -> ExitCode {
     failure.mend("look for a limit on threads or open files with `ulimit -a`").report()
 }
 
-async fn daemon(arguments: settings::SettingsArgs) -> Result<(), Failure> {
+async fn daemon(arguments: settings::SettingsArgs, unprotected: &[Warning]) -> Result<(), Failure> {
     let effective = config::load(&arguments.into(), &config::Environment::of_process());
     let config = effective.map_err(|errors| Failure::of_settings(&errors))?.config;
-    crate::daemon::run(config).await.map_err(|error| Failure::with_code(error.exit_code, error.message))
+    crate::daemon::run(config, unprotected).await.map_err(|error| Failure::logged(error.exit_code()))
 }
 
 /// Keeps secrets: per-tenant envelope encryption, one daemon, one command line

@@ -1,17 +1,184 @@
-//! The daemon's place: built on another branch, which replaces this file.
+//! The daemon's life: take the data directory, open the store, open the keys, listen, serve, drain, stop.
 
-use crate::config::Config;
+mod socket;
 
-/// Why the daemon did not start or did not end well.
-#[derive(Debug)]
-pub struct StartError {
-    pub message: String,
-    pub exit_code: u8,
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::compose::{self, ComposeError, Composed};
+use crate::config::{Config, LogFormat};
+use crate::http::{self, App, listen};
+use crate::process::{DataDirError, DataDirLock, Warning};
+use crate::service::open::{OpenError, Opened, Opener};
+use crate::telemetry::{self, Metrics};
+
+use socket::SocketError;
+
+/// How often locked keys are looked for again.
+const UNLOCK_EVERY: Duration = Duration::from_secs(1);
+/// How often caches and metrics are tidied.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("metrics could not be started: {0}")]
+    Metrics(String),
+    #[error("signals could not be listened for: {0}")]
+    Signals(std::io::Error),
 }
 
+impl StartError {
+    /// 5: database or key are not available; 6: another daemon is there; else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. }) | Self::Open(_) => 5,
+            Self::DataDir(DataDirError::Held { .. }) | Self::Socket(SocketError::InUse { .. }) => 6,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. `unprotected` is what hardening the process could not do.
+///
 /// # Errors
-/// Always: the daemon is not in this build.
-#[expect(clippy::unused_async, reason = "the daemon that takes this place waits")]
-pub async fn run(_config: Config) -> Result<(), StartError> {
-    Err(StartError { message: "the daemon is not in this build of the command line".to_owned(), exit_code: 1 })
+/// [`StartError`], logged too. Nothing was changed that a later start would trip over.
+pub async fn run(config: Config, unprotected: &[Warning]) -> Result<(), StartError> {
+    telemetry::start_logs(match config.log_format {
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
+    });
+    for warning in unprotected {
+        tracing::warn!("{warning}");
+    }
+    serve(config).await.inspect_err(|error| tracing::error!("{error}"))
+}
+
+async fn serve(config: Config) -> Result<(), StartError> {
+    let mut signals = Signals::listen().map_err(StartError::Signals)?;
+    let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
+    let _data_dir = DataDirLock::take(&config.data_dir)?;
+    let Composed { store, audit, clock, service, opener } = compose::daemon(&config).await?;
+    let opened = opener.open().await?;
+    let socket = socket::bind(&config.socket)?;
+    tracing::info!("listening on {}", config.socket.display());
+
+    let (stop, stopped) = watch::channel(false);
+    let app = App { service: Arc::clone(&service), metrics: Arc::clone(&metrics), clock };
+    let served = tokio::spawn(listen::serve(socket.listener, http::router(app), stopped));
+    let unlocking = match opened {
+        Opened::Ready => None,
+        Opened::Locked(reason) => Some(tokio::spawn(unlock(opener, reason))),
+    };
+    notify(&[NotifyState::Ready]);
+    if unlocking.is_none() {
+        notify(&[NotifyState::Status("Secrets store ready")]);
+    }
+    let ticking = tokio::spawn(async move {
+        let mut ticks = interval(TICK);
+        loop {
+            ticks.tick().await;
+            service.tick();
+            metrics.tick();
+        }
+    });
+
+    signals.wait().await;
+    tracing::info!("stopping: no new connections; requests under way are finished");
+    notify(&[NotifyState::Stopping]);
+    stop.send_replace(true);
+    if served.await.is_err() {
+        tracing::error!("the listener ended with a panic");
+    }
+    if let Some(unlocking) = unlocking {
+        unlocking.abort();
+    }
+    ticking.abort();
+    socket.file.remove();
+    audit.close().await;
+    store.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Looks for the keys until they open: an operator who puts the right file in place needs no restart.
+async fn unlock(opener: Opener, mut reason: String) {
+    let mut looks = interval(UNLOCK_EVERY);
+    loop {
+        notify(&[NotifyState::Status(&format!("Waiting for keys: {reason}"))]);
+        let said = loop {
+            looks.tick().await;
+            match opener.open().await {
+                Ok(Opened::Ready) => {
+                    notify(&[NotifyState::Status("Secrets store ready")]);
+                    return;
+                }
+                Ok(Opened::Locked(now)) if now == reason => {}
+                Ok(Opened::Locked(now)) => break now,
+                // The database may be away for a moment; what was said of the keys stays true.
+                Err(OpenError::Store(_)) => {}
+                Err(error) if error.to_string() == reason => {}
+                Err(error) => {
+                    opener.lock(error.to_string());
+                    break error.to_string();
+                }
+            }
+        };
+        tracing::warn!("still not ready: {said}");
+        reason = said;
+    }
+}
+
+fn interval(every: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Tells systemd, where it started us. Without it there is nobody to tell.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("the service manager could not be told: {error}");
+    }
+}
+
+/// What stops the daemon. SIGHUP is taken and does nothing, so that a terminal that closes does not cut requests off.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => tracing::info!("SIGHUP: there is nothing to reload"),
+            }
+        }
+    }
 }

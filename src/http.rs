@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::clock::Clock;
-use crate::crypto;
+use crate::crypto::random_id;
 use crate::service::{self, Service};
 use crate::telemetry::{self, Metrics};
 
@@ -65,7 +65,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// panic costs one request.
 async fn every_request(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = app.clock.monotonic();
-    let Ok(id) = crypto::random_id() else {
+    let Ok(id) = random_id() else {
         return Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").render("");
     };
     let method = method_label(request.method());

@@ -5,30 +5,20 @@
 
 #![forbid(unsafe_code)]
 
-<<<<<<< HEAD
 pub mod access;
 pub mod audit;
-=======
 pub mod cli;
 pub mod client;
->>>>>>> cli
 pub mod clock;
+pub mod compose;
 pub mod config;
 pub mod crypto;
-<<<<<<< HEAD
-<<<<<<< HEAD
-pub mod http;
-pub mod keys;
-=======
 pub mod daemon;
->>>>>>> cli
-pub mod model;
-pub mod service;
-=======
+pub mod http;
 pub mod keys;
 pub mod model;
 pub mod process;
->>>>>>> keyfile
+pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod wire;

@@ -4,6 +4,7 @@
 mod ids;
 mod names;
 mod records;
+mod requests;
 mod states;
 
 pub use ids::{DekId, DekVersion, Kid, Micros, SecretVersion};
@@ -12,6 +13,7 @@ pub use records::{
     Counts, DekBody, DekRecord, KeyState, MasterKeyRecord, SecretRecord, TenantRecord, VersionBody, VersionRecord,
     WrappedDek,
 };
+pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
 pub use states::{DekState, Delivery, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
 
 /// The most bytes a secret's value may have.

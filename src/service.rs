@@ -13,11 +13,9 @@ use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permiss
 use crate::audit::{Audit, Outcome, Record};
 use crate::clock::Clock;
 use crate::keys::Keyring;
-use crate::model::{SecretName, SecretVersion, Tenant};
+use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
-pub use crate::audit::Action;
-pub use crate::store::{Expect, Page, Which, WriteOutcome, Written};
 pub use error::{Error, Failure};
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};

@@ -13,6 +13,7 @@ mod postgres;
 mod rows;
 mod sqlite;
 
+pub use crate::model::{Expect, Page, Which, WriteOutcome, Written};
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
@@ -48,13 +49,6 @@ pub enum StoreError {
     Refused(String),
 }
 
-/// Which version of a secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    Current,
-    Number(SecretVersion),
-}
-
 /// One thing to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -74,16 +68,6 @@ pub enum Found {
     /// The secret; the version is absent where there is none of that number (it never was, or was pruned). A deleted secret is found
     /// too, with `deleted_at` set.
     Secret(SecretRecord, Option<VersionRecord>),
-}
-
-/// What a write demands of the secret before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    Anything,
-    /// There is no readable secret: none of that name, a deleted one, or one whose current version is destroyed.
-    Absent,
-    /// The secret is readable and this is its current version.
-    Current(SecretVersion),
 }
 
 /// Where a new version's value comes from.
@@ -179,23 +163,6 @@ pub enum SealRefusal {
     NoRandom,
 }
 
-/// How a write came out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    pub secret: SecretRecord,
-    pub outcome: WriteOutcome,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// Version 1 of a name that never was.
-    Created,
-    /// A further version, after a delete too.
-    Updated,
-    /// The same value: no version was made. A delivery that was given is stored all the same.
-    Unchanged,
-}
-
 /// Why the store refused a change. Nothing of it was stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -226,14 +193,6 @@ pub enum Refusal {
     /// Another intent of the same all-or-nothing batch was refused.
     #[error("another secret of the batch was refused")]
     Batch,
-}
-
-/// A page of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page<T> {
-    pub items: Vec<T>,
-    /// Whether more follow the last item.
-    pub more: bool,
 }
 
 /// What the start needs to know of a database, read without a scan.

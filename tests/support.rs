@@ -1,3 +1,4 @@
 //! What several rooms of tests share.
 
+pub(crate) mod site;
 pub(crate) mod stores;

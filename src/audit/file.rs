@@ -115,9 +115,9 @@ fn append_whole(mut file: &File, lines: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Action, Audit, Outcome, Record};
+    use super::super::{Audit, Outcome, Record};
     use super::*;
-    use crate::model::{Micros, SecretName, SecretVersion, Tenant};
+    use crate::model::{Action, Micros, SecretName, SecretVersion, Tenant};
 
     fn record(request_id: &str) -> Record {
         Record {

@@ -2,43 +2,7 @@
 
 use serde::Serialize;
 
-use crate::model::{Micros, SecretName, SecretVersion, Tenant};
-
-/// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    Get,
-    BatchGet,
-    List,
-    Versions,
-    Set,
-    BatchSet,
-    Rollback,
-    Delete,
-    Undelete,
-    Destroy,
-    AdminTenants,
-    AdminStatus,
-}
-
-impl Action {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "secret.get",
-            Self::BatchGet => "secret.batch-get",
-            Self::List => "secret.list",
-            Self::Versions => "secret.versions",
-            Self::Set => "secret.set",
-            Self::BatchSet => "secret.batch-set",
-            Self::Rollback => "secret.rollback",
-            Self::Delete => "secret.delete",
-            Self::Undelete => "secret.undelete",
-            Self::Destroy => "secret.destroy",
-            Self::AdminTenants => "admin.tenants",
-            Self::AdminStatus => "admin.status",
-        }
-    }
-}
+use crate::model::{Action, Micros, SecretName, SecretVersion, Tenant};
 
 /// How it came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

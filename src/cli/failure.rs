@@ -43,11 +43,12 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self::with_code(exit as u8, message)
+        Self { code: exit as u8, messages: vec![message.into()], mend: None }
     }
 
-    pub(super) fn with_code(code: u8, message: impl Into<String>) -> Self {
-        Self { code, messages: vec![message.into()], mend: None }
+    /// The daemon's: it said what failed in its log, which goes to standard error too.
+    pub(super) const fn logged(code: u8) -> Self {
+        Self { code, messages: Vec::new(), mend: None }
     }
 
     pub(super) fn usage(message: impl Into<String>) -> Self {

@@ -79,7 +79,7 @@ impl DatabaseUrl {
 
     /// The URL with its password, for the connection alone.
     #[must_use]
-    pub fn expose(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.0
     }
 

@@ -100,7 +100,7 @@ fn every_setting_can_be_given_in_the_file() {
     );
     let config = setup.good().config;
     assert_eq!((config.data_dir, config.key_file, config.socket), ("/d".into(), "/k".into(), "/s".into()));
-    assert!(matches!(config.database, Database::Postgres { url } if url.expose() == "postgres://u@h/db"));
+    assert!(matches!(config.database, Database::Postgres { url } if url.text() == "postgres://u@h/db"));
     assert_eq!((config.log_format, config.existing_key), (LogFormat::Json, ExistingKey::Adopt));
     assert_eq!(config.keep_versions.get(), 3);
     assert_eq!(config.cache, CacheSettings { max_entries: 0, max_age: Duration::from_mins(15) });
@@ -294,7 +294,7 @@ fn a_database_url_and_a_file_with_one_exclude_each_other() {
     let mut setup = Setup::new();
     setup.write("url", "postgres://h/db\n", 0o400);
     setup.file("database_url_file = 'url'\n");
-    assert!(matches!(setup.good().config.database, Database::Postgres { url } if url.expose() == "postgres://h/db"));
+    assert!(matches!(setup.good().config.database, Database::Postgres { url } if url.text() == "postgres://h/db"));
     setup.flag(Setting::DatabaseUrl, "postgres://other/db");
     let error = setup.error();
     assert!(error.contains("not both") && error.contains("flag --database-url"), "{error}");

@@ -73,6 +73,16 @@ impl SecretValue {
         Self(bytes)
     }
 
+    /// A value of 32 random bytes: a key that is kept as a secret.
+    ///
+    /// # Errors
+    /// [`NoRandom`].
+    pub fn make_key() -> Result<Self, NoRandom> {
+        let mut bytes = Zeroizing::new(vec![0; 32]);
+        fill_random(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()

@@ -10,8 +10,8 @@ use super::App;
 use super::extract::{Caller, Id, Query};
 use super::problem::Refused;
 use super::secrets::{PageQuery, json};
-use crate::model::{Counts, Tenant};
-use crate::service::{Action, Status};
+use crate::model::{Action, Counts, Tenant};
+use crate::service::Status;
 use crate::wire::{
     CacheStatus, CountsStatus, KeysStatus, MasterKeyItem, Problem, StatusAnswer, StoreStatus, TenantItem,
     TenantsAnswer, page_token,

@@ -13,8 +13,11 @@ use super::App;
 use super::extract::{Caller, Id, Query, SecretPath, TenantPath, read_json, read_json_or_default, read_nothing};
 use super::problem::Refused;
 use crate::access::Permission;
-use crate::model::{Delivery, NameError, SecretName, SecretRecord, SecretVersion, Tenant, VersionBody, VersionRecord};
-use crate::service::{Action, Expect, NewSecret, OpenedSecret, Which, WriteOutcome, Written};
+use crate::model::{
+    Action, Delivery, Expect, NameError, SecretName, SecretRecord, SecretVersion, Tenant, VersionBody, VersionRecord,
+    Which, WriteOutcome, Written,
+};
+use crate::service::{NewSecret, OpenedSecret};
 use crate::wire::{
     self, BatchGetAnswer, BatchGetRequest, BatchSetAnswer, BatchSetItem, BatchSetRequest, ChangeAnswer, DestroyRequest,
     GetAnswer, ListAnswer, MAX_BATCH, MAX_PAGE, Problem, PutRequest, RollbackRequest, SecretMetadata, SetRequest,

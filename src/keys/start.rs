@@ -146,13 +146,16 @@ fn to_promote(active: Kid, main: &Main) -> Option<Kid> {
     }
 }
 
-/// A database that never held a key. Keys that lie about beside it mean that something is not as the operator thinks: the wrong
-/// database, one that was lost, v1's key. So even a key that is only retained is a reason to ask.
+/// A database that never held a key. A key file beside it means that something is not as the operator thinks: the wrong database, one
+/// that was lost, v1's key. A key that lies among the retained ones only is what a first start leaves that was killed between staging
+/// and commit: the next start makes another, and keeps it.
 fn decide_empty(database: &Database<'_>, files: &Files, adopt: Adopt) -> Decision {
     let refuse = |why| Decision::Refuse(Reason::new(why, Vec::new(), files));
     match &files.main {
         Main::Bad(_) => refuse(Why::BadFileBesideEmpty),
-        Main::Missing if files.retained.is_empty() && files.problems.is_empty() => Decision::CreateKey,
+        Main::Missing if files.problems.is_empty() && (files.retained.is_empty() || adopt == Adopt::NotAsked) => {
+            Decision::CreateKey
+        }
         // v2's master is always fresh: a key that v1 used was written to disks and backups for years.
         _ if database.v1_table => refuse(Why::KeyBesideV1),
         Main::Key(kid) if adopt == Adopt::Asked => Decision::AdoptKey(*kid),
@@ -273,8 +276,7 @@ impl Reason {
                  (`containarium config show` shows both), or restore it.\
                  \nIf this key is to protect this new database, start once with --adopt-key: from then on whoever has a copy of \
                  the file can open what is stored.\
-                 \nIf neither (a first start that was interrupted leaves such a file too), move it away, never delete it, and \
-                 start again: `{}`",
+                 \nIf neither, move it away, never delete it, and start again: `{}`",
                 MoveAway(&self.files)
             ),
             Why::KeyBesideV1 => write!(

@@ -1,1 +1,282 @@
+//! First start and every start: looks at database and key files, has the pure decision made, and carries it out.
+//!
+//! A key is made only for a database that never held one. The order is that of rotation's design: key-file lock; in the store's
+//! transaction, under the master lock and after checking again, the key's file staged and fsynced; row; commit; only then the file is
+//! promoted to the key file's path. A crash between any two leaves a state that the next start completes.
 
+use std::sync::Arc;
+
+use crate::crypto::{self, DekPlace, MasterKey, NoRandom, SecretPlace, SecretValue};
+use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
+use crate::keys::start::{self, Adopt, Decision, Files};
+use crate::keys::{Keyring, Ring};
+use crate::model::{DekVersion, Kid, NameError, SecretName, SecretVersion, Tenant};
+use crate::store::{FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, Store, StoreError, Survey};
+
+use super::status::NO_BACKUP;
+
+/// The line that operators look for.
+const READY: &str = "Secrets store ready (file-keyed, AES-256-GCM)";
+/// The system's own secrets: the keys that authenticate token rows and chain audit records.
+const SYSTEM_SECRETS: [&str; 2] = ["TOKEN_MAC", "AUDIT_CHAIN"];
+
+/// How an attempt to open the keys ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// Secrets can be served.
+    Ready,
+    /// The daemon serves, but no secrets; why, and what opens them.
+    Locked(String),
+}
+
+/// Why the daemon cannot start on what it found. Nothing was generated, changed or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("Failed to load secrets master key: {0}")]
+    Refused(Box<start::Reason>),
+    #[error("Failed to load secrets master key: {0}")]
+    KeyFile(#[from] KeyfileError),
+    /// The first key could not be made.
+    #[error("Failed to load secrets master key: the first key was not made: {0}")]
+    NotMade(String),
+    #[error("Failed to load secrets master key: its kid could not be read from the database: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Opens the keys: at start, and again while they are locked.
+pub struct Opener {
+    store: Arc<dyn Store>,
+    keys: Arc<Keyring>,
+    files: KeyFiles,
+    adopt: Adopt,
+}
+
+impl Opener {
+    pub fn new(store: Arc<dyn Store>, keys: Arc<Keyring>, files: KeyFiles, adopt: Adopt) -> Self {
+        Self { store, keys, files, adopt }
+    }
+
+    /// Looks, decides, and carries the decision out; says so in the log once it is ready.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(&self) -> Result<Opened, OpenError> {
+        let survey = self.store.survey().await?;
+        let scan = self.files.scan();
+        match self.decide(&survey, &scan) {
+            Decision::CreateKey => self.create_key(scan).await,
+            Decision::AdoptKey(kid) => self.adopt_key(kid, scan).await,
+            Decision::Open { needed, active, promote } => {
+                for problem in &scan.problems {
+                    tracing::warn!("{problem}");
+                }
+                if let MainFile::Bad(error) = &scan.main {
+                    tracing::error!("the key file cannot be used; its copy among the retained keys is: {error}");
+                }
+                if let Some(kid) = promote {
+                    self.promote(kid);
+                }
+                self.open_ring(active, masters(scan, &needed)).await
+            }
+            Decision::Locked(reason) => {
+                let reason = reason.to_string();
+                self.keys.lock(reason.clone());
+                tracing::error!("the secrets store is not ready: {reason}");
+                Ok(Opened::Locked(reason))
+            }
+            Decision::Refuse(reason) => Err(OpenError::Refused(Box::new(reason))),
+        }
+    }
+
+    /// Locks the keys with another reason.
+    pub fn lock(&self, reason: String) {
+        self.keys.lock(reason);
+    }
+
+    fn decide(&self, survey: &Survey, scan: &Scan) -> Decision {
+        let database = start::Database {
+            key_state: survey.key_state.as_ref(),
+            master_keys: &survey.master_keys,
+            holds_rows: survey.holds_rows,
+            v1_table: survey.v1_table,
+        };
+        start::decide(&database, &Files::of(scan, rustix::process::geteuid().as_raw()), self.adopt)
+    }
+
+    async fn create_key(&self, scan: Scan) -> Result<Opened, OpenError> {
+        drop(scan);
+        let lock = self.files.lock()?;
+        let mut maker = StagingMaker { lock: &lock, made: None };
+        let outcome = self.store.first_key(&mut maker).await;
+        let made = maker.made.take();
+        let in_database = match outcome {
+            Ok(FirstKeyOutcome::Made(_)) => true,
+            Ok(FirstKeyOutcome::AlreadyHeld) => false,
+            Ok(FirstKeyOutcome::NotMade(why)) => {
+                unstage(&lock, made.as_ref());
+                return Err(OpenError::NotMade(why));
+            }
+            // Whether the commit came through is read, never assumed; what cannot be read leaves the staged file, which harms nothing.
+            Err(StoreError::UnknownOutcome(_)) => self.is_active(made.as_ref()).await?,
+            Err(error) => {
+                unstage(&lock, made.as_ref());
+                return Err(error.into());
+            }
+        };
+        let Some(master) = made.filter(|_| in_database) else {
+            drop(lock);
+            return self.after_a_lost_race().await;
+        };
+        let kid = crypto::kid(&master);
+        lock.promote(kid)?;
+        drop(lock);
+        tracing::info!("made the first master key, kid {kid}, in {}", self.files.path().display());
+        self.open_ring(kid, vec![master]).await
+    }
+
+    async fn is_active(&self, master: Option<&MasterKey>) -> Result<bool, StoreError> {
+        let survey = self.store.survey().await?;
+        Ok(survey.key_state.is_some_and(|state| master.map(crypto::kid) == Some(state.active_kid)))
+    }
+
+    /// Another node made the first key. This one needs that key's file: the same decision as at any start says so.
+    async fn after_a_lost_race(&self) -> Result<Opened, OpenError> {
+        let survey = self.store.survey().await?;
+        match self.decide(&survey, &self.files.scan()) {
+            Decision::Open { needed, active, .. } => self.open_ring(active, masters(self.files.scan(), &needed)).await,
+            Decision::Refuse(reason) | Decision::Locked(reason) => Err(OpenError::Refused(Box::new(reason))),
+            Decision::CreateKey | Decision::AdoptKey(_) => {
+                Err(OpenError::NotMade("the database holds rows that name no master key".to_owned()))
+            }
+        }
+    }
+
+    async fn adopt_key(&self, kid: Kid, scan: Scan) -> Result<Opened, OpenError> {
+        let _lock = self.files.lock()?;
+        let MainFile::Key(file) = scan.main else {
+            return Err(OpenError::NotMade("the key file changed while it was read; start again".to_owned()));
+        };
+        let mut maker = AdoptingMaker { master: &file.master };
+        let in_database = match self.store.first_key(&mut maker).await {
+            Ok(FirstKeyOutcome::Made(_)) => true,
+            Ok(FirstKeyOutcome::AlreadyHeld) => false,
+            Ok(FirstKeyOutcome::NotMade(why)) => return Err(OpenError::NotMade(why)),
+            Err(StoreError::UnknownOutcome(_)) => self.is_active(Some(&file.master)).await?,
+            Err(error) => return Err(error.into()),
+        };
+        if !in_database {
+            return self.after_a_lost_race().await;
+        }
+        tracing::warn!(
+            "took the key that was there, kid {kid}: whoever has a copy of it can open what is stored from now on"
+        );
+        self.open_ring(kid, vec![file.master]).await
+    }
+
+    /// Completes what a crash or a missing key file left undone. Secrets can be served without it, so a failure is said and no more.
+    fn promote(&self, kid: Kid) {
+        let promoted = self.files.try_lock().and_then(|lock| match lock {
+            Some(lock) => lock.promote(kid).map(|()| true),
+            None => Ok(false),
+        });
+        match promoted {
+            Ok(true) => tracing::info!("the active key, kid {kid}, is now in {}", self.files.path().display()),
+            Ok(false) => {
+                tracing::info!("another process writes key files; {} stays as it is", self.files.path().display());
+            }
+            Err(error) => tracing::warn!("the active key was not put into {}: {error}", self.files.path().display()),
+        }
+    }
+
+    async fn open_ring(&self, active: Kid, masters: Vec<MasterKey>) -> Result<Opened, OpenError> {
+        let Some(ring) = Ring::new(active, &masters) else {
+            return Err(OpenError::NotMade(format!("the key file of {active} changed while it was read; start again")));
+        };
+        self.keys.open(ring);
+        tracing::info!("{READY}");
+        if !self.store.has_confirmed_escrow(active).await? {
+            tracing::warn!("{NO_BACKUP}: {}", self.files.path().display());
+        }
+        Ok(Opened::Ready)
+    }
+}
+
+fn masters(scan: Scan, needed: &[Kid]) -> Vec<MasterKey> {
+    let main = match scan.main {
+        MainFile::Key(file) => Some(file),
+        MainFile::Missing | MainFile::Bad(_) => None,
+    };
+    let all = main.into_iter().chain(scan.retained);
+    all.filter(|file| needed.contains(&file.kid)).map(|file| file.master).collect()
+}
+
+fn unstage(lock: &KeyLock, made: Option<&MasterKey>) {
+    if let Some(master) = made
+        && let Err(error) = lock.unstage(crypto::kid(master))
+    {
+        tracing::warn!("the key that was staged for nothing stays behind: {error}");
+    }
+}
+
+/// Makes a key and stages its file, inside the store's transaction.
+struct StagingMaker<'a> {
+    lock: &'a KeyLock,
+    made: Option<MasterKey>,
+}
+
+impl FirstKeyMaker for StagingMaker<'_> {
+    fn make(&mut self) -> Result<FirstKey, String> {
+        let master = MasterKey::make_random().map_err(|error| error.to_string())?;
+        let first = first_rows(&master)?;
+        let staged = self.lock.stage(&master).map_err(|error| error.to_string());
+        self.made = Some(master);
+        staged.map(|_| first)
+    }
+}
+
+/// Takes the key that lies there.
+struct AdoptingMaker<'a> {
+    master: &'a MasterKey,
+}
+
+impl FirstKeyMaker for AdoptingMaker<'_> {
+    fn make(&mut self) -> Result<FirstKey, String> {
+        first_rows(self.master)
+    }
+}
+
+fn first_rows(master: &MasterKey) -> Result<FirstKey, String> {
+    make_first_rows(master).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RowsError {
+    #[error(transparent)]
+    NoRandom(#[from] NoRandom),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("there is no first version")]
+    Version,
+}
+
+/// The first rows of a database: the system's DEK and its keys, sealed as any secret is.
+fn make_first_rows(master: &MasterKey) -> Result<FirstKey, RowsError> {
+    let tenant = Tenant::system();
+    let place = DekPlace { tenant: &tenant, version: DekVersion::FIRST };
+    let dek = crypto::make_dek(place)?;
+    let version = SecretVersion::new(1).ok_or(RowsError::Version)?;
+    let mut system_secrets = Vec::with_capacity(SYSTEM_SECRETS.len());
+    for name in SYSTEM_SECRETS {
+        let name = SecretName::parse(name)?;
+        let place = SecretPlace { tenant: &tenant, name: &name, dek_version: DekVersion::FIRST, version };
+        let sealed = crypto::seal(&dek, place, &SecretValue::make_key()?)?;
+        system_secrets.push((name, sealed));
+    }
+    let wrapped = crypto::wrap(&crypto::derive_kek(master), place, &dek)?;
+    Ok(FirstKey {
+        kid: crypto::kid(master),
+        db_id: crypto::random_id_bytes()?,
+        system_dek: NewDek { id: crypto::dek_id(&dek), wrapped },
+        system_secrets,
+    })
+}

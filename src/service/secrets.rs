@@ -1,10 +1,12 @@
 //! Secrets: read, list, write, delete, destroy.
 
 use crate::access::{Grant, Permission};
-use crate::audit::{Action, Outcome};
+use crate::audit::Outcome;
 use crate::crypto::{self, SecretPlace, SecretValue};
 use crate::keys::KeysError;
-use crate::model::{Delivery, MAX_VALUE_BYTES, SecretName, SecretRecord, SecretVersion, VersionBody, VersionRecord};
+use crate::model::{
+    Action, Delivery, MAX_VALUE_BYTES, SecretName, SecretRecord, SecretVersion, VersionBody, VersionRecord,
+};
 use crate::store::{Expect, Found, Intent, Keep, Page, Place, Refusal, Source, Together, Which, Written};
 
 use super::dek::{ValueSealer, log_no_dek};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::access::{AdminGrant, Caller};
-use crate::audit::{Action, Outcome};
+use crate::audit::Outcome;
 use crate::keys::{CacheStats, Keys};
-use crate::model::{Counts, KeyState, Kid, MasterKeyRecord, StoreKind, Tenant, TenantRecord};
+use crate::model::{Action, Counts, KeyState, Kid, MasterKeyRecord, StoreKind, Tenant, TenantRecord};
 use crate::store::{Page, StoreError};
 
 use super::{Error, Request, Service, Touched};

@@ -45,6 +45,15 @@ impl SqliteStore {
         open::open(path).await
     }
 
+    /// Whether the database at `path` holds a key state or rows of tenants; read without changing a byte of it. For a file that this
+    /// process has not opened.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub async fn holds_rows(path: &Path) -> Result<bool, StoreError> {
+        open::holds_rows(path).await
+    }
+
     /// A writing transaction. Dropped before its commit it is rolled back, before the writer connection is used again.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)

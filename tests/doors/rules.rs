@@ -85,12 +85,12 @@ fn problem(source: &Source, found: &Found, rules: &Rules) -> Option<String> {
         None | Some("*") => Some("the whole crate at once: name the room".to_owned()),
         Some(first) if first == room => None,
         Some(first) if !rules.doors.contains_key(first) => Some(format!("{first} is no room of docs/architecture.md")),
-        Some(_) => {
+        Some(first) => {
             let doors = rules.doors.get(room).map_or(&[][..], Vec::as_slice);
             let name = target.join("::");
             if !doors.iter().any(|door| target.starts_with(door)) {
                 Some(format!("{room} may not use {name}"))
-            } else if found.is_re_export {
+            } else if found.is_re_export && first != "model" {
                 Some(format!("{name} is re-exported, which opens a second door to it"))
             } else {
                 None

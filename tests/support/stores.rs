@@ -1,7 +1,7 @@
 //! Fresh stores for tests, each with a way past the store to the same database.
 
 pub(crate) mod postgres;
-mod sqlite;
+pub(crate) mod sqlite;
 
 pub(crate) use postgres::postgres;
 pub(crate) use sqlite::sqlite;

@@ -38,6 +38,16 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     }
 }
 
+pub(super) async fn holds_rows(path: &Path) -> Result<bool, StoreError> {
+    let mut connection = options(path).read_only(true).connect().await.map_err(store_error)?;
+    let ours = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('key_state', 'tenants')";
+    let tables: i64 = sqlx::query_scalar(ours).fetch_one(&mut connection).await.map_err(store_error)?;
+    let rows = "SELECT EXISTS (SELECT 1 FROM key_state) OR EXISTS (SELECT 1 FROM tenants)";
+    let holds = tables == 2 && sqlx::query_scalar(rows).fetch_one(&mut connection).await.map_err(store_error)?;
+    connection.close().await.map_err(store_error)?;
+    Ok(holds)
+}
+
 /// Brings the schema up, and opens the readers on it.
 async fn prepare(writer: &SqlitePool, path: &Path) -> Result<SqlitePool, StoreError> {
     let mut connection = writer.acquire().await.map_err(store_error)?;

@@ -1,4 +1,5 @@
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +15,24 @@ use super::{Database, Fixture};
 pub(crate) async fn sqlite() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&directory.path().join("containarium.db")).await.unwrap();
-    Fixture { store: Arc::new(store), database: Box::new(File { directory }) }
+    let path = directory.path().join("containarium.db");
+    Fixture { store: Arc::new(store), database: Box::new(File { path, _directory: Some(directory) }) }
 }
 
-struct File {
-    directory: TempDir,
+/// A database file, which another process may have open.
+pub(crate) struct File {
+    path: PathBuf,
+    _directory: Option<TempDir>,
 }
 
 impl File {
+    pub(crate) const fn at(path: PathBuf) -> Self {
+        Self { path, _directory: None }
+    }
+
     async fn connect(&self) -> SqliteConnection {
         SqliteConnectOptions::new()
-            .filename(self.directory.path().join("containarium.db"))
+            .filename(&self.path)
             .busy_timeout(Duration::from_secs(10))
             .foreign_keys(true)
             .connect()

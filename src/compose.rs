@@ -1,0 +1,92 @@
+//! The only constructor: from settings to store, keys and service; for the daemon, and for commands that work without one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::access::Access;
+use crate::audit::Audit;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Database, ExistingKey};
+use crate::keys::keyfile::{KeyFiles, KeyfileError};
+use crate::keys::start::Adopt;
+use crate::keys::{CacheLimits, Keyring};
+use crate::service::open::Opener;
+use crate::service::{Parts, Service};
+
+use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
+
+/// Why the parts could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    #[error("Failed to open the database: {0}")]
+    Store(#[from] StoreError),
+    #[error("the key file's path cannot be used: {0}")]
+    KeyFile(#[from] KeyfileError),
+    #[error("the audit file cannot be opened: {0}")]
+    Audit(#[source] std::io::Error),
+    /// A fresh PostgreSQL would hide what the SQLite file holds.
+    #[error(
+        "{} holds secrets, and the PostgreSQL database that --database-url names is empty: started on it, the daemon \
+         would know none of them. To go on with those secrets start without --database-url; to begin with an empty \
+         PostgreSQL move that file away, or give another --data-dir",
+        sqlite.display()
+    )]
+    SqliteHoldsSecrets { sqlite: PathBuf },
+}
+
+/// A daemon's parts.
+pub struct Composed {
+    pub store: Arc<dyn Store>,
+    pub audit: Arc<Audit>,
+    pub clock: Arc<dyn Clock>,
+    pub service: Arc<Service>,
+    pub opener: Opener,
+}
+
+/// Puts a daemon together; its keys are locked until [`Opener::open`]. The data directory must exist and be this process's
+/// (its lock taken).
+///
+/// # Errors
+/// [`ComposeError`].
+pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
+    let store = open_store(config).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let audit = Arc::new(Audit::open(&config.data_dir.join("audit.jsonl")).map_err(ComposeError::Audit)?);
+    let limits = CacheLimits { max_entries: config.cache.max_entries, max_age: config.cache.max_age };
+    let keys = Arc::new(Keyring::locked("not opened yet".to_owned(), limits));
+    let adopt = match config.existing_key {
+        ExistingKey::Refuse => Adopt::NotAsked,
+        ExistingKey::Adopt => Adopt::Asked,
+    };
+    let files = KeyFiles::at(&config.key_file)?;
+    let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files, adopt);
+    let service = Arc::new(Service::new(Parts {
+        store: Arc::clone(&store),
+        keys,
+        access: Access::new(rustix::process::geteuid().as_raw()),
+        audit: Arc::clone(&audit),
+        clock: Arc::clone(&clock),
+        keep_versions: config.keep_versions,
+    }));
+    Ok(Composed { store, audit, clock, service, opener })
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ComposeError> {
+    match &config.database {
+        Database::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path).await?)),
+        Database::Postgres { url } => {
+            let store = PostgresStore::open(url.text()).await?;
+            refuse_to_hide_sqlite(&store, &config.data_dir.join("containarium.db")).await?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+async fn refuse_to_hide_sqlite(postgres: &PostgresStore, sqlite: &Path) -> Result<(), ComposeError> {
+    let survey = postgres.survey().await?;
+    let empty = survey.key_state.is_none() && !survey.holds_rows;
+    if empty && sqlite.exists() && SqliteStore::holds_rows(sqlite).await? {
+        return Err(ComposeError::SqliteHoldsSecrets { sqlite: sqlite.to_owned() });
+    }
+    Ok(())
+}

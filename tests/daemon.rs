@@ -1,0 +1,21 @@
+//! The real binary over its real socket, on both stores.
+
+mod api;
+mod damage;
+mod faults;
+mod leaks;
+mod secrets;
+mod start;
+
+/// Runs each function of a list on a site of either store.
+macro_rules! on_both_stores {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[test] fn $name() { super::$name(crate::support::site::Site::sqlite()); })+
+        }
+        mod postgres {
+            $(#[test] fn $name() { super::$name(crate::support::site::Site::postgres()); })+
+        }
+    };
+}
+use on_both_stores;

@@ -1,0 +1,164 @@
+//! Crashes and outages: what was acknowledged is there, and what was away comes back by itself.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use super::on_both_stores;
+use crate::support::site::{PATIENCE, Site, wait_for};
+use crate::support::stores::postgres::server::Server;
+
+on_both_stores![
+    every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand,
+    sigterm_finishes_what_is_under_way
+];
+
+fn every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand(site: Site) {
+    let daemon = site.start();
+    daemon.set("alice", "FIRST", b"x");
+    let acknowledged = AtomicU32::new(0);
+    let socket = site.socket();
+    // Each writer counts up in a secret of its own, and stops at the first write that is not acknowledged.
+    let last: Vec<(usize, u32)> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let (acknowledged, socket) = (&acknowledged, &socket);
+                scope.spawn(move || {
+                    let mut last = 0;
+                    for number in 1..=250 {
+                        if !try_set(socket, &format!("COUNTER_{writer}"), number) {
+                            break;
+                        }
+                        last = number;
+                        acknowledged.fetch_add(1, Ordering::SeqCst);
+                    }
+                    (writer, last)
+                })
+            })
+            .collect();
+        while acknowledged.load(Ordering::SeqCst) < 400 {
+            std::thread::yield_now();
+        }
+        daemon.kill();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    let total: u32 = last.iter().map(|(_, last)| last).sum();
+    assert!((400..1000).contains(&total), "killed in the middle: {total}");
+    let daemon = site.start();
+    for (writer, last) in last {
+        let value = daemon.value("alice", &format!("COUNTER_{writer}")).unwrap();
+        let found: u32 = String::from_utf8(value).unwrap().parse().unwrap();
+        assert!(found == last || found == last + 1, "writer {writer}: acknowledged {last}, found {found}");
+    }
+}
+
+/// One write over a connection of its own; `false` unless it was acknowledged.
+fn try_set(socket: &std::path::Path, name: &str, number: u32) -> bool {
+    use std::io::{Read, Write};
+    let body = format!(r#"{{"username":"alice","name":"{name}","value":"{number}"}}"#);
+    let head =
+        format!("POST /v1/secrets HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let Ok(mut stream) = std::os::unix::net::UnixStream::connect(socket) else { return false };
+    if stream.write_all(format!("{head}{body}").as_bytes()).is_err() {
+        return false;
+    }
+    let mut answer = Vec::new();
+    let _reset = stream.read_to_end(&mut answer);
+    answer.starts_with(b"HTTP/1.1 200")
+}
+
+fn sigterm_finishes_what_is_under_way(site: Site) {
+    use std::io::{Read, Write};
+    let daemon = site.start();
+    let mut stream = daemon.connect();
+    let body = br#"{"username":"alice","name":"KEY","value":"late"}"#;
+    stream
+        .write_all(format!("POST /v1/secrets HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes())
+        .unwrap();
+    stream.write_all(&body[..10]).unwrap();
+    // The head was read once another request, sent after it, is answered.
+    assert_eq!(daemon.get("/livez").status, 200);
+    let stopping = std::thread::spawn(move || daemon.stop());
+    let begun = Instant::now();
+    while !site.log().contains("stopping") {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    stream.write_all(&body[10..]).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(stopping.join().unwrap().code(), Some(0));
+    assert_eq!(site.start().value("alice", "KEY").unwrap(), b"late");
+}
+
+#[test]
+fn a_full_disk_under_the_audit_fails_calls_and_heals_by_itself() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can mount a small file system");
+        return;
+    }
+    let site = Site::sqlite();
+    let data = site.data_dir();
+    std::fs::create_dir(&data).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"])
+        .arg(&data)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    let _unmount = Unmount(data.clone());
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    let filler = data.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    // The audit file's last page may have room for a few records more.
+    let begun = Instant::now();
+    let refused = loop {
+        let answer = daemon.get("/v1/secrets/alice/KEY");
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "reads go on unrecorded");
+    };
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "the audit record could not be written"));
+    assert_eq!(daemon.set("alice", "OTHER", &[7; 60_000]).status, 503, "a write that does not fit is refused");
+    assert_eq!(daemon.get("/livez").status, 200);
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+    assert_eq!(daemon.set("alice", "OTHER", &[7; 60_000]).status, 200);
+    let text = std::fs::read_to_string(data.join("audit.jsonl")).unwrap();
+    assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "every line is whole");
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _left = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_database_that_goes_away_is_503_and_comes_back_by_itself() {
+    let mut server = wait_for(Server::start());
+    let site = Site::on_server(server.url());
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    server.kill();
+    let answer = daemon.get("/v1/secrets/alice/KEY");
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "the database is not available"));
+    assert_eq!(daemon.set("alice", "KEY", b"new").status, 503);
+    let ready = daemon.get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.json()["waiting_for"][0].as_str().unwrap().starts_with("database:"), "{ready:?}");
+    assert_eq!(daemon.get("/livez").status, 200);
+    assert_eq!(daemon.get("/v1/admin/status").status, 200, "status answers what it can");
+    let output = site.cli(["secrets", "get", "alice", "KEY"], b"");
+    assert_eq!(output.status.code(), Some(5));
+    wait_for(server.run());
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+    assert_eq!(daemon.get("/readyz").status, 200);
+    assert_eq!(daemon.set("alice", "KEY", b"new").status, 200);
+}
