@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+use tokio_util::task::TaskTracker;
 
 use crate::compose::{self, ComposeError, Composed};
 use crate::config::{Config, LogFormat};
@@ -78,8 +79,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     tracing::info!("listening on {}", config.socket.display());
 
     let (stop, stopped) = watch::channel(false);
-    let app = App { service: Arc::clone(&service), metrics: Arc::clone(&metrics), clock };
-    let served = tokio::spawn(listen::serve(socket.listener, http::router(app), stopped));
+    let requests = TaskTracker::new();
+    let app = App { service: Arc::clone(&service), metrics: Arc::clone(&metrics), clock, requests: requests.clone() };
+    let served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, stopped));
     let unlocking = match opened {
         Opened::Ready => None,
         Opened::Locked(reason) => Some(tokio::spawn(unlock(opener, reason))),

@@ -17,6 +17,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::crypto::random_id;
@@ -31,6 +32,8 @@ pub struct App {
     pub service: Arc<Service>,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
+    /// Requests under way, which outlive their connections.
+    pub requests: TaskTracker,
 }
 
 /// Every route there is. openapi.rs describes them, and a test holds the two together.
@@ -72,7 +75,7 @@ async fn every_request(State(app): State<App>, mut request: Request, next: Next)
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(service::Request { id: id.clone() });
 
-    let answered = tokio::spawn(next.run(request)).await;
+    let answered = app.requests.spawn(next.run(request)).await;
     let mut response = answered.unwrap_or_else(|_panicked| {
         tracing::error!(request_id = %id, route, "a request ended with a panic");
         Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()

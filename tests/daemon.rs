@@ -1,4 +1,5 @@
 //! The real binary over its real socket, on both stores.
+#![expect(clippy::disallowed_methods, reason = "a test waits for another process, by a clock that nobody sets")]
 
 mod api;
 mod damage;
@@ -11,10 +12,10 @@ mod start;
 macro_rules! on_both_stores {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
-            $(#[test] fn $name() { super::$name(crate::support::site::Site::sqlite()); })+
+            $(#[test] fn $name() { super::$name(&crate::support::site::Site::sqlite()); })+
         }
         mod postgres {
-            $(#[test] fn $name() { super::$name(crate::support::site::Site::postgres()); })+
+            $(#[test] fn $name() { super::$name(&crate::support::site::Site::postgres()); })+
         }
     };
 }

@@ -7,5 +7,6 @@ mod doors;
 mod keyfile;
 mod process;
 mod project;
+mod readme;
 mod store;
 mod support;

@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use super::extract::Peer;
@@ -21,7 +22,7 @@ const HEAD_TIME: Duration = Duration::from_mins(1);
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 
 /// Serves until `stop` says so; then accepts nothing more, finishes what is under way, and returns.
-pub async fn serve(listener: UnixListener, app: Router, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: UnixListener, router: Router, requests: TaskTracker, mut stop: watch::Receiver<bool>) {
     let connections = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -31,7 +32,7 @@ pub async fn serve(listener: UnixListener, app: Router, mut stop: watch::Receive
             accepted = accept(&listener, &room) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let connection = connections.watch(connection(stream, app.clone()));
+        let connection = connections.watch(connection(stream, router.clone()));
         tokio::spawn(async move {
             // An error here is a peer that hung up or spoke no HTTP: theirs, and it may hold what they sent.
             let _ended = connection.await;
@@ -39,7 +40,13 @@ pub async fn serve(listener: UnixListener, app: Router, mut stop: watch::Receive
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_TIME, connections.shutdown()).await.is_err() {
+    // A request outlives a caller who hung up, so the connections' end is not yet the requests'.
+    let drained = async {
+        connections.shutdown().await;
+        requests.close();
+        requests.wait().await;
+    };
+    if tokio::time::timeout(DRAIN_TIME, drained).await.is_err() {
         tracing::warn!("some requests did not end within {} s and were cut off", DRAIN_TIME.as_secs());
     }
 }

@@ -76,6 +76,8 @@ impl DekCache {
     }
 
     pub(super) fn stats(&self) -> CacheStats {
+        // moka counts an entry once its pending work is done.
+        self.tick();
         CacheStats {
             entries: self.deks.entry_count(),
             limits: self.limits,

@@ -10,7 +10,7 @@ on_both_stores![
     names_that_break_the_rule_are_refused_on_every_route,
 ];
 
-fn each_kind_of_bad_input_gets_an_answer_of_its_own(site: Site) {
+fn each_kind_of_bad_input_gets_an_answer_of_its_own(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
     let post = |body: &str| daemon.request("POST", "/v1/secrets", body.as_bytes());
@@ -55,7 +55,7 @@ fn each_kind_of_bad_input_gets_an_answer_of_its_own(site: Site) {
     assert_eq!(daemon.get("/v1/admin/status").json()["counts"]["secrets"], 1);
 }
 
-fn a_value_of_65536_bytes_is_taken_and_of_65537_refused_by_every_way_in(site: Site) {
+fn a_value_of_65536_bytes_is_taken_and_of_65537_refused_by_every_way_in(site: &Site) {
     let daemon = site.start();
     let fits = "\u{1}".repeat(65_536);
     let body = serde_json::json!({ "username": "alice", "name": "KEY", "value": fits }).to_string();
@@ -78,7 +78,7 @@ fn a_value_of_65536_bytes_is_taken_and_of_65537_refused_by_every_way_in(site: Si
     assert_eq!(daemon.value("alice", "KEY").unwrap(), fits.as_bytes());
 }
 
-fn names_that_break_the_rule_are_refused_on_every_route(site: Site) {
+fn names_that_break_the_rule_are_refused_on_every_route(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
     let routes: [(&str, &str, &[u8]); 8] = [
@@ -128,7 +128,8 @@ fn names_that_break_the_rule_are_refused_on_every_route(site: Site) {
     {
         let answer = daemon.get(path);
         assert_eq!(answer.status, 400, "{path}: {answer:?}");
-        assert!(answer.problem().contains("segment"));
+        let detail = answer.problem();
+        assert!(detail.contains("segment") || detail.contains("a tenant is"), "{path}: {detail}");
     }
     // One decoding, and an encoded letter is that letter.
     assert_eq!(daemon.get("/v1/secrets/%61lice/%4BEY").value(), b"value");
@@ -292,17 +293,16 @@ fn another_user_of_the_host_is_turned_away_and_recorded() {
     for path in [site.path(""), site.socket()] {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     }
-    let ask = |path: &str| {
-        let script = format!(
-            "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('{}')\ns.sendall(b'GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n')\n\
-             out = b''\nwhile True:\n    got = s.recv(65536)\n    if not got: break\n    out += got\nimport sys\nsys.stdout.buffer.write(out)",
-            site.socket().display()
-        );
-        let output = std::process::Command::new("setpriv")
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "python3", "-c", &script])
-            .output()
-            .unwrap();
-        Answer::parse(&output.stdout)
+    // Credentials are a thread's: this one becomes nobody, and connects.
+    let ask = |path: &'static str| {
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let nobody = rustix::thread::Uid::from_raw(65_534);
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                daemon.get(path)
+            });
+            asking.join().unwrap()
+        })
     };
     for path in [
         "/v1/secrets/alice/KEY",

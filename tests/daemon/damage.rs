@@ -18,7 +18,7 @@ fn refused(answer: &crate::support::site::Answer) {
     assert_eq!(answer.problem(), REFUSED);
 }
 
-fn a_ciphertext_moved_to_another_place_is_refused(site: Site) {
+fn a_ciphertext_moved_to_another_place_is_refused(site: &Site) {
     let daemon = site.start();
     for (tenant, name) in [("alice", "A"), ("alice", "B"), ("bob", "A")] {
         daemon.set(tenant, name, format!("{tenant} {name} 1").as_bytes());
@@ -51,7 +51,7 @@ fn a_ciphertext_moved_to_another_place_is_refused(site: Site) {
     }
 }
 
-fn a_changed_ciphertext_is_refused_and_a_new_value_mends_it(site: Site) {
+fn a_changed_ciphertext_is_refused_and_a_new_value_mends_it(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"one");
     daemon.set("alice", "KEY", b"two");
@@ -68,7 +68,7 @@ fn a_changed_ciphertext_is_refused_and_a_new_value_mends_it(site: Site) {
     assert_eq!(daemon.value("alice", "KEY").unwrap(), b"two");
 }
 
-fn a_dek_that_is_gone_is_not_made_anew_and_comes_back_by_repair(site: Site) {
+fn a_dek_that_is_gone_is_not_made_anew_and_comes_back_by_repair(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
     site.run_sql("CREATE TABLE kept AS SELECT * FROM deks");
@@ -82,7 +82,7 @@ fn a_dek_that_is_gone_is_not_made_anew_and_comes_back_by_repair(site: Site) {
     assert_eq!(daemon.set("alice", "OTHER", b"value").status, 200);
 }
 
-fn deks_exchanged_between_tenants_open_nothing(site: Site) {
+fn deks_exchanged_between_tenants_open_nothing(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"alice's");
     daemon.set("bob", "KEY", b"bob's");
@@ -97,7 +97,7 @@ fn deks_exchanged_between_tenants_open_nothing(site: Site) {
     refused(&daemon.set("alice", "KEY", b"new"));
 }
 
-fn a_quarantined_dek_says_so_and_a_shredded_tenant_is_not_read(site: Site) {
+fn a_quarantined_dek_says_so_and_a_shredded_tenant_is_not_read(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
     daemon.set("bob", "KEY", b"value");

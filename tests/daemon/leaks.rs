@@ -33,7 +33,7 @@ fn search(what: &str, secret: &[u8], haystacks: &[(String, Vec<u8>)]) {
     }
 }
 
-fn no_value_and_no_key_is_readable_in_files_dump_or_logs(site: Site) {
+fn no_value_and_no_key_is_readable_in_files_dump_or_logs(site: &Site) {
     let canary = |number: u32| format!("canary-{number:04}-Zq7TfXw93nVb").into_bytes();
     let text = |number: u32| String::from_utf8(canary(number)).unwrap();
     let daemon = site.start();

@@ -28,7 +28,7 @@ fn sizes() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn values_come_back_after_a_restart_as_they_were_put_in_over_http_and_the_command_line(site: Site) {
+fn values_come_back_after_a_restart_as_they_were_put_in_over_http_and_the_command_line(site: &Site) {
     let values = sizes();
     let daemon = site.start();
     for (name, value) in &values {
@@ -50,7 +50,7 @@ fn values_come_back_after_a_restart_as_they_were_put_in_over_http_and_the_comman
     }
 }
 
-fn versions_are_kept_listed_rolled_back_and_destroyed(site: Site) {
+fn versions_are_kept_listed_rolled_back_and_destroyed(site: &Site) {
     let daemon = site.start();
     for (number, value) in [(1, "one"), (2, "two"), (3, "three")] {
         let answer = daemon.set("alice", "KEY", value.as_bytes());
@@ -94,7 +94,7 @@ fn versions_are_kept_listed_rolled_back_and_destroyed(site: Site) {
     assert_eq!(daemon.get("/v1/secrets/alice/KEY?version=0").status, 400);
 }
 
-fn the_newest_versions_stay_and_older_ones_are_pruned(site: Site) {
+fn the_newest_versions_stay_and_older_ones_are_pruned(site: &Site) {
     std::fs::write(site.config_file(), "[secrets]\nkeep_versions = 3\n").unwrap();
     let daemon = site.start();
     for number in 1..=5 {
@@ -106,7 +106,7 @@ fn the_newest_versions_stay_and_older_ones_are_pruned(site: Site) {
     assert_eq!(versions["versions"].as_array().unwrap().len(), 3);
 }
 
-fn a_deleted_secret_comes_back_whole(site: Site) {
+fn a_deleted_secret_comes_back_whole(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
     assert_eq!(daemon.request("DELETE", "/v1/secrets/alice/KEY", b"").json()["message"], "secret deleted");
@@ -129,7 +129,7 @@ fn a_deleted_secret_comes_back_whole(site: Site) {
     assert_eq!(again.json()["message"], "secret updated to version 2", "set after delete goes on counting");
 }
 
-fn a_compare_and_set_that_fails_changes_nothing(site: Site) {
+fn a_compare_and_set_that_fails_changes_nothing(site: &Site) {
     let daemon = site.start();
     let post = |cas: u64, value: &str| {
         let body = serde_json::json!({ "username": "alice", "name": "KEY", "value": value, "cas": cas });
@@ -159,7 +159,7 @@ fn a_compare_and_set_that_fails_changes_nothing(site: Site) {
     assert_eq!(output.status.code(), Some(6), "{output:?}");
 }
 
-fn a_batch_is_set_whole_or_not_at_all_and_read_at_once(site: Site) {
+fn a_batch_is_set_whole_or_not_at_all_and_read_at_once(site: &Site) {
     let daemon = site.start();
     let set = |body: &str| daemon.request("POST", "/v1/secrets/alice/batch-set", body.as_bytes());
     let answer = set(r#"{"secrets":[{"name":"B","value":"bee"},{"name":"A","value_base64":"/wA="}]}"#);
@@ -193,7 +193,7 @@ fn a_batch_is_set_whole_or_not_at_all_and_read_at_once(site: Site) {
     assert_eq!(daemon.request("POST", "/v1/secrets/nobody/batch-get", br#"{"names":["B"]}"#).status, 404);
 }
 
-fn tenants_and_secrets_are_listed_page_by_page(site: Site) {
+fn tenants_and_secrets_are_listed_page_by_page(site: &Site) {
     let daemon = site.start();
     for name in ["A", "B", "C", "D", "E"] {
         daemon.set("alice", name, b"x");
@@ -226,7 +226,7 @@ fn tenants_and_secrets_are_listed_page_by_page(site: Site) {
     assert!(String::from_utf8(output.stdout).unwrap().contains("\"E\""));
 }
 
-fn concurrent_first_writes_of_a_tenant_make_one_dek(site: Site) {
+fn concurrent_first_writes_of_a_tenant_make_one_dek(site: &Site) {
     let daemon = site.start();
     std::thread::scope(|scope| {
         for number in 0..16 {

@@ -1,6 +1,12 @@
 //! A deployment of its own for each test: directories, key file, socket and database, and the real binary in them.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::zombie_processes,
+    reason = "a test waits for another process by a clock that nobody sets, gives it a PATH, and its guard reaps it"
+)]
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,7 +21,7 @@ use super::stores::postgres::PostgresDatabase;
 use super::stores::sqlite::File;
 
 /// How long a test waits for what should take milliseconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a deployment consists of. Its files and its database go away with it.
 pub(crate) struct Site {
@@ -245,10 +251,6 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
     /// Waits for a message to the service manager that holds this text.
     pub(crate) fn told(&mut self, text: &str) -> String {
         let begun = Instant::now();
@@ -282,9 +284,9 @@ impl Daemon {
     pub(crate) fn request_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            write!(head, "{name}: {value}\r\n").unwrap();
         }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        write!(head, "Content-Length: {}\r\n\r\n", body.len()).unwrap();
         let mut message = head.into_bytes();
         message.extend_from_slice(body);
         Answer::parse(&self.raw(&message))
