@@ -43,7 +43,10 @@ fn said(out: &str) -> Vec<&str> {
 }
 
 fn helper(name: &str, hardening: Hardening, wrapper: &[&str]) -> Command {
-    let test = std::env::current_exe().unwrap();
+    helper_in(&std::env::current_exe().unwrap(), name, hardening, wrapper)
+}
+
+fn helper_in(test: &Path, name: &str, hardening: Hardening, wrapper: &[&str]) -> Command {
     let mut command = match wrapper {
         [] => Command::new(test),
         [program, args @ ..] => {
@@ -89,7 +92,11 @@ fn show_limits() {
 }
 
 fn limits(hardening: Hardening, wrapper: &[&str]) -> Vec<String> {
-    let out = helper("show_limits", hardening, wrapper).output().unwrap();
+    limits_in(helper("show_limits", hardening, wrapper))
+}
+
+fn limits_in(mut helper: Command) -> Vec<String> {
+    let out = helper.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     said(&String::from_utf8_lossy(&out.stdout)).iter().map(|line| (*line).to_owned()).collect()
 }
@@ -141,7 +148,12 @@ fn a_capability_of_another_user_namespace_locks_nothing() {
         println!("skipped: user namespaces are not available");
         return;
     }
-    let lines = limits(Hardening::On, &wrapper);
+    // A user without any capability must reach the test's binary, and the directory that cargo builds in may be closed to them.
+    let open = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(open.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let test = open.path().join("integration");
+    std::fs::copy(std::env::current_exe().unwrap(), &test).unwrap();
+    let lines = limits_in(helper_in(&test, "show_limits", Hardening::On, &wrapper));
     assert!(lines.contains(&"locked false".to_owned()) && lines.contains(&"thread true".to_owned()), "{lines:?}");
     // Not tried, rather than refused: with a limit above what is mapped now the kernel would not refuse.
     assert!(lines.iter().any(|line| line.contains("the memlock limit is")), "{lines:?}");
