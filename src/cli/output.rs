@@ -57,20 +57,25 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// JSON that is written already.
 pub(super) fn print_json_text(json: &[u8]) -> Result<(), Failure> {
+    print(&json_line(json, Reader::of_stdout()))
+}
+
+/// The JSON and a newline, in one allocation that never grows: an escape has six bytes.
+pub(super) fn json_line(json: &[u8], reader: Reader) -> Zeroizing<Vec<u8>> {
     let mut line = Zeroizing::new(Vec::with_capacity(json.len() * 6 + 1));
     for text in json.utf8_chunks() {
-        match Reader::of_stdout() {
+        match reader {
             Reader::Terminal => escape_json(text.valid(), &mut line),
             Reader::Program => line.extend_from_slice(text.valid().as_bytes()),
         }
     }
     line.push(b'\n');
-    print(&line)
+    line
 }
 
 /// JSON escapes the C0 controls itself; DEL, the C1 controls and the direction marks it lets through. Only strings can hold them, so
 /// their escapes are good JSON for the same text.
-pub(super) fn escape_json(json: &str, line: &mut Vec<u8>) {
+fn escape_json(json: &str, line: &mut Vec<u8>) {
     for c in json.chars() {
         if is_harmless(c) {
             line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());

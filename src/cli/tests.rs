@@ -319,10 +319,10 @@ fn a_value_goes_to_a_program_as_it_is_and_to_a_terminal_only_as_text() {
 fn json_for_a_terminal_says_the_same_without_control_characters() {
     let text = "\u{1b}\u{7f}\u{9b}\u{202e}é\n\"";
     let json = serde_json::to_string(text).unwrap();
-    let mut line = Vec::new();
-    output::escape_json(&json, &mut line);
-    let line = String::from_utf8(line).unwrap();
-    assert_eq!(line, "\"\\u001b\\u007f\\u009b\\u202eé\\n\\\"\"");
+    let line = |reader| String::from_utf8(output::json_line(json.as_bytes(), reader).to_vec()).unwrap();
+    assert_eq!(line(Reader::Program), format!("{json}\n"));
+    let line = line(Reader::Terminal);
+    assert_eq!(line, "\"\\u001b\\u007f\\u009b\\u202eé\\n\\\"\"\n");
     assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
 }
 
