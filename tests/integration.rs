@@ -1,8 +1,6 @@
 //! One binary for all integration tests: linking is what costs.
 #![cfg(test)] // it always is; said so that clippy knows helpers for tests, where unwrap and panic are how a test fails
 
-// The attribute tells clippy that helpers are tests too.
-#[cfg(test)]
 mod cli;
 mod daemon;
 mod doors;
