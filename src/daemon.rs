@@ -84,7 +84,10 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, stopped));
     let unlocking = match opened {
         Opened::Ready => None,
-        Opened::Locked(reason) => Some(tokio::spawn(unlock(opener, reason))),
+        Opened::Locked(reason) => {
+            tracing::error!("the secrets store is not ready: {reason}");
+            Some(tokio::spawn(unlock(opener, reason)))
+        }
     };
     notify(&[NotifyState::Ready]);
     if unlocking.is_none() {

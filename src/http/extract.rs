@@ -8,7 +8,6 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use http_body_util::BodyExt;
-use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
@@ -78,7 +77,7 @@ impl FromRequestParts<App> for SecretPath {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
         let params = raw_params(parts, app).await?;
         let tenant = tenant(&params)?;
-        let name = decoded(&params, "name").and_then(|text| SecretName::parse(&text).ok());
+        let name = decoded(&params, "name").and_then(|text| SecretName::parse(text).ok());
         Ok(Self(tenant, name.ok_or_else(|| Refused::invalid(NameError::Secret.to_string()))?))
     }
 }
@@ -91,14 +90,13 @@ async fn raw_params(parts: &mut Parts, app: &App) -> Result<RawPathParams, Refus
 
 fn tenant(params: &RawPathParams) -> Result<Tenant, Refused> {
     decoded(params, "username")
-        .and_then(|text| Tenant::parse(&text).ok())
+        .and_then(|text| Tenant::parse(text).ok())
         .ok_or_else(|| Refused::invalid(NameError::Tenant.to_string()))
 }
 
-/// One percent-decoding, exactly; then the ASCII rules of names. Never normalised, never decoded twice.
-fn decoded(params: &RawPathParams, name: &str) -> Option<String> {
-    let (_, raw) = params.iter().find(|(key, _)| *key == name)?;
-    percent_decode_str(raw).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+/// A segment after exactly one percent-decoding, which is axum's; then the ASCII rules of names. Never normalised, never decoded twice.
+fn decoded<'a>(params: &'a RawPathParams, name: &str) -> Option<&'a str> {
+    params.iter().find(|(key, _)| *key == name).map(|(_, text)| text)
 }
 
 /// The query, strictly: an unknown or repeated key is an error, since one that is misspelt would silently mean something else.

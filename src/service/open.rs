@@ -64,8 +64,8 @@ impl Opener {
         let survey = self.store.survey().await?;
         let scan = self.files.scan();
         match self.decide(&survey, &scan) {
-            Decision::CreateKey => self.create_key(scan).await,
-            Decision::AdoptKey(kid) => self.adopt_key(kid, scan).await,
+            Decision::CreateKey => self.create_key().await,
+            Decision::AdoptKey(kid) => self.adopt_key(kid).await,
             Decision::Open { needed, active, promote } => {
                 for problem in &scan.problems {
                     tracing::warn!("{problem}");
@@ -81,7 +81,6 @@ impl Opener {
             Decision::Locked(reason) => {
                 let reason = reason.to_string();
                 self.keys.lock(reason.clone());
-                tracing::error!("the secrets store is not ready: {reason}");
                 Ok(Opened::Locked(reason))
             }
             Decision::Refuse(reason) => Err(OpenError::Refused(Box::new(reason))),
@@ -103,9 +102,13 @@ impl Opener {
         start::decide(&database, &Files::of(scan, rustix::process::geteuid().as_raw()), self.adopt)
     }
 
-    async fn create_key(&self, scan: Scan) -> Result<Opened, OpenError> {
-        drop(scan);
+    async fn create_key(&self) -> Result<Opened, OpenError> {
         let lock = self.files.lock()?;
+        // Another deployment's first start may have put its key there while this one waited for the lock: look again under it.
+        if self.decide(&self.store.survey().await?, &self.files.scan()) != Decision::CreateKey {
+            drop(lock);
+            return self.after_a_lost_race().await;
+        }
         let mut maker = StagingMaker { lock: &lock, made: None };
         let outcome = self.store.first_key(&mut maker).await;
         let made = maker.made.take();
@@ -151,11 +154,14 @@ impl Opener {
         }
     }
 
-    async fn adopt_key(&self, kid: Kid, scan: Scan) -> Result<Opened, OpenError> {
+    async fn adopt_key(&self, kid: Kid) -> Result<Opened, OpenError> {
         let _lock = self.files.lock()?;
-        let MainFile::Key(file) = scan.main else {
+        let MainFile::Key(file) = self.files.scan().main else {
             return Err(OpenError::NotMade("the key file changed while it was read; start again".to_owned()));
         };
+        if file.kid != kid {
+            return Err(OpenError::NotMade("the key file changed while it was read; start again".to_owned()));
+        }
         let mut maker = AdoptingMaker { master: &file.master };
         let in_database = match self.store.first_key(&mut maker).await {
             Ok(FirstKeyOutcome::Made(_)) => true,

@@ -96,6 +96,7 @@ fn names_that_break_the_rule_are_refused_on_every_route(site: &Site) {
         "key",
         "%2F",
         "%252F",
+        "%254BEY",
         "A%2FB",
         "KEY%00",
         "%4BEY%20",
