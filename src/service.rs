@@ -155,7 +155,13 @@ impl Service {
                 outcome: touched.outcome,
             })
             .collect();
-        self.audit.write(&records).await.map_err(|error| Error::Unavailable(error.to_string()))
+        let made = action.changes() && records.iter().any(|record| record.outcome == Outcome::Ok);
+        self.audit.write(&records).await.map_err(|error| {
+            // A caller who reads "unavailable" as "not done" would judge a retry by the wrong state.
+            let what = if made { "the change was made, but " } else { "" };
+            let then = if made { "; read before trying again" } else { "" };
+            Error::Unavailable(format!("{what}{error}{then}"))
+        })
     }
 
     /// Records a call on one secret and hands its result on.

@@ -20,6 +20,11 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it changes a secret.
+    pub const fn changes(self) -> bool {
+        matches!(self, Self::Set | Self::BatchSet | Self::Rollback | Self::Delete | Self::Undelete | Self::Destroy)
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "secret.get",

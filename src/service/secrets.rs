@@ -233,7 +233,10 @@ impl Service {
     ) -> Result<Vec<Written>, Error> {
         let names: Vec<SecretName> = secrets.iter().map(|new| new.name.clone()).collect();
         let result = async {
-            let intents = secrets.iter().map(|new| self.intent(grant, new)).collect::<Result<Vec<_>, _>>()?;
+            let intents = secrets
+                .iter()
+                .map(|new| self.intent(grant, new).map_err(|error| error.about(&new.name)))
+                .collect::<Result<Vec<_>, _>>()?;
             let values: Vec<_> = secrets.into_iter().map(|new| Some(new.value)).collect();
             self.write_all(&intents, &values).await
         };
