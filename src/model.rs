@@ -7,14 +7,14 @@ mod records;
 mod requests;
 mod states;
 
-pub use ids::{DekId, DekVersion, Kid, Micros, SecretVersion};
+pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use names::{NameError, SecretName, Tenant};
 pub use records::{
-    Counts, DekBody, DekRecord, KeyState, MasterKeyRecord, SecretRecord, TenantRecord, VersionBody, VersionRecord,
-    WrappedDek,
+    Counts, DekBody, DekRecord, EscrowRecord, KeyState, Lease, MasterKeyRecord, NODE_LIVE, NodeRecord, SecretRecord,
+    TenantRecord, VersionBody, VersionRecord, WrappedDek,
 };
 pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
-pub use states::{DekState, Delivery, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
+pub use states::{DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
 
 /// The most bytes a secret's value may have.
 pub const MAX_VALUE_BYTES: usize = 65_536;

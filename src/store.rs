@@ -9,9 +9,14 @@
 //! [`StoreError::Corrupt`], which names table and key.
 
 mod decide;
+pub mod deks;
+pub mod masters;
 mod postgres;
 mod rows;
 mod sqlite;
+
+pub use deks::Deks;
+pub use masters::Masters;
 
 pub use crate::model::{Expect, Page, Which, WriteOutcome, Written};
 pub use postgres::PostgresStore;
@@ -260,9 +265,9 @@ pub enum DekOutcome {
     Refused(SealRefusal),
 }
 
-/// A database.
+/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`].
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Masters + Deks + Send + Sync {
     fn kind(&self) -> StoreKind;
 
     /// One round trip.

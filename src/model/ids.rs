@@ -10,6 +10,14 @@ pub struct Kid([u8; 16]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DekId([u8; 16]);
 
+/// A daemon's data directory, as the database knows it: 16 random bytes made at its first start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId([u8; 16]);
+
+/// One start of a daemon: 16 random bytes made by each process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BootId([u8; 16]);
+
 macro_rules! public_id {
     ($name:ident) => {
         impl $name {
@@ -52,6 +60,8 @@ macro_rules! public_id {
 }
 public_id!(Kid);
 public_id!(DekId);
+public_id!(NodeId);
+public_id!(BootId);
 
 /// The number of a secret's version, from 1; a number is used once, also after destroy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

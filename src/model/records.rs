@@ -1,8 +1,10 @@
 //! What the store keeps, as the rest of the program sees it. Ciphertexts and wrapped DEKs are bytes here; opening them is crypto's.
 
+use std::time::Duration;
+
 use super::{
-    DekId, DekState, DekVersion, Delivery, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, SecretName, SecretVersion,
-    Tenant,
+    BootId, DekId, DekState, DekVersion, Delivery, EscrowKind, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId,
+    SecretName, SecretVersion, Tenant,
 };
 
 /// A database's key state; absent until it has held its first key.
@@ -16,6 +18,50 @@ pub struct KeyState {
     pub active_kid: Kid,
     pub mode: KeyMode,
     pub phase: KeyPhase,
+    /// Who carries the rotation; absent while none runs.
+    pub lease: Option<Lease>,
+}
+
+/// The right of one process to carry a rotation on, until it lapses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    pub node: NodeId,
+    pub boot: BootId,
+    pub until: Micros,
+}
+
+/// A daemon that shares the database, as it last said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    pub node: NodeId,
+    pub boot: BootId,
+    /// The master keys that lie fsynced in its key files, sorted.
+    pub durable_kids: Vec<Kid>,
+    /// The epoch that it serves.
+    pub epoch: u64,
+    pub seen_at: Micros,
+    /// Whether it was seen within [`NODE_LIVE`], by the database's clock.
+    pub live: bool,
+}
+
+/// For how long a node counts as live after it was seen.
+pub const NODE_LIVE: Duration = Duration::from_secs(30);
+
+/// What stands for a master key off the host: a copy, or the waiver of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EscrowRecord {
+    pub id: String,
+    pub kid: Kid,
+    /// What kind of place it is: `file`, `secret-manager`, `age`, `paper`; of a waiver, who gave it.
+    pub target: String,
+    /// Where in it; never a secret.
+    pub locator: Option<String>,
+    /// Of the copy's bytes; absent for a waiver.
+    pub content_sha256: Option<[u8; 32]>,
+    pub kind: EscrowKind,
+    pub started_at: Micros,
+    pub confirmed_at: Option<Micros>,
+    pub read_back_at: Option<Micros>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +69,7 @@ pub struct MasterKeyRecord {
     pub kid: Kid,
     pub state: MasterKeyState,
     pub created_at: Micros,
+    pub retired_at: Option<Micros>,
     /// Whether an active or decrypt-only DEK is wrapped by it.
     pub in_use: bool,
 }
@@ -104,6 +151,8 @@ pub struct TenantRecord {
     pub created_at: Micros,
     /// Set while a shred is pending or done: the tenant is blocked.
     pub shred_at: Option<Micros>,
+    /// Set once its DEKs are gone for good.
+    pub shredded_at: Option<Micros>,
     /// Its readable secrets.
     pub secrets: u64,
     pub active_dek: Option<DekVersion>,

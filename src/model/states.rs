@@ -82,6 +82,16 @@ closed_set! {
 }
 
 closed_set! {
+    /// What stands for a master key off the host.
+    EscrowKind {
+        /// A copy, known by the SHA-256 of its bytes.
+        Copy = "copy",
+        /// An operator's word that there need be none.
+        Waiver = "waiver",
+    }
+}
+
+closed_set! {
     /// v1's hint to a deliverer of secrets. Stored and echoed; this daemon delivers nothing into containers.
     Delivery { Env = "env", File = "file", Compose = "compose" }
 }

@@ -4,9 +4,11 @@
 
 mod change;
 mod columns;
+mod deks;
 mod failure;
 mod keys;
 mod locks;
+mod masters;
 mod migrate;
 mod read;
 mod tx;

@@ -9,9 +9,9 @@ use sqlx::FromRow;
 
 use super::{Found, Page, Place, Refusal, StoreError, Which};
 use crate::model::{
-    DekBody, DekId, DekRecord, DekState, DekVersion, Delivery, KeyMode, KeyPhase, KeyState, Kid, MasterKeyRecord,
-    MasterKeyState, Micros, SecretName, SecretRecord, SecretVersion, Tenant, TenantRecord, UnknownState, VersionBody,
-    VersionRecord, WrappedDek,
+    BootId, DekBody, DekId, DekRecord, DekState, DekVersion, Delivery, KeyMode, KeyPhase, KeyState, Kid, Lease,
+    MasterKeyRecord, MasterKeyState, Micros, NodeId, SecretName, SecretRecord, SecretVersion, Tenant, TenantRecord,
+    UnknownState, VersionBody, VersionRecord, WrappedDek,
 };
 
 /// A place's index and all that lies there.
@@ -301,6 +301,7 @@ pub(super) struct MasterKeyRow {
     kid: Vec<u8>,
     state: String,
     created_at: i64,
+    retired_at: Option<i64>,
     in_use: bool,
 }
 
@@ -313,6 +314,7 @@ impl MasterKeyRow {
             kid: read_kid(&self.kid, &row, "kid")?,
             state: MasterKeyState::parse(&self.state).map_err(|e| row.unknown("state", e))?,
             created_at: Micros(self.created_at),
+            retired_at: self.retired_at.map(Micros),
             in_use: self.in_use,
         })
     }
@@ -327,6 +329,9 @@ pub(super) struct KeyStateRow {
     active_kid: Vec<u8>,
     mode: String,
     phase: String,
+    lease_holder: Option<String>,
+    lease_boot: Option<String>,
+    lease_until: Option<i64>,
 }
 
 impl KeyStateRow {
@@ -343,7 +348,26 @@ impl KeyStateRow {
             active_kid: read_kid(&self.active_kid, &row, "active_kid")?,
             mode: KeyMode::parse(&self.mode).map_err(|e| row.unknown("mode", e))?,
             phase: KeyPhase::parse(&self.phase).map_err(|e| row.unknown("phase", e))?,
+            lease: lease(self.lease_holder, self.lease_boot, self.lease_until, &row)?,
         })
+    }
+}
+
+/// The columns are set together or not at all.
+fn lease(
+    node: Option<String>,
+    boot: Option<String>,
+    until: Option<i64>,
+    row: &RowName<'_>,
+) -> Result<Option<Lease>, StoreError> {
+    match (node, boot, until) {
+        (None, None, None) => Ok(None),
+        (Some(node), Some(boot), Some(until)) => Ok(Some(Lease {
+            node: NodeId::from_hex(&node).ok_or_else(|| row.corrupt("lease_holder is not a node's id"))?,
+            boot: BootId::from_hex(&boot).ok_or_else(|| row.corrupt("lease_boot is not a boot's id"))?,
+            until: Micros(until),
+        })),
+        _ => Err(row.corrupt("of the lease's columns only some are set")),
     }
 }
 
@@ -361,6 +385,7 @@ pub(super) struct TenantRow {
     tenant: String,
     created_at: i64,
     shred_at: Option<i64>,
+    shredded_at: Option<i64>,
     secrets: i64,
     active_dek: Option<i64>,
 }
@@ -379,6 +404,7 @@ impl TenantRow {
             tenant,
             created_at: Micros(self.created_at),
             shred_at: self.shred_at.map(Micros),
+            shredded_at: self.shredded_at.map(Micros),
             secrets: count(self.secrets),
             active_dek,
         })

@@ -5,8 +5,10 @@
 //! writes later fails at once with "database is locked", whatever the busy timeout. The lock that keeps a second daemon out is the data
 //! directory's, not this room's.
 
+mod deks;
 mod error;
 mod keys;
+mod masters;
 mod open;
 mod read;
 mod sql;

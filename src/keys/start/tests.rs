@@ -17,11 +17,12 @@ fn state(active: Kid) -> KeyState {
         active_kid: active,
         mode: KeyMode::Normal,
         phase: KeyPhase::Idle,
+        lease: None,
     }
 }
 
 fn record(kid: Kid, state: MasterKeyState, in_use: bool) -> MasterKeyRecord {
-    MasterKeyRecord { kid, state, created_at: Micros(0), in_use }
+    MasterKeyRecord { kid, state, created_at: Micros(0), retired_at: None, in_use }
 }
 
 fn retained(kid: Kid) -> FoundKey {

@@ -44,7 +44,7 @@ impl Work for MakeFirstKey<'_> {
         let key = self.made.insert(key);
         insert_first_key(tx, key).await?;
         let state: KeyStateRow =
-            sqlx::query_as("SELECT db_id, epoch, generation, active_kid, mode, phase FROM containarium.key_state")
+            sqlx::query_as("SELECT db_id, epoch, generation, active_kid, mode, phase, lease_holder, lease_boot, lease_until FROM containarium.key_state")
                 .fetch_one(&mut *tx)
                 .await?;
         Ok(End::Commit(FirstKeyOutcome::Made(state.record()?)))

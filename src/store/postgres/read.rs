@@ -188,7 +188,7 @@ impl Read for Tenants<'_> {
     async fn run(&self, connection: &mut PgConnection) -> Result<Page<TenantRecord>, Failure> {
         // starts_with, not LIKE: `_` is a wildcard there.
         let found: Vec<TenantRow> = sqlx::query_as(
-            "SELECT t.tenant, t.created_at, t.shred_at, d.dek_version AS active_dek, ( \
+            "SELECT t.tenant, t.created_at, t.shred_at, t.shredded_at, d.dek_version AS active_dek, ( \
                  SELECT count(*) FROM containarium.secrets s \
                  LEFT JOIN containarium.secret_versions v \
                      ON v.tenant = s.tenant AND v.name = s.name AND v.version = s.current_version \
@@ -258,7 +258,8 @@ impl Read for ConfirmedEscrow {
 pub(super) struct TakeSurvey;
 
 /// One snapshot: the statement answers a row for each master key, or one without any, each with all the rest beside it.
-const SURVEY: &str = "SELECT k.db_id, k.epoch, k.generation, k.active_kid, k.mode, k.phase, m.kid, m.state, m.created_at, \
+const SURVEY: &str = "SELECT k.db_id, k.epoch, k.generation, k.active_kid, k.mode, k.phase, \
+     k.lease_holder, k.lease_boot, k.lease_until, m.kid, m.state, m.created_at, m.retired_at, \
      EXISTS (SELECT FROM containarium.deks WHERE kid = m.kid AND state IN ('active', 'decrypt_only')) AS in_use, \
      EXISTS (SELECT FROM containarium.tenants) OR EXISTS (SELECT FROM containarium.deks) \
          OR EXISTS (SELECT FROM containarium.secrets) OR EXISTS (SELECT FROM containarium.secret_versions) AS holds_rows, \

@@ -23,14 +23,16 @@ pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Survey, 
 }
 
 async fn key_state(connection: &mut SqliteConnection) -> Result<Option<KeyState>, StoreError> {
-    let query = sqlx::query_as("SELECT db_id, epoch, generation, active_kid, mode, phase FROM key_state");
+    let query = sqlx::query_as(
+        "SELECT db_id, epoch, generation, active_kid, mode, phase, lease_holder, lease_boot, lease_until FROM key_state",
+    );
     let row: Option<KeyStateRow> = query.fetch_optional(connection).await.map_err(store_error)?;
     row.map(KeyStateRow::record).transpose()
 }
 
 async fn master_keys(connection: &mut SqliteConnection) -> Result<Vec<MasterKeyRecord>, StoreError> {
     let query = sqlx::query_as(
-        "SELECT m.kid, m.state, m.created_at, EXISTS (SELECT 1 FROM deks d WHERE d.kid = m.kid \
+        "SELECT m.kid, m.state, m.created_at, m.retired_at, EXISTS (SELECT 1 FROM deks d WHERE d.kid = m.kid \
          AND d.state IN ('active', 'decrypt_only')) AS in_use FROM master_keys m ORDER BY m.created_at, m.kid",
     );
     let rows: Vec<MasterKeyRow> = query.fetch_all(connection).await.map_err(store_error)?;

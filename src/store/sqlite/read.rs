@@ -73,7 +73,7 @@ const VERSIONS: &str = concat!(
 );
 
 const TENANTS: &str = concat!(
-    "SELECT t.tenant, t.created_at, t.shred_at, \
+    "SELECT t.tenant, t.created_at, t.shred_at, t.shredded_at, \
      (SELECT count(*) FROM secrets s WHERE s.tenant = t.tenant AND ",
     readable!(),
     ") AS secrets, \

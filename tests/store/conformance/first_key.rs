@@ -16,6 +16,7 @@ pub(crate) async fn the_first_key_is_made_once(f: Fixture) {
         active_kid: KID,
         mode: KeyMode::Normal,
         phase: KeyPhase::Idle,
+        lease: None,
     };
     let made = f.store.first_key(&mut Key::numbered(1)).await.unwrap();
     assert_eq!(made, FirstKeyOutcome::Made(expected.clone()));
