@@ -9,7 +9,8 @@ use crate::support::stores::postgres::server::Server;
 
 on_both_stores![
     every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand,
-    sigterm_finishes_what_is_under_way
+    sigterm_finishes_what_is_under_way,
+    while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_heals_it,
 ];
 
 fn every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand(site: &Site) {
@@ -89,6 +90,80 @@ fn sigterm_finishes_what_is_under_way(site: &Site) {
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(stopping.join().unwrap().code(), Some(0));
     assert_eq!(site.start().value("alice", "KEY").unwrap(), b"late");
+}
+
+fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_heals_it(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    daemon.set("alice", "GONE", b"value");
+    daemon.request("DELETE", "/v1/secrets/alice/GONE", b"");
+    let audit = site.data_dir().join("audit.jsonl");
+    for (round, heal) in ["POST", "GET"].into_iter().enumerate() {
+        std::fs::rename(&audit, site.path(&format!("audit-{round}.jsonl"))).unwrap();
+        std::fs::create_dir(&audit).unwrap();
+        // Nothing has failed yet, so that the first call cannot know.
+        let value = format!("late {round}");
+        let late = daemon.set("alice", "KEY", value.as_bytes());
+        assert_eq!(late.status, 503);
+        assert_eq!(
+            late.problem(),
+            "the change was made, but the audit record could not be written; read before trying again"
+        );
+        let before = daemon.get("/v1/admin/status");
+        assert_eq!((before.status, &before.json()["ready"]), (200, &serde_json::json!(false)), "{before:?}");
+        assert!(before.json()["warnings"].to_string().contains("audit: "), "{before:?}");
+        let calls: [(&str, &str, &[u8]); 7] = [
+            ("POST", "/v1/secrets", br#"{"username":"alice","name":"KEY","value":"two"}"#),
+            ("PUT", "/v1/secrets/alice/KEY", br#"{"value":"two"}"#),
+            ("POST", "/v1/secrets/alice/batch-set", br#"{"secrets":[{"name":"NEW","value":"x"}]}"#),
+            ("POST", "/v1/secrets/alice/KEY/rollback", br#"{"version":1}"#),
+            ("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#),
+            ("DELETE", "/v1/secrets/alice/KEY", b""),
+            ("POST", "/v1/secrets/alice/GONE/undelete", b""),
+        ];
+        for (method, path, body) in calls {
+            let refused = daemon.request(method, path, body);
+            assert_eq!((refused.status, refused.json()["code"].as_u64()), (503, Some(14)), "{method} {path}");
+            assert_eq!(refused.problem(), "audit records cannot be written; nothing was changed", "{method} {path}");
+        }
+        let read = daemon.get("/v1/secrets/alice/KEY");
+        assert_eq!((read.status, read.problem().as_str()), (503, "the audit record could not be written"));
+        let ready = daemon.get("/readyz");
+        assert_eq!(ready.status, 503);
+        let why = ready.json()["waiting_for"][0].as_str().unwrap().to_owned();
+        assert!(why.starts_with("audit: ") && why.contains("Is a directory"), "{why}");
+        let shown = site.cli(["admin", "status"], b"");
+        assert!(String::from_utf8_lossy(&shown.stdout).contains(&why), "{shown:?}");
+        assert_eq!(daemon.get("/livez").status, 200);
+        assert_eq!(daemon.get("/v1/admin/status").json()["counts"], before.json()["counts"], "nothing was made");
+
+        std::fs::remove_dir(&audit).unwrap();
+        let healed = match heal {
+            "POST" => daemon.request("POST", "/v1/secrets/alice/KEY/undelete", b"").status == 409,
+            _ => daemon.get("/readyz").status == 200,
+        };
+        assert!(healed, "{}", site.log());
+        assert_eq!(daemon.get("/readyz").json()["status"], "ok");
+        assert_eq!(daemon.value("alice", "KEY").unwrap(), value.as_bytes());
+        let text = std::fs::read_to_string(&audit).unwrap();
+        let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // The change, three questions for the status, and the read.
+        assert_eq!((&records[0]["action"], &records[0]["records"]), (&"audit.gap".into(), &5.into()), "{text}");
+        assert_eq!(records.iter().filter(|record| record["action"] == "audit.gap").count(), 1, "{text}");
+    }
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[test]
+fn the_status_whose_own_record_is_the_first_to_fail_says_so() {
+    let site = Site::sqlite();
+    let daemon = site.start();
+    let audit = site.data_dir().join("audit.jsonl");
+    std::fs::remove_file(&audit).unwrap();
+    std::fs::create_dir(&audit).unwrap();
+    let status = daemon.get("/v1/admin/status");
+    assert_eq!((status.status, &status.json()["ready"]), (200, &serde_json::json!(false)), "{status:?}");
+    assert!(status.json()["warnings"].to_string().contains("audit: "), "{status:?}");
 }
 
 #[test]
