@@ -7,6 +7,7 @@ mod openapi;
 mod ops;
 mod problem;
 mod secrets;
+mod unheard;
 
 use std::sync::Arc;
 
@@ -75,11 +76,13 @@ async fn every_request(State(app): State<App>, mut request: Request, next: Next)
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(service::Request { id: id.clone() });
 
-    let answered = app.requests.spawn(next.run(request)).await;
-    let mut response = answered.unwrap_or_else(|_panicked| {
-        tracing::error!(request_id = %id, route, "a request ended with a panic");
-        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
-    });
+    let mut response = match unheard::refuse(&request) {
+        Ok(()) => app.requests.spawn(next.run(request)).await.unwrap_or_else(|_panicked| {
+            tracing::error!(request_id = %id, route, "a request ended with a panic");
+            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
+        }),
+        Err(refused) => refused.into_response(),
+    };
     if response.status().is_client_error() || response.status().is_server_error() {
         response = problem::with_body(response, &id);
     }

@@ -161,6 +161,7 @@ pub(super) async fn list(
 #[utoipa::path(delete, path = "/v1/secrets/{username}/{name}", tag = "secrets",
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
@@ -181,6 +182,7 @@ pub(super) async fn delete(
 #[utoipa::path(post, path = "/v1/secrets/{username}/{name}/undelete", tag = "secrets",
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is not deleted.", body = Problem, content_type = "application/problem+json"),
@@ -202,6 +204,7 @@ pub(super) async fn undelete(
 #[utoipa::path(get, path = "/v1/secrets/{username}/{name}/versions", tag = "secrets",
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = VersionsAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
