@@ -316,10 +316,19 @@ pub(super) async fn batch_set(
     let grant = app.service.authorize(&request, &caller, Permission::Write, Action::BatchSet, &tenant).await?;
     let BatchSetRequest { secrets } = read_json(body).await?;
     batch_size(secrets.len(), "secrets")?;
-    let secrets = secrets.into_iter().map(new_secret).collect::<Result<Vec<_>, _>>()?;
+    let secrets = secrets.into_iter().enumerate().map(batch_item).collect::<Result<Vec<_>, _>>()?;
     all_distinct(secrets.iter().map(|new| &new.name))?;
     let written = app.service.batch_set(&request, &grant, secrets).await?;
     Ok(json(StatusCode::OK, &BatchSetAnswer { results: written.iter().map(change_answer).collect() }))
+}
+
+/// A refusal says which item it is about: by its index, and by its name where that is one.
+fn batch_item((index, item): (usize, BatchSetItem)) -> Result<NewSecret, Refused> {
+    let name = item.name.clone();
+    new_secret(item).map_err(|refused| match SecretName::parse(&name) {
+        Ok(name) => refused.about(&format!("secrets[{index}], {name}")),
+        Err(_) => refused.about(&format!("secrets[{index}]")),
+    })
 }
 
 fn new_secret(item: BatchSetItem) -> Result<NewSecret, Refused> {

@@ -170,14 +170,22 @@ fn a_batch_is_set_whole_or_not_at_all_and_read_at_once(site: &Site) {
     assert_eq!(failed.status, 412, "{failed:?}");
     assert_eq!(failed.problem(), "A: the current version is 1");
     assert_eq!(daemon.get("/v1/secrets/alice/C").status, 404, "nothing of a refused batch is there");
-    for wrong in [
-        r#"{"secrets":[]}"#,
-        r#"{"secrets":[{"name":"D","value":"1"},{"name":"D","value":"2"}]}"#,
-        r#"{"secrets":[{"name":"D","value":"1"},{"name":"my-key","value":"2"}]}"#,
-        r#"{"secrets":[{"name":"D"}]}"#,
-        r#"{"secrets":[{"name":"D","value":"1","value_base64":"MQ=="}]}"#,
+    for (wrong, said) in [
+        ("", "secrets takes 1 to 1000"),
+        (r#"{"name":"D","value":"1"},{"name":"D","value":"2"}"#, "D is named twice"),
+        (r#"{"name":"D","value":"1"},{"name":"my-key","value":"2"}"#, "secrets[1]: a secret's name is 1 to 128"),
+        (r#"{"name":"D"}"#, "secrets[0], D: give the value as `value` (UTF-8) or as `value_base64`"),
+        (
+            r#"{"name":"E","value":"1"},{"name":"F","value":"1"},{"name":"D","value":"1","value_base64":"MQ=="}"#,
+            "secrets[2], D: give `value` or `value_base64`, not both",
+        ),
+        (r#"{"name":"D","value":"1","delivery":"mail"}"#, "secrets[0], D: delivery is env, file or compose"),
+        (r#"{"name":"D","value":"1","cas":18446744073709551615}"#, "secrets[0], D: a version is a number from 1"),
+        (r#"{"name":"my-key","delivery":"mail"}"#, "secrets[0]: a secret's name is 1 to 128"),
     ] {
-        assert_eq!(set(wrong).status, 400, "{wrong}");
+        let answer = set(&format!(r#"{{"secrets":[{wrong}]}}"#));
+        assert_eq!(answer.status, 400, "{wrong}");
+        assert!(answer.problem().starts_with(said), "{said}: {answer:?}");
     }
     assert_eq!(daemon.get("/v1/secrets/alice/D").status, 404);
 
