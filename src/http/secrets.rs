@@ -409,7 +409,12 @@ fn all_distinct<'a>(names: impl Iterator<Item = &'a SecretName>) -> Result<(), R
 }
 
 fn value_answer(opened: &OpenedSecret) -> ValueAnswer<'_> {
-    let metadata = SecretMetadata::of_version(&opened.secret, opened.version, opened.made_at);
+    // A change of the metadata alone is younger than the version, and the secret's own time is what every other route shows.
+    let metadata = if opened.version == opened.secret.current {
+        SecretMetadata::of(&opened.secret)
+    } else {
+        SecretMetadata::of_version(&opened.secret, opened.version, opened.made_at)
+    };
     ValueAnswer::new(metadata, &opened.value)
 }
 

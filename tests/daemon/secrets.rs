@@ -14,6 +14,7 @@ on_both_stores![
     a_batch_is_set_whole_or_not_at_all_and_read_at_once,
     tenants_and_secrets_are_listed_page_by_page,
     concurrent_first_writes_of_a_tenant_make_one_dek,
+    every_route_shows_the_same_metadata_after_a_change_of_the_delivery_alone,
 ];
 
 fn sizes() -> Vec<(&'static str, Vec<u8>)> {
@@ -248,4 +249,26 @@ fn concurrent_first_writes_of_a_tenant_make_one_dek(site: &Site) {
     let status = daemon.get("/v1/admin/status").json();
     assert_eq!(status["counts"]["deks"]["active"], 2, "one, and the system's: {status}");
     assert_eq!(status["counts"]["secrets"], 16);
+}
+
+fn every_route_shows_the_same_metadata_after_a_change_of_the_delivery_alone(site: &Site) {
+    let daemon = site.start();
+    let put = |value: &str, delivery: &str| {
+        let body = serde_json::json!({ "value": value, "delivery": delivery }).to_string();
+        daemon.request("PUT", "/v1/secrets/alice/KEY", body.as_bytes()).json()["secret"].clone()
+    };
+    put("old", "env");
+    put("value", "env");
+    // The stores' clocks may not tell two calls apart.
+    site.run_sql("UPDATE secret_versions SET created_at = version");
+    let changed = put("value", "file");
+    assert_eq!((&changed["version"], &changed["delivery"]), (&2.into(), &"file".into()));
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY").json()["secret"], changed);
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY?version=2").json()["secret"], changed);
+    assert_eq!(daemon.get("/v1/secrets/alice").json()["secrets"][0], changed);
+    let batch = daemon.request("POST", "/v1/secrets/alice/batch-get", b"").json();
+    assert_eq!(batch["secrets"][0]["secret"], changed);
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY/versions").json()["secret"], changed);
+    let old = daemon.get("/v1/secrets/alice/KEY?version=1").json();
+    assert_eq!(old["secret"]["updatedAt"], "1970-01-01T00:00:00.000001Z", "an old version keeps its own time");
 }
