@@ -177,6 +177,8 @@ impl Site {
         let notify = self.path("notify.sock");
         let _stale = std::fs::remove_file(&notify);
         let listener = UnixDatagram::bind(&notify).unwrap();
+        // Whoever the daemon is run as.
+        std::fs::set_permissions(&notify, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         listener.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let mut child = command
             .env("NOTIFY_SOCKET", &notify)
