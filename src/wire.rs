@@ -1,6 +1,6 @@
 //! The JSON shapes of the API, shared by http and client. v1's routes and field names are kept, so that v1's clients work.
 //!
-//! Values pass through [`Text`] and [`Base64`], which go straight from the parser into a [`SecretValue`]. An error of serde can quote
+//! Values pass through [`Text`] and [`Base64`], which go straight from the parser into a [`crate::crypto::SecretValue`]. An error of serde can quote
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
 mod admin;
