@@ -8,7 +8,7 @@ mod record;
 
 use std::path::Path;
 
-use tokio::sync::oneshot;
+use crate::model::Micros;
 
 pub use record::{Outcome, Record};
 
@@ -34,15 +34,29 @@ impl Audit {
     /// Writes the records in order and returns when they are in the file (not yet on the disk: a power cut can take the last ones).
     ///
     /// # Errors
-    /// [`AuditError`]; some of the records may have been written.
+    /// [`AuditError`]; none of the records was written.
     pub async fn write(&self, records: &[Record]) -> Result<(), AuditError> {
+        let Some(first) = records.first() else { return Ok(()) };
         let mut lines = Vec::with_capacity(records.len() * 256);
         for record in records {
             record.write_line(&mut lines);
         }
-        let (done, written) = oneshot::channel();
-        self.file.send(lines, done).await?;
-        written.await.map_err(|_| AuditError)?
+        self.file.append(first.at, lines, records.len()).await
+    }
+
+    /// Why the last write failed.
+    pub fn failing(&self) -> Option<String> {
+        self.file.failing()
+    }
+
+    /// Why records cannot be written; `None` while they can. Where the last write failed this tries again first, with a record of
+    /// how many are missing: so whoever asks heals it, and without a timer.
+    pub async fn heal(&self, at: Micros) -> Option<String> {
+        self.file.failing()?;
+        match self.file.append(at, Vec::new(), 0).await {
+            Ok(()) => None,
+            Err(AuditError) => self.file.failing(),
+        }
     }
 
     /// Writes what waits, syncs the file and stops.

@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::compose::{self, ComposeError, Composed};
 use crate::config::{Config, LogFormat};
-use crate::http::{self, App, listen};
+use crate::http::listen::{self, Ended, Order};
+use crate::http::{self, App};
 use crate::process::{DataDirError, DataDirLock, Warning};
 use crate::service::open::{OpenError, Opened, Opener};
 use crate::telemetry::{self, Metrics};
@@ -24,6 +25,8 @@ use socket::SocketError;
 const UNLOCK_EVERY: Duration = Duration::from_secs(1);
 /// How often caches and metrics are tidied.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the store may take to close while requests that were cut off hold on to it.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,10 +81,10 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let socket = socket::bind(&config.socket)?;
     tracing::info!("listening on {}", config.socket.display());
 
-    let (stop, stopped) = watch::channel(false);
+    let (order, orders) = watch::channel(Order::Serve);
     let requests = TaskTracker::new();
     let app = App { service: Arc::clone(&service), metrics: Arc::clone(&metrics), clock, requests: requests.clone() };
-    let served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, stopped));
+    let mut served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, orders));
     let unlocking = match opened {
         Opened::Ready => None,
         Opened::Locked(reason) => {
@@ -103,19 +106,34 @@ async fn serve(config: Config) -> Result<(), StartError> {
     });
 
     signals.wait().await;
-    tracing::info!("stopping: no new connections; requests under way are finished");
+    tracing::info!("stopping: no new connections; requests under way are finished; a second signal cuts them off");
     notify(&[NotifyState::Stopping]);
-    stop.send_replace(true);
-    if served.await.is_err() {
+    order.send_replace(Order::Drain);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = signals.wait() => {
+            tracing::info!("stopping at once");
+            order.send_replace(Order::Stop);
+            served.await
+        }
+    };
+    let ended = ended.unwrap_or_else(|_| {
         tracing::error!("the listener ended with a panic");
-    }
+        Ended::Cut
+    });
     if let Some(unlocking) = unlocking {
         unlocking.abort();
     }
     ticking.abort();
     socket.file.remove();
+    // The audit last: what a request that was cut off had under way in the store is still recorded.
+    match ended {
+        Ended::Drained => store.close().await,
+        Ended::Cut => {
+            let _under_way = tokio::time::timeout(CLOSE_TIME, store.close()).await;
+        }
+    }
     audit.close().await;
-    store.close().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -7,6 +7,7 @@ mod openapi;
 mod ops;
 mod problem;
 mod secrets;
+mod unheard;
 
 use std::sync::Arc;
 
@@ -43,11 +44,11 @@ pub fn router(app: App) -> Router {
         .route("/v1/secrets/{username}", get(secrets::list))
         .route("/v1/secrets/{username}/batch-get", post(secrets::batch_get))
         .route("/v1/secrets/{username}/batch-set", post(secrets::batch_set))
-        .route("/v1/secrets/{username}/{name}", get(secrets::get).put(secrets::put).delete(secrets::delete))
-        .route("/v1/secrets/{username}/{name}/versions", get(secrets::versions))
-        .route("/v1/secrets/{username}/{name}/undelete", post(secrets::undelete))
-        .route("/v1/secrets/{username}/{name}/rollback", post(secrets::rollback))
-        .route("/v1/secrets/{username}/{name}/destroy", post(secrets::destroy))
+        .route("/v1/secrets/{username}/{name}", get(secrets::get).put(secrets::put).delete(secrets::lifecycle::delete))
+        .route("/v1/secrets/{username}/{name}/versions", get(secrets::lifecycle::versions))
+        .route("/v1/secrets/{username}/{name}/undelete", post(secrets::lifecycle::undelete))
+        .route("/v1/secrets/{username}/{name}/rollback", post(secrets::lifecycle::rollback))
+        .route("/v1/secrets/{username}/{name}/destroy", post(secrets::lifecycle::destroy))
         .route("/v1/admin/status", get(admin::status))
         .route("/v1/admin/tenants", get(admin::tenants))
         .route("/livez", get(ops::livez))
@@ -75,11 +76,13 @@ async fn every_request(State(app): State<App>, mut request: Request, next: Next)
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(service::Request { id: id.clone() });
 
-    let answered = app.requests.spawn(next.run(request)).await;
-    let mut response = answered.unwrap_or_else(|_panicked| {
-        tracing::error!(request_id = %id, route, "a request ended with a panic");
-        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
-    });
+    let mut response = match unheard::refuse(&request) {
+        Ok(()) => app.requests.spawn(next.run(request)).await.unwrap_or_else(|_panicked| {
+            tracing::error!(request_id = %id, route, "a request ended with a panic");
+            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
+        }),
+        Err(refused) => refused.into_response(),
+    };
     if response.status().is_client_error() || response.status().is_server_error() {
         response = problem::with_body(response, &id);
     }

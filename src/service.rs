@@ -164,6 +164,14 @@ impl Service {
         })
     }
 
+    /// Refuses a change, before the store, while it could not be recorded.
+    async fn may_record(&self) -> Result<(), Error> {
+        match self.audit.heal(self.clock.wall()).await {
+            None => Ok(()),
+            Some(_logged) => Err(Error::Unavailable("audit records cannot be written; nothing was changed".to_owned())),
+        }
+    }
+
     /// Records a call on one secret and hands its result on.
     async fn recorded<T>(
         &self,

@@ -4,6 +4,7 @@
 mod api;
 mod damage;
 mod faults;
+mod hardening;
 mod leaks;
 mod secrets;
 mod start;

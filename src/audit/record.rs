@@ -81,12 +81,46 @@ impl Record {
             version: self.version.map(SecretVersion::get),
             outcome: self.outcome.as_str(),
         };
-        let before = out.len();
-        if serde_json::to_writer(&mut *out, &line).is_err() {
-            // Writing text and numbers into memory does not fail; were it to, half a line must not stay.
-            out.truncate(before);
-            return;
-        }
-        out.push(b'\n');
+        write_json(&line, out);
     }
+}
+
+/// Records that are missing from the file, since they could not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gap {
+    /// When the first of them was to be written.
+    pub(super) since: Micros,
+    pub(super) records: usize,
+}
+
+impl Gap {
+    /// Appends the gap as one line of JSON.
+    pub(super) fn write_line(&self, at: Micros, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Line {
+            time: String,
+            action: &'static str,
+            since: String,
+            records: usize,
+            outcome: &'static str,
+        }
+        let line = Line {
+            time: at.to_string(),
+            action: "audit.gap",
+            since: self.since.to_string(),
+            records: self.records,
+            outcome: Outcome::Failed.as_str(),
+        };
+        write_json(&line, out);
+    }
+}
+
+fn write_json(line: &impl Serialize, out: &mut Vec<u8>) {
+    let before = out.len();
+    if serde_json::to_writer(&mut *out, line).is_err() {
+        // Writing text and numbers into memory does not fail; were it to, half a line must not stay.
+        out.truncate(before);
+        return;
+    }
+    out.push(b'\n');
 }

@@ -20,6 +20,7 @@ use crate::wire::{
 /// Store, keys, counts, cache, and what an operator should do something about.
 #[utoipa::path(get, path = "/v1/admin/status", tag = "administration", responses(
     (status = 200, body = StatusAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn status(
     State(app): State<App>,
@@ -27,7 +28,7 @@ pub(super) async fn status(
     Caller(caller): Caller,
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::AdminStatus).await?;
-    let status = app.service.status(&request, &grant).await?;
+    let status = app.service.status(&request, &grant).await;
     Ok(json(StatusCode::OK, &status_answer(&status)))
 }
 
@@ -78,6 +79,7 @@ fn counts(counts: &Counts) -> CountsStatus {
 /// Tenants by name.
 #[utoipa::path(get, path = "/v1/admin/tenants", tag = "administration", params(PageQuery), responses(
     (status = 200, body = TenantsAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn tenants(
     State(app): State<App>,

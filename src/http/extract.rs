@@ -99,16 +99,21 @@ fn decoded<'a>(params: &'a RawPathParams, name: &str) -> Option<&'a str> {
     params.iter().find(|(key, _)| *key == name).map(|(_, text)| text)
 }
 
-/// The query, strictly: an unknown or repeated key is an error, since one that is misspelt would silently mean something else.
+/// The query, strictly: a repeated parameter is an error. Unknown ones are refused before, on every route.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        axum::extract::Query::from_request_parts(parts, app).await.map(|axum::extract::Query(query)| Self(query)).map_err(
-            |_| Refused::invalid("the query has a key that is unknown, repeated, or of the wrong type; GET /openapi.json describes it"),
-        )
+        axum::extract::Query::from_request_parts(parts, app)
+            .await
+            .map(|axum::extract::Query(query)| Self(query))
+            .map_err(|_| {
+                Refused::invalid(
+                    "the query has a parameter that is repeated or of the wrong type; GET /openapi.json describes it",
+                )
+            })
     }
 }
 

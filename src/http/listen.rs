@@ -1,15 +1,21 @@
 //! The Unix socket: accepts connections, says who is at the other end, and drains.
 
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use hyper::body::Incoming;
+use axum::body::{Body, Bytes};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::Service as _;
 
 use super::extract::Peer;
@@ -20,41 +26,110 @@ const MAX_CONNECTIONS: usize = 1024;
 const HEAD_TIME: Duration = Duration::from_mins(1);
 /// How long the answers that are under way may take when the daemon stops.
 const DRAIN_TIME: Duration = Duration::from_secs(20);
+/// How long a head that is half there may take then: nothing was promised to whoever sends it.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// Serves until `stop` says so; then accepts nothing more, finishes what is under way, and returns.
-pub async fn serve(listener: UnixListener, router: Router, requests: TaskTracker, mut stop: watch::Receiver<bool>) {
-    let connections = GracefulShutdown::new();
+/// What the listener is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Serve,
+    /// Accept nothing more, and finish what is under way.
+    Drain,
+    /// Not even that.
+    Stop,
+}
+
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request was answered.
+    Drained,
+    /// Some were not.
+    Cut,
+}
+
+/// Serves until the order is another; then accepts nothing more, finishes what is under way, and returns.
+pub async fn serve(
+    listener: UnixListener,
+    router: Router,
+    requests: TaskTracker,
+    mut orders: watch::Receiver<Order>,
+) -> Ended {
+    let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = no_longer(&mut orders, Order::Serve) => break,
             accepted = accept(&listener, &room) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let connection = connections.watch(connection(stream, router.clone()));
-        tokio::spawn(async move {
-            // An error here is a peer that hung up or spoke no HTTP: theirs, and it may hold what they sent.
-            let _ended = connection.await;
+        let (router, requests, orders) = (router.clone(), requests.clone(), orders.clone());
+        connections.spawn(async move {
+            converse(stream, router, requests, orders).await;
             drop(place);
         });
     }
     drop(listener);
+    connections.close();
+    requests.close();
     // A request outlives a caller who hung up, so the connections' end is not yet the requests'.
     let drained = async {
-        connections.shutdown().await;
-        requests.close();
+        connections.wait().await;
         requests.wait().await;
     };
-    if tokio::time::timeout(DRAIN_TIME, drained).await.is_err() {
-        tracing::warn!("some requests did not end within {} s and were cut off", DRAIN_TIME.as_secs());
+    tokio::select! {
+        () = drained => {}
+        () = tokio::time::sleep(DRAIN_TIME) => {}
+        () = no_longer(&mut orders, Order::Drain) => {}
+    }
+    if requests.is_empty() {
+        return Ended::Drained;
+    }
+    tracing::warn!("requests under way were cut off");
+    Ended::Cut
+}
+
+/// Returns once the order is neither this nor an earlier one, or nobody is left to give another.
+async fn no_longer(orders: &mut watch::Receiver<Order>, order: Order) {
+    let _nobody_left = orders.wait_for(|now| *now != order && *now != Order::Serve).await;
+}
+
+/// Serves one connection to its end. From a drain on, one that is in no request has [`GRACE`].
+async fn converse(stream: UnixStream, router: Router, requests: TaskTracker, mut orders: watch::Receiver<Order>) {
+    let busy = Arc::new(());
+    let connection = {
+        let (peer, busy) = (peer(&stream), Arc::clone(&busy));
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
+            let under_way = Arc::new(UnderWay { _request: requests.token(), _connection: Arc::clone(&busy) });
+            let answer = router.clone().call(request);
+            async move { Ok::<_, Infallible>(answer.await?.map(|body| Answer { body, under_way })) }
+        });
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .serve_connection(TokioIo::new(stream), service)
+    };
+    let mut connection = pin!(connection);
+    // An error of a connection is a peer that hung up or spoke no HTTP: theirs, and it may hold what they sent.
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        () = no_longer(&mut orders, Order::Serve) => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        () = tokio::time::sleep(GRACE) => {}
+    }
+    // One is held here, and one by the service to give to requests.
+    if Arc::strong_count(&busy) > 2 {
+        let _ended = connection.await;
     }
 }
 
-async fn accept(
-    listener: &UnixListener,
-    room: &Arc<Semaphore>,
-) -> Option<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &UnixListener, room: &Arc<Semaphore>) -> Option<(UnixStream, OwnedSemaphorePermit)> {
     let place = Arc::clone(room).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
@@ -67,19 +142,52 @@ async fn accept(
     }
 }
 
-fn connection(
-    stream: UnixStream,
-    app: Router,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
-    let peer = stream.peer_cred().ok().map(|peer| Peer { uid: peer.uid(), pid: peer.pid() });
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
-        }
-        app.clone().call(request)
-    });
-    hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .serve_connection(TokioIo::new(stream), service)
+fn peer(stream: &UnixStream) -> Option<Peer> {
+    stream.peer_cred().ok().map(|peer| Peer { uid: peer.uid(), pid: peer.pid() })
+}
+
+/// A request from its head to the last byte of its answer: what a drain waits for.
+struct UnderWay {
+    _request: TaskTrackerToken,
+    _connection: Arc<()>,
+}
+
+/// An answer's body, whose request is under way until the kernel has taken its bytes: hyper lets go of the body itself before.
+struct Answer {
+    body: Body,
+    under_way: Arc<UnderWay>,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map_ok(|frame| {
+            frame.map_data(|bytes| Bytes::from_owner(Part { bytes, _under_way: Arc::clone(&self.under_way) }))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+struct Part {
+    bytes: Bytes,
+    _under_way: Arc<UnderWay>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }

@@ -14,18 +14,20 @@ use super::{admin, ops, secrets};
 #[openapi(
     info(
         title = "Containarium secrets",
-        description = "Secrets under envelope encryption. On the daemon's Unix socket."
+        description = "Secrets under envelope encryption. On the daemon's Unix socket.\n\nWhat a route does not take is refused with 400 \
+            that names it: a query parameter that is not described here; If-Match on every route but PUT; If-None-Match on \
+            every route but PUT and GET. GET ignores If-None-Match and always answers in full."
     ),
     paths(
         secrets::set,
         secrets::put,
         secrets::get,
         secrets::list,
-        secrets::delete,
-        secrets::undelete,
-        secrets::versions,
-        secrets::rollback,
-        secrets::destroy,
+        secrets::lifecycle::delete,
+        secrets::lifecycle::undelete,
+        secrets::lifecycle::versions,
+        secrets::lifecycle::rollback,
+        secrets::lifecycle::destroy,
         secrets::batch_get,
         secrets::batch_set,
         admin::status,
@@ -41,6 +43,7 @@ struct Api;
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", responses(
     (status = 200, description = "OpenAPI 3.1", content_type = "application/json"),
+    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 403, body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn document(State(app): State<App>, Caller(caller): Caller) -> Result<Response, Refused> {
     app.service.may_observe(&caller)?;
@@ -52,6 +55,24 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::http::unheard::QUERIES;
+
+    #[test]
+    fn the_query_parameters_that_are_described_are_those_that_are_taken() {
+        let mut described = BTreeSet::new();
+        for (path, item) in serde_json::to_value(Api::openapi()).unwrap()["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+                for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
+                    assert_eq!(method, "get", "{path}");
+                    described.insert((path.clone(), parameter["name"].as_str().unwrap().to_owned()));
+                }
+            }
+        }
+        let taken =
+            QUERIES.iter().flat_map(|(path, keys)| keys.iter().map(|key| ((*path).to_owned(), (*key).to_owned())));
+        assert_eq!(described, taken.collect());
+    }
 
     #[test]
     fn the_description_has_every_route_and_no_other() {

@@ -14,7 +14,9 @@ use crate::wire::HealthAnswer;
 
 /// The process serves.
 #[utoipa::path(get, path = "/livez", tag = "operations",
-    responses((status = 200, description = "The process serves.", body = HealthAnswer)))]
+    responses(
+    (status = 200, description = "The process serves.", body = HealthAnswer),
+    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn livez() -> Response {
     json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new() })
 }
@@ -22,6 +24,7 @@ pub(super) async fn livez() -> Response {
 /// Secrets can be read and written; if not, what is waited for.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, description = "Secrets can be read and written.", body = HealthAnswer),
+    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 503, description = "Not yet, or not now.", body = HealthAnswer)))]
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     let readiness = app.service.readiness().await;
@@ -33,6 +36,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
 /// Metrics in Prometheus's text format.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses(
     (status = 200, description = "Metrics; no label names a tenant or a secret.", body = String, content_type = "text/plain; version=0.0.4"),
+    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Root and the daemon's own user only.", body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn metrics(State(app): State<App>, Caller(caller): Caller) -> Result<Response, Refused> {
     app.service.may_observe(&caller)?;

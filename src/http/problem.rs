@@ -23,6 +23,11 @@ impl Refused {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// Says what it is about, before its own words.
+    pub(super) fn about(self, what: &str) -> Self {
+        Self { detail: format!("{what}: {}", self.detail), ..self }
+    }
+
     pub(super) fn render(self, request_id: &str) -> Response {
         with_body(self.into_response(), request_id)
     }

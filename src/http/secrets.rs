@@ -1,4 +1,6 @@
-//! The secret routes. Each: who calls, may they, then the body, then the use-case.
+//! The routes that set, read and list secrets. Each: who calls, may they, then the body, then the use-case.
+
+pub(super) mod lifecycle;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -10,18 +12,17 @@ use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
 use super::App;
-use super::extract::{Caller, Id, Query, SecretPath, TenantPath, read_json, read_json_or_default, read_nothing};
+use super::extract::{Caller, Id, Query, SecretPath, TenantPath, read_json, read_json_or_default};
 use super::problem::Refused;
 use crate::access::Permission;
 use crate::model::{
-    Action, Delivery, Expect, NameError, SecretName, SecretRecord, SecretVersion, Tenant, VersionBody, VersionRecord,
-    Which, WriteOutcome, Written,
+    Action, Delivery, Expect, NameError, SecretName, SecretVersion, Tenant, Which, WriteOutcome, Written,
 };
 use crate::service::{NewSecret, OpenedSecret};
 use crate::wire::{
-    self, BatchGetAnswer, BatchGetRequest, BatchSetAnswer, BatchSetItem, BatchSetRequest, ChangeAnswer, DestroyRequest,
-    GetAnswer, ListAnswer, MAX_BATCH, MAX_PAGE, Problem, PutRequest, RollbackRequest, SecretMetadata, SetRequest,
-    ValueAnswer, VersionItem, VersionsAnswer, page_token, page_token_name,
+    self, BatchGetAnswer, BatchGetRequest, BatchSetAnswer, BatchSetItem, BatchSetRequest, ChangeAnswer, GetAnswer,
+    ListAnswer, MAX_BATCH, MAX_PAGE, Problem, PutRequest, SecretMetadata, SetRequest, ValueAnswer, page_token,
+    page_token_name,
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -157,117 +158,6 @@ pub(super) async fn list(
     Ok(json(StatusCode::OK, &ListAnswer { secrets, next_page_token }))
 }
 
-/// Delete a secret: recoverable until its versions are destroyed.
-#[utoipa::path(delete, path = "/v1/secrets/{username}/{name}", tag = "secrets",
-    params(("username" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = ChangeAnswer),
-    (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn delete(
-    State(app): State<App>,
-    Id(request): Id,
-    Caller(caller): Caller,
-    SecretPath(tenant, name): SecretPath,
-    body: Body,
-) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Delete, Action::Delete, &tenant).await?;
-    read_nothing(body).await?;
-    let secret = app.service.delete(&request, &grant, &name).await?;
-    Ok(change("secret deleted".to_owned(), &secret))
-}
-
-/// Bring a deleted secret back.
-#[utoipa::path(post, path = "/v1/secrets/{username}/{name}/undelete", tag = "secrets",
-    params(("username" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = ChangeAnswer),
-    (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "It is not deleted.", body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn undelete(
-    State(app): State<App>,
-    Id(request): Id,
-    Caller(caller): Caller,
-    SecretPath(tenant, name): SecretPath,
-    body: Body,
-) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Delete, Action::Undelete, &tenant).await?;
-    read_nothing(body).await?;
-    let secret = app.service.undelete(&request, &grant, &name).await?;
-    Ok(change("secret undeleted".to_owned(), &secret))
-}
-
-/// List a secret's versions, newest first; of a deleted secret too.
-#[utoipa::path(get, path = "/v1/secrets/{username}/{name}/versions", tag = "secrets",
-    params(("username" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = VersionsAnswer),
-    (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn versions(
-    State(app): State<App>,
-    Id(request): Id,
-    Caller(caller): Caller,
-    SecretPath(tenant, name): SecretPath,
-) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::List, Action::Versions, &tenant).await?;
-    let (secret, versions) = app.service.versions(&request, &grant, &name).await?;
-    let answer = VersionsAnswer {
-        secret: SecretMetadata::of(&secret),
-        deleted: secret.deleted_at.is_some(),
-        versions: versions.iter().map(version_item).collect(),
-    };
-    Ok(json(StatusCode::OK, &answer))
-}
-
-/// Make a new version with the value of an earlier one.
-#[utoipa::path(post, path = "/v1/secrets/{username}/{name}/rollback", tag = "secrets", request_body = RollbackRequest,
-    params(("username" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = ChangeAnswer),
-    (status = 400, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn rollback(
-    State(app): State<App>,
-    Id(request): Id,
-    Caller(caller): Caller,
-    SecretPath(tenant, name): SecretPath,
-    body: Body,
-) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Rollback, &tenant).await?;
-    let RollbackRequest { version: number } = read_json(body).await?;
-    let written = app.service.rollback(&request, &grant, &name, version(number)?).await?;
-    Ok(changed(&written))
-}
-
-/// Destroy versions for good: all that are named, or none.
-#[utoipa::path(post, path = "/v1/secrets/{username}/{name}/destroy", tag = "secrets", request_body = DestroyRequest,
-    params(("username" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = ChangeAnswer),
-    (status = 400, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn destroy(
-    State(app): State<App>,
-    Id(request): Id,
-    Caller(caller): Caller,
-    SecretPath(tenant, name): SecretPath,
-    body: Body,
-) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Destroy, Action::Destroy, &tenant).await?;
-    let DestroyRequest { versions } = read_json(body).await?;
-    batch_size(versions.len(), "versions")?;
-    let mut versions = versions.into_iter().map(version).collect::<Result<Vec<_>, _>>()?;
-    versions.sort_unstable();
-    versions.dedup();
-    let secret = app.service.destroy(&request, &grant, &name, &versions).await?;
-    let numbers: Vec<String> = versions.iter().map(ToString::to_string).collect();
-    Ok(change(format!("destroyed: version {}", numbers.join(", ")), &secret))
-}
-
 /// Read many values at once: those named, or all of a tenant that has at most 1000.
 #[utoipa::path(post, path = "/v1/secrets/{username}/batch-get", tag = "secrets", request_body = BatchGetRequest,
     params(("username" = String, Path)), responses(
@@ -313,10 +203,19 @@ pub(super) async fn batch_set(
     let grant = app.service.authorize(&request, &caller, Permission::Write, Action::BatchSet, &tenant).await?;
     let BatchSetRequest { secrets } = read_json(body).await?;
     batch_size(secrets.len(), "secrets")?;
-    let secrets = secrets.into_iter().map(new_secret).collect::<Result<Vec<_>, _>>()?;
+    let secrets = secrets.into_iter().enumerate().map(batch_item).collect::<Result<Vec<_>, _>>()?;
     all_distinct(secrets.iter().map(|new| &new.name))?;
     let written = app.service.batch_set(&request, &grant, secrets).await?;
     Ok(json(StatusCode::OK, &BatchSetAnswer { results: written.iter().map(change_answer).collect() }))
+}
+
+/// A refusal says which item it is about: by its index, and by its name where that is one.
+fn batch_item((index, item): (usize, BatchSetItem)) -> Result<NewSecret, Refused> {
+    let name = item.name.clone();
+    new_secret(item).map_err(|refused| match SecretName::parse(&name) {
+        Ok(name) => refused.about(&format!("secrets[{index}], {name}")),
+        Err(_) => refused.about(&format!("secrets[{index}]")),
+    })
 }
 
 fn new_secret(item: BatchSetItem) -> Result<NewSecret, Refused> {
@@ -397,21 +296,13 @@ fn all_distinct<'a>(names: impl Iterator<Item = &'a SecretName>) -> Result<(), R
 }
 
 fn value_answer(opened: &OpenedSecret) -> ValueAnswer<'_> {
-    let metadata = SecretMetadata::of_version(&opened.secret, opened.version, opened.made_at);
-    ValueAnswer::new(metadata, &opened.value)
-}
-
-fn version_item(version: &VersionRecord) -> VersionItem {
-    let (state, destroyed_at) = match &version.body {
-        VersionBody::Live { .. } => ("live", None),
-        VersionBody::Destroyed { at } => ("destroyed", Some(at.to_string())),
+    // A change of the metadata alone is younger than the version, and the secret's own time is what every other route shows.
+    let metadata = if opened.version == opened.secret.current {
+        SecretMetadata::of(&opened.secret)
+    } else {
+        SecretMetadata::of_version(&opened.secret, opened.version, opened.made_at)
     };
-    VersionItem {
-        version: version.version.get(),
-        state: state.to_owned(),
-        created_at: version.created_at.to_string(),
-        destroyed_at,
-    }
+    ValueAnswer::new(metadata, &opened.value)
 }
 
 fn change_answer(written: &Written) -> ChangeAnswer {
@@ -427,10 +318,6 @@ fn change_answer(written: &Written) -> ChangeAnswer {
 fn changed(written: &Written) -> Response {
     let answer = json(StatusCode::OK, &change_answer(written));
     ([(ETAG, etag(written.secret.current))], answer).into_response()
-}
-
-fn change(message: String, secret: &SecretRecord) -> Response {
-    json(StatusCode::OK, &ChangeAnswer { message, secret: SecretMetadata::of(secret) })
 }
 
 fn etag(version: SecretVersion) -> String {

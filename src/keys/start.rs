@@ -303,9 +303,9 @@ impl Reason {
     /// A backup goes to the retained keys, under its kid: so it overwrites nothing, and a copy of the wrong key is noticed by its name.
     fn show_put_back(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (owner, dir) = (user(self.files.owner), self.retained_dir());
-        f.write_str(
-            "\nPut the backup of each key that was not found back (BACKUP is your copy of it), then start again:",
-        )?;
+        // A daemon that is up and locked looks for its keys by itself.
+        let then = if self.why == Why::NotActive { "the daemon then opens by itself" } else { "then start again" };
+        write!(f, "\nPut the backup of each key that was not found back (BACKUP is your copy of it), {then}:")?;
         write!(f, "\n  install -d -m 0700 -o {owner} {}", sh(&dir))?;
         for kid in self.missing() {
             write!(f, "\n  install -m 0400 -o {owner} BACKUP {}", sh(&dir.join(kid.to_string())))?;

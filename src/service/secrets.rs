@@ -212,6 +212,7 @@ impl Service {
     /// [`Error::Invalid`] for a value that is too long; [`Error::Precondition`]; [`Error::Unavailable`]; [`Error::Internal`] where the
     /// tenant's DEK does not open.
     pub async fn set(&self, request: &Request, grant: &Grant, new: NewSecret) -> Result<Written, Error> {
+        self.may_record().await?;
         let name = new.name.clone();
         let result = async {
             let intent = self.intent(grant, &new)?;
@@ -231,6 +232,7 @@ impl Service {
         grant: &Grant,
         secrets: Vec<NewSecret>,
     ) -> Result<Vec<Written>, Error> {
+        self.may_record().await?;
         let names: Vec<SecretName> = secrets.iter().map(|new| new.name.clone()).collect();
         let result = async {
             let intents = secrets
@@ -263,6 +265,7 @@ impl Service {
         name: &SecretName,
         version: SecretVersion,
     ) -> Result<Written, Error> {
+        self.may_record().await?;
         let result = async {
             let intent = Intent {
                 tenant: tenant_of(grant, Permission::Write)?.clone(),
@@ -283,6 +286,7 @@ impl Service {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Unavailable`].
     pub async fn delete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
+        self.may_record().await?;
         let result = async {
             let tenant = tenant_of(grant, Permission::Delete)?;
             self.store.delete(tenant, name).await?.map_err(Error::from)
@@ -294,6 +298,7 @@ impl Service {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] where it is not deleted; [`Error::Unavailable`].
     pub async fn undelete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
+        self.may_record().await?;
         let result = async {
             let tenant = tenant_of(grant, Permission::Delete)?;
             self.store.undelete(tenant, name).await?.map_err(Error::from)
@@ -313,6 +318,7 @@ impl Service {
         name: &SecretName,
         versions: &[SecretVersion],
     ) -> Result<SecretRecord, Error> {
+        self.may_record().await?;
         let result = async {
             let tenant = tenant_of(grant, Permission::Destroy)?;
             self.store.destroy(tenant, name, versions).await?.map_err(Error::from)

@@ -20,18 +20,20 @@ pub struct Readiness {
     pub keys: Option<String>,
     /// Why the database does not answer.
     pub database: Option<String>,
+    /// Why audit records cannot be written.
+    pub audit: Option<String>,
 }
 
 impl Readiness {
     #[must_use]
     pub const fn is_ready(&self) -> bool {
-        self.keys.is_none() && self.database.is_none()
+        self.keys.is_none() && self.database.is_none() && self.audit.is_none()
     }
 
     /// A line for each thing that is waited for.
     pub fn waiting_for(&self) -> Vec<String> {
-        let keys = self.keys.iter().map(|why| format!("keys: {why}"));
-        keys.chain(self.database.iter().map(|why| format!("database: {why}"))).collect()
+        let parts = [("keys", &self.keys), ("database", &self.database), ("audit", &self.audit)];
+        parts.iter().filter_map(|(part, why)| why.as_ref().map(|why| format!("{part}: {why}"))).collect()
     }
 }
 
@@ -67,7 +69,8 @@ pub(super) const NO_BACKUP: &str = "no backup of the master key is proven: witho
      Keep a copy of the key file off this host";
 
 impl Service {
-    /// Whether secrets can be read and written now.
+    /// Whether secrets can be read and written now. An audit that failed is tried again: a daemon that gets no requests because it is
+    /// not ready would never become so otherwise.
     pub async fn readiness(&self) -> Readiness {
         let keys = match &*self.keys.state() {
             Keys::Locked(reason) => Some(reason.clone()),
@@ -78,7 +81,8 @@ impl Service {
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some(format!("no answer within {} s", PING.as_secs())),
         };
-        Readiness { keys, database }
+        let audit = self.audit.heal(self.clock.wall()).await;
+        Readiness { keys, database, audit }
     }
 
     #[must_use]
@@ -110,11 +114,9 @@ impl Service {
         self.keys.tick();
     }
 
-    /// What an operator asks first. Answers as much as it can when database or key are away.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] where the call could not be recorded.
-    pub async fn status(&self, request: &Request, grant: &AdminGrant) -> Result<Status, Error> {
+    /// What an operator asks first. Answers as much as it can when database, key or audit are away: it is the one call that is
+    /// answered unrecorded, since it says why nothing can be recorded.
+    pub async fn status(&self, request: &Request, grant: &AdminGrant) -> Status {
         let readiness = self.readiness().await;
         let from_store = match &readiness.database {
             Some(why) => Err(StoreError::Unavailable(why.clone())),
@@ -145,8 +147,10 @@ impl Service {
             Err(error) => status.store_error = Some(error.to_string()),
         }
         let touched = [Touched::nothing(Outcome::Ok)];
-        self.record(request, grant.identity(), Action::AdminStatus, None, touched).await?;
-        Ok(status)
+        if self.record(request, grant.identity(), Action::AdminStatus, None, touched).await.is_err() {
+            status.readiness.audit = self.audit.failing();
+        }
+        status
     }
 
     async fn store_status(&self) -> Result<(Option<KeyState>, Vec<MasterKeyRecord>, Counts, Option<bool>), StoreError> {

@@ -8,6 +8,7 @@ on_both_stores![
     each_kind_of_bad_input_gets_an_answer_of_its_own,
     a_value_of_65536_bytes_is_taken_and_of_65537_refused_by_every_way_in,
     names_that_break_the_rule_are_refused_on_every_route,
+    what_a_route_does_not_take_is_refused_and_named_and_changes_nothing,
 ];
 
 fn each_kind_of_bad_input_gets_an_answer_of_its_own(site: &Site) {
@@ -97,6 +98,7 @@ fn names_that_break_the_rule_are_refused_on_every_route(site: &Site) {
         "%2F",
         "%252F",
         "%254BEY",
+        "%2541",
         "A%2FB",
         "KEY%00",
         "%4BEY%20",
@@ -119,7 +121,7 @@ fn names_that_break_the_rule_are_refused_on_every_route(site: &Site) {
             let detail = answer.problem();
             assert!(detail.contains("name is 1 to 128") || detail.contains("UTF-8"), "{name}: {detail}");
         }
-        for tenant in ["ALICE", "_system", "al%2Fice", "a%00", "%2e%2e", ".", "..", ""] {
+        for tenant in ["ALICE", "_system", "al%2Fice", "%2561lice", "a%00", "%2e%2e", ".", "..", ""] {
             let answer = daemon.request(method, &format!("/v1/secrets/{tenant}/KEY{rest}"), body);
             assert_eq!(answer.status, 400, "{method} {tenant:?} {rest}: {answer:?}");
         }
@@ -132,12 +134,71 @@ fn names_that_break_the_rule_are_refused_on_every_route(site: &Site) {
         let detail = answer.problem();
         assert!(detail.contains("segment") || detail.contains("a tenant is"), "{path}: {detail}");
     }
-    // One decoding, and an encoded letter is that letter.
+    // One decoding, and an encoded letter is that letter: A is there, so that %2541 decoded twice would be answered.
+    daemon.set("alice", "A", b"value");
+    assert_eq!(daemon.get("/v1/secrets/alice/%41").value(), b"value");
+    assert_eq!(daemon.get("/v1/secrets/alice/%2541").status, 400);
     assert_eq!(daemon.get("/v1/secrets/%61lice/%4BEY").value(), b"value");
-    assert_eq!(daemon.get("/v1/admin/status").json()["counts"]["secrets"], 1);
+    assert_eq!(daemon.get("/v1/admin/status").json()["counts"]["secrets"], 2);
     let output = site.cli(["secrets", "get", "alice", "ALICE/../BOB"], b"");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("name is 1 to 128"), "{output:?}");
+}
+
+fn what_a_route_does_not_take_is_refused_and_named_and_changes_nothing(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    daemon.set("alice", "GONE", b"value");
+    daemon.request("DELETE", "/v1/secrets/alice/GONE", b"");
+    let before = daemon.get("/v1/secrets/alice/KEY/versions").json();
+    let changes: [(&str, &str, &[u8]); 7] = [
+        ("POST", "/v1/secrets", br#"{"username":"alice","name":"KEY","value":"new"}"#),
+        ("POST", "/v1/secrets/alice/batch-set", br#"{"secrets":[{"name":"KEY","value":"new"}]}"#),
+        ("DELETE", "/v1/secrets/alice/KEY", b""),
+        ("POST", "/v1/secrets/alice/GONE/undelete", b""),
+        ("POST", "/v1/secrets/alice/KEY/rollback", br#"{"version":1}"#),
+        ("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#),
+        ("PUT", "/v1/secrets/alice/KEY", br#"{"value":"new"}"#),
+    ];
+    let reads: [(&str, &str, &[u8]); 9] = [
+        ("GET", "/v1/secrets/alice/KEY", b""),
+        ("GET", "/v1/secrets/alice", b""),
+        ("GET", "/v1/secrets/alice/KEY/versions", b""),
+        ("GET", "/v1/admin/tenants", b""),
+        ("GET", "/v1/admin/status", b""),
+        ("GET", "/livez", b""),
+        ("GET", "/readyz", b""),
+        ("GET", "/metrics", b""),
+        ("GET", "/openapi.json", b""),
+    ];
+    let batch_get: (&str, &str, &[u8]) = ("POST", "/v1/secrets/alice/batch-get", b"");
+    for (method, path, body) in changes.into_iter().chain(reads).chain([batch_get]) {
+        for key in ["cas", "Version", "pagesize", "page%2DSize", "x", "if-match"] {
+            let answer = daemon.request(method, &format!("{path}?{key}=1"), body);
+            assert_eq!(answer.status, 400, "{method} {path}?{key}: {answer:?}");
+            let detail = answer.problem();
+            assert!(detail.contains(&format!("`{}`", key.replace("%2D", "-"))), "{key}: {detail}");
+        }
+        for (header, value) in [("If-Match", "\"7\""), ("If-None-Match", "*")] {
+            let answer = daemon.request_with(method, path, &[(header, value)], body);
+            match (method, header) {
+                ("PUT", _) => assert_eq!(answer.status, 412, "{header}"),
+                ("GET", "If-None-Match") => assert_eq!(answer.status, 200, "{path}: {answer:?}"),
+                _ => {
+                    assert_eq!(answer.status, 400, "{method} {path} {header}: {answer:?}");
+                    assert!(answer.problem().contains(&format!("does not take {header}")), "{answer:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY/versions").json(), before);
+    assert_eq!(daemon.get("/v1/secrets/alice/GONE").status, 404);
+    // As a parser of forms reads it, and a stray mark is no parameter.
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY?%76ersion=1&").value(), b"value");
+    assert_eq!(daemon.get("/livez?").status, 200);
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY?version=1&version=1").status, 400);
+    let stray = daemon.get("/v1/secrets/alice/KEY?canary-4711=1").problem();
+    assert!(!stray.contains("4711"), "what may be a value is not repeated: {stray}");
 }
 
 #[test]

@@ -1,15 +1,20 @@
 //! Crashes and outages: what was acknowledged is there, and what was away comes back by itself.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use super::on_both_stores;
-use crate::support::site::{PATIENCE, Site, wait_for};
+use crate::support::site::{Answer, Daemon, PATIENCE, Site, wait_for};
 use crate::support::stores::postgres::server::Server;
 
 on_both_stores![
     every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand,
-    sigterm_finishes_what_is_under_way
+    sigterm_finishes_what_is_under_way,
+    while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_heals_it,
 ];
 
 fn every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand(site: &Site) {
@@ -53,11 +58,10 @@ fn every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand(si
 
 /// One write over a connection of its own; `false` unless it was acknowledged.
 fn try_set(socket: &std::path::Path, name: &str, number: u32) -> bool {
-    use std::io::{Read, Write};
     let body = format!(r#"{{"username":"alice","name":"{name}","value":"{number}"}}"#);
     let head =
         format!("POST /v1/secrets HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    let Ok(mut stream) = std::os::unix::net::UnixStream::connect(socket) else { return false };
+    let Ok(mut stream) = UnixStream::connect(socket) else { return false };
     if stream.write_all(format!("{head}{body}").as_bytes()).is_err() {
         return false;
     }
@@ -67,7 +71,6 @@ fn try_set(socket: &std::path::Path, name: &str, number: u32) -> bool {
 }
 
 fn sigterm_finishes_what_is_under_way(site: &Site) {
-    use std::io::{Read, Write};
     let daemon = site.start();
     let mut stream = daemon.connect();
     let body = br#"{"username":"alice","name":"KEY","value":"late"}"#;
@@ -78,17 +81,162 @@ fn sigterm_finishes_what_is_under_way(site: &Site) {
     // The head was read once another request, sent after it, is answered.
     assert_eq!(daemon.get("/livez").status, 200);
     let stopping = std::thread::spawn(move || daemon.stop());
-    let begun = Instant::now();
-    while !site.log().contains("stopping") {
-        assert!(begun.elapsed() < PATIENCE);
-        std::thread::yield_now();
-    }
+    site.logged("stopping");
     stream.write_all(&body[10..]).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(stopping.join().unwrap().code(), Some(0));
     assert_eq!(site.start().value("alice", "KEY").unwrap(), b"late");
+}
+
+/// Well under the 20 s that requests under way have.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A connection that has sent half of a head: its first, or its second after an answer, which the HTTP library treats otherwise.
+fn half_a_head(daemon: &Daemon, before: &str) -> UnixStream {
+    let mut stream = daemon.connect();
+    stream.write_all(format!("{before}GET /livez HTTP/1.1\r\nHo").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    while !before.is_empty() && !answer.ends_with(b"}") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    // Connections are accepted in their order, so this one was once a later one is answered.
+    assert_eq!(daemon.get("/livez").status, 200);
+    stream
+}
+
+#[test]
+fn a_stop_does_not_wait_for_connections_that_are_in_no_request() {
+    let site = Site::sqlite();
+    let daemon = site.start();
+    let silent = daemon.connect();
+    let early = half_a_head(&daemon, "");
+    let late = half_a_head(&daemon, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+    let begun = Instant::now();
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(!site.log().contains("were cut off"), "nothing was: {}", site.log());
+    drop((silent, early, late));
+}
+
+#[test]
+fn a_stop_waits_for_an_answer_that_is_read_slowly() {
+    let site = Site::sqlite();
+    let daemon = site.start();
+    let value = vec![7; 65_536];
+    for number in 0..40 {
+        daemon.set("alice", &format!("KEY_{number}"), &value);
+    }
+    let mut slow = daemon.connect();
+    slow.write_all(b"POST /v1/secrets/alice/batch-get HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = vec![0];
+    slow.read_exact(&mut answer).unwrap();
+    let mut idle = half_a_head(&daemon, "");
+    let stopping = std::thread::spawn(move || daemon.stop());
+    // It is closed once the grace of connections without a request is over.
+    let _closed = idle.read_to_end(&mut Vec::new());
+    slow.read_to_end(&mut answer).unwrap();
+    let answer = Answer::parse(&answer);
+    assert_eq!(answer.headers["content-length"], answer.body.len().to_string());
+    assert_eq!(answer.json()["secrets"].as_array().unwrap().len(), 40);
+    assert_eq!(stopping.join().unwrap().code(), Some(0));
+    assert!(!site.log().contains("were cut off"), "nothing was: {}", site.log());
+}
+
+#[test]
+fn a_second_signal_ends_the_drain_at_once_and_says_that_requests_were_cut_off() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let site = Site::sqlite();
+        let daemon = site.start();
+        let mut stream = daemon.connect();
+        stream.write_all(b"POST /v1/secrets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{").unwrap();
+        assert_eq!(daemon.get("/livez").status, 200, "the head was read before this was answered");
+        daemon.signal(Signal::TERM);
+        site.logged("stopping");
+        let begun = Instant::now();
+        daemon.signal(signal);
+        assert_eq!(daemon.ended().code(), Some(0));
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        assert!(site.log().contains("requests under way were cut off\n"), "{}", site.log());
+        assert!(!site.socket().exists());
+    }
+}
+
+fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_heals_it(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    daemon.set("alice", "GONE", b"value");
+    daemon.request("DELETE", "/v1/secrets/alice/GONE", b"");
+    let audit = site.data_dir().join("audit.jsonl");
+    for (round, heal) in ["POST", "GET"].into_iter().enumerate() {
+        std::fs::rename(&audit, site.path(&format!("audit-{round}.jsonl"))).unwrap();
+        std::fs::create_dir(&audit).unwrap();
+        // Nothing has failed yet, so that the first call cannot know.
+        let value = format!("late {round}");
+        let late = daemon.set("alice", "KEY", value.as_bytes());
+        assert_eq!(late.status, 503);
+        assert_eq!(
+            late.problem(),
+            "the change was made, but the audit record could not be written; read before trying again"
+        );
+        let before = daemon.get("/v1/admin/status");
+        assert_eq!((before.status, &before.json()["ready"]), (200, &serde_json::json!(false)), "{before:?}");
+        assert!(before.json()["warnings"].to_string().contains("audit: "), "{before:?}");
+        let calls: [(&str, &str, &[u8]); 7] = [
+            ("POST", "/v1/secrets", br#"{"username":"alice","name":"KEY","value":"two"}"#),
+            ("PUT", "/v1/secrets/alice/KEY", br#"{"value":"two"}"#),
+            ("POST", "/v1/secrets/alice/batch-set", br#"{"secrets":[{"name":"NEW","value":"x"}]}"#),
+            ("POST", "/v1/secrets/alice/KEY/rollback", br#"{"version":1}"#),
+            ("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#),
+            ("DELETE", "/v1/secrets/alice/KEY", b""),
+            ("POST", "/v1/secrets/alice/GONE/undelete", b""),
+        ];
+        for (method, path, body) in calls {
+            let refused = daemon.request(method, path, body);
+            assert_eq!((refused.status, refused.json()["code"].as_u64()), (503, Some(14)), "{method} {path}");
+            assert_eq!(refused.problem(), "audit records cannot be written; nothing was changed", "{method} {path}");
+        }
+        let read = daemon.get("/v1/secrets/alice/KEY");
+        assert_eq!((read.status, read.problem().as_str()), (503, "the audit record could not be written"));
+        let ready = daemon.get("/readyz");
+        assert_eq!(ready.status, 503);
+        let why = ready.json()["waiting_for"][0].as_str().unwrap().to_owned();
+        assert!(why.starts_with("audit: ") && why.contains("Is a directory"), "{why}");
+        let shown = site.cli(["admin", "status"], b"");
+        assert!(String::from_utf8_lossy(&shown.stdout).contains(&why), "{shown:?}");
+        assert_eq!(daemon.get("/livez").status, 200);
+        assert_eq!(daemon.get("/v1/admin/status").json()["counts"], before.json()["counts"], "nothing was made");
+
+        std::fs::remove_dir(&audit).unwrap();
+        let healed = match heal {
+            "POST" => daemon.request("POST", "/v1/secrets/alice/KEY/undelete", b"").status == 409,
+            _ => daemon.get("/readyz").status == 200,
+        };
+        assert!(healed, "{}", site.log());
+        assert_eq!(daemon.get("/readyz").json()["status"], "ok");
+        assert_eq!(daemon.value("alice", "KEY").unwrap(), value.as_bytes());
+        let text = std::fs::read_to_string(&audit).unwrap();
+        let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // The change, three questions for the status, and the read.
+        assert_eq!((&records[0]["action"], &records[0]["records"]), (&"audit.gap".into(), &5.into()), "{text}");
+        assert_eq!(records.iter().filter(|record| record["action"] == "audit.gap").count(), 1, "{text}");
+    }
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[test]
+fn the_status_whose_own_record_is_the_first_to_fail_says_so() {
+    let site = Site::sqlite();
+    let daemon = site.start();
+    let audit = site.data_dir().join("audit.jsonl");
+    std::fs::remove_file(&audit).unwrap();
+    std::fs::create_dir(&audit).unwrap();
+    let status = daemon.get("/v1/admin/status");
+    assert_eq!((status.status, &status.json()["ready"]), (200, &serde_json::json!(false)), "{status:?}");
+    assert!(status.json()["warnings"].to_string().contains("audit: "), "{status:?}");
 }
 
 #[test]
@@ -111,7 +259,7 @@ fn a_full_disk_under_the_audit_fails_calls_and_heals_by_itself() {
     daemon.set("alice", "KEY", b"value");
     let filler = data.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
-    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    while Write::write_all(&mut file, &[0; 4096]).is_ok() {}
     // The audit file's last page may have room for a few records more.
     let begun = Instant::now();
     let refused = loop {

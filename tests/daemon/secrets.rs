@@ -14,6 +14,7 @@ on_both_stores![
     a_batch_is_set_whole_or_not_at_all_and_read_at_once,
     tenants_and_secrets_are_listed_page_by_page,
     concurrent_first_writes_of_a_tenant_make_one_dek,
+    every_route_shows_the_same_metadata_after_a_change_of_the_delivery_alone,
 ];
 
 fn sizes() -> Vec<(&'static str, Vec<u8>)> {
@@ -170,14 +171,22 @@ fn a_batch_is_set_whole_or_not_at_all_and_read_at_once(site: &Site) {
     assert_eq!(failed.status, 412, "{failed:?}");
     assert_eq!(failed.problem(), "A: the current version is 1");
     assert_eq!(daemon.get("/v1/secrets/alice/C").status, 404, "nothing of a refused batch is there");
-    for wrong in [
-        r#"{"secrets":[]}"#,
-        r#"{"secrets":[{"name":"D","value":"1"},{"name":"D","value":"2"}]}"#,
-        r#"{"secrets":[{"name":"D","value":"1"},{"name":"my-key","value":"2"}]}"#,
-        r#"{"secrets":[{"name":"D"}]}"#,
-        r#"{"secrets":[{"name":"D","value":"1","value_base64":"MQ=="}]}"#,
+    for (wrong, said) in [
+        ("", "secrets takes 1 to 1000"),
+        (r#"{"name":"D","value":"1"},{"name":"D","value":"2"}"#, "D is named twice"),
+        (r#"{"name":"D","value":"1"},{"name":"my-key","value":"2"}"#, "secrets[1]: a secret's name is 1 to 128"),
+        (r#"{"name":"D"}"#, "secrets[0], D: give the value as `value` (UTF-8) or as `value_base64`"),
+        (
+            r#"{"name":"E","value":"1"},{"name":"F","value":"1"},{"name":"D","value":"1","value_base64":"MQ=="}"#,
+            "secrets[2], D: give `value` or `value_base64`, not both",
+        ),
+        (r#"{"name":"D","value":"1","delivery":"mail"}"#, "secrets[0], D: delivery is env, file or compose"),
+        (r#"{"name":"D","value":"1","cas":18446744073709551615}"#, "secrets[0], D: a version is a number from 1"),
+        (r#"{"name":"my-key","delivery":"mail"}"#, "secrets[0]: a secret's name is 1 to 128"),
     ] {
-        assert_eq!(set(wrong).status, 400, "{wrong}");
+        let answer = set(&format!(r#"{{"secrets":[{wrong}]}}"#));
+        assert_eq!(answer.status, 400, "{wrong}");
+        assert!(answer.problem().starts_with(said), "{said}: {answer:?}");
     }
     assert_eq!(daemon.get("/v1/secrets/alice/D").status, 404);
 
@@ -240,4 +249,26 @@ fn concurrent_first_writes_of_a_tenant_make_one_dek(site: &Site) {
     let status = daemon.get("/v1/admin/status").json();
     assert_eq!(status["counts"]["deks"]["active"], 2, "one, and the system's: {status}");
     assert_eq!(status["counts"]["secrets"], 16);
+}
+
+fn every_route_shows_the_same_metadata_after_a_change_of_the_delivery_alone(site: &Site) {
+    let daemon = site.start();
+    let put = |value: &str, delivery: &str| {
+        let body = serde_json::json!({ "value": value, "delivery": delivery }).to_string();
+        daemon.request("PUT", "/v1/secrets/alice/KEY", body.as_bytes()).json()["secret"].clone()
+    };
+    put("old", "env");
+    put("value", "env");
+    // The stores' clocks may not tell two calls apart.
+    site.run_sql("UPDATE secret_versions SET created_at = version");
+    let changed = put("value", "file");
+    assert_eq!((&changed["version"], &changed["delivery"]), (&2.into(), &"file".into()));
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY").json()["secret"], changed);
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY?version=2").json()["secret"], changed);
+    assert_eq!(daemon.get("/v1/secrets/alice").json()["secrets"][0], changed);
+    let batch = daemon.request("POST", "/v1/secrets/alice/batch-get", b"").json();
+    assert_eq!(batch["secrets"][0]["secret"], changed);
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY/versions").json()["secret"], changed);
+    let old = daemon.get("/v1/secrets/alice/KEY?version=1").json();
+    assert_eq!(old["secret"]["updatedAt"], "1970-01-01T00:00:00.000001Z", "an old version keeps its own time");
 }

@@ -13,6 +13,7 @@ on_both_stores![
     a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_right_one_comes,
     a_key_file_that_was_copied_as_text_is_named_as_such,
     a_second_daemon_is_refused,
+    of_two_first_starts_that_race_for_one_key_file_one_wins_and_its_database_opens_with_the_file,
 ];
 
 const READY: &str = "Secrets store ready (file-keyed, AES-256-GCM)";
@@ -160,6 +161,48 @@ fn a_second_daemon_is_refused(site: &Site) {
     // On SQLite another data directory is another database, which a key file lies beside.
     assert_eq!(code, Some(if site.database_url().is_some() { 6 } else { 5 }), "{said}");
     assert_eq!(daemon.get("/readyz").status, 200);
+}
+
+fn of_two_first_starts_that_race_for_one_key_file_one_wins_and_its_database_opens_with_the_file(site: &Site) {
+    type Fresh = fn() -> Site;
+    let (fresh, rounds): (Fresh, usize) =
+        if site.database_url().is_some() { (Site::postgres, 3) } else { (Site::sqlite, 8) };
+    for round in 0..rounds {
+        let sites = [fresh(), fresh()];
+        let key_file = sites[round % 2].key_file();
+        let command = |site: &Site| {
+            let mut command = site.command(["daemon"]);
+            command.env("CONTAINARIUM_KEY_FILE", &key_file);
+            command
+        };
+        let at_once = std::sync::Barrier::new(2);
+        let [first, second] = std::thread::scope(|scope| {
+            let starts = sites.each_ref().map(|site| {
+                scope.spawn(|| {
+                    let command = command(site);
+                    at_once.wait();
+                    site.try_start(command)
+                })
+            });
+            starts.map(|start| start.join().unwrap())
+        });
+        let (winner, daemon, loser, status) = match (first, second) {
+            (Ok(daemon), Err(status)) => (&sites[0], daemon, &sites[1], status),
+            (Err(status), Ok(daemon)) => (&sites[1], daemon, &sites[0], status),
+            (first, second) => {
+                let started = [first.is_ok(), second.is_ok()];
+                panic!("round {round}: {started:?}\n{}\n{}", sites[0].log(), sites[1].log());
+            }
+        };
+        assert_eq!(status.code(), Some(5), "{}", loser.log());
+        assert!(loser.log().contains("the database is new, but a master key is here already"), "{}", loser.log());
+        daemon.set("alice", "KEY", b"value");
+        assert_eq!(daemon.stop().code(), Some(0));
+        let daemon = winner.start_with(command(winner));
+        assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+        assert_eq!(loser.number("SELECT count(*) FROM master_keys"), 0, "the loser's database is still new");
+        assert_eq!(loser.refused_with(command(loser)).0, Some(5));
+    }
 }
 
 #[test]

@@ -95,6 +95,15 @@ impl Site {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
+    /// Waits until the log says this.
+    pub(crate) fn logged(&self, text: &str) {
+        let begun = Instant::now();
+        while !self.log().contains(text) {
+            assert!(begun.elapsed() < PATIENCE, "never logged {text:?}:\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn database_url(&self) -> Option<&str> {
         self.server_url.as_deref().or_else(|| self.postgres.as_ref().map(|database| database.url.as_str()))
     }
@@ -168,6 +177,8 @@ impl Site {
         let notify = self.path("notify.sock");
         let _stale = std::fs::remove_file(&notify);
         let listener = UnixDatagram::bind(&notify).unwrap();
+        // Whoever the daemon is run as.
+        std::fs::set_permissions(&notify, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         listener.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let mut child = command
             .env("NOTIFY_SOCKET", &notify)
@@ -264,10 +275,22 @@ impl Daemon {
     }
 
     /// SIGTERM, and the exit status.
-    pub(crate) fn stop(mut self) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
-        signal(&child, rustix::process::Signal::TERM);
-        child.wait().unwrap()
+    pub(crate) fn stop(self) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.ended()
+    }
+
+    /// The exit status of a daemon that was told to stop.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        self.child.take().unwrap().wait().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(self.child.as_ref().unwrap())
     }
 
     /// SIGKILL: nothing is tidied up.
@@ -333,11 +356,6 @@ impl Drop for Daemon {
             let _reaped = child.wait();
         }
     }
-}
-
-fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// An HTTP answer.

@@ -1,0 +1,75 @@
+//! What a route does not take is refused, not ignored: a precondition or a misspelt parameter that nobody hears would let a caller
+//! believe in a guard that is not there.
+
+use std::borrow::Cow;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
+use percent_encoding::percent_decode_str;
+
+use super::problem::Refused;
+
+const SECRET: &str = "/v1/secrets/{username}/{name}";
+
+/// The query parameters of the routes that take any, all of them GET's.
+pub(super) const QUERIES: [(&str, &[&str]); 3] = [
+    (SECRET, &["version"]),
+    ("/v1/secrets/{username}", &["pageSize", "pageToken"]),
+    ("/v1/admin/tenants", &["pageSize", "pageToken"]),
+];
+
+/// The longest name of a parameter that an answer repeats.
+const MAX_SHOWN: usize = 40;
+
+/// Refuses a request to a known route that says what the route does not take.
+///
+/// GET ignores If-None-Match: answers are `no-store`, so that nobody keeps a copy which a 304 could confirm, and an answer in full
+/// is right in any case. It does not ignore If-Match: who sends that would take any answer for the version that was asked for.
+pub(super) fn refuse(request: &Request) -> Result<(), Refused> {
+    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
+    let (route, method, headers) = (route.as_str(), request.method(), request.headers());
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if !(route == SECRET && *method == Method::PUT) {
+        if headers.contains_key(IF_MATCH) {
+            return Err(no_precondition("If-Match"));
+        }
+        if headers.contains_key(IF_NONE_MATCH) && !reads {
+            return Err(no_precondition("If-None-Match"));
+        }
+    }
+    let taken = QUERIES.iter().find(|(path, _)| *path == route && reads).map_or(&[][..], |(_, keys)| keys);
+    refuse_query(request.uri().query().unwrap_or_default(), taken)
+}
+
+fn no_precondition(header: &str) -> Refused {
+    Refused::invalid(format!(
+        "this route does not take {header}; PUT {SECRET} does, and POST /v1/secrets and batch-set take `cas`"
+    ))
+}
+
+fn refuse_query(query: &str, taken: &[&str]) -> Result<(), Refused> {
+    let keys = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| key(pair.split('=').next().unwrap_or(pair)));
+    for key in keys {
+        if !taken.contains(&&*key) {
+            let offered = if taken.is_empty() { "none".to_owned() } else { taken.join(" and ") };
+            return Err(Refused::invalid(format!("the query has {}; this route takes {offered}", shown(&key))));
+        }
+    }
+    Ok(())
+}
+
+/// As the query's own parser reads it (application/x-www-form-urlencoded).
+fn key(encoded: &str) -> String {
+    percent_decode_str(&encoded.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+/// A name that could be one of a parameter is repeated; anything else may be a value that went astray.
+fn shown(key: &str) -> Cow<'static, str> {
+    let plain = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'-');
+    if (1..=MAX_SHOWN).contains(&key.len()) && key.bytes().all(plain) {
+        format!("the parameter `{key}`").into()
+    } else {
+        "a parameter that no route takes".into()
+    }
+}
