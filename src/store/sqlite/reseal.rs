@@ -44,7 +44,7 @@ pub(super) async fn reseal(
         (_, None) => return Ok(ResealOutcome::NoActiveDek),
         (_, Some(active)) => active,
     };
-    let mut resealed = 0;
+    let mut count = 0;
     for (index, version) in versions.iter().enumerate() {
         if !is_as_read(connection, tenant, from, version).await? {
             continue;
@@ -53,9 +53,9 @@ pub(super) async fn reseal(
             Ok(ciphertext) => replace(connection, version, &active, &ciphertext).await?,
             Err(refusal) => return Ok(ResealOutcome::Refused(refusal)),
         }
-        resealed += 1;
+        count += 1;
     }
-    Ok(ResealOutcome::Resealed(resealed))
+    Ok(ResealOutcome::Resealed(count))
 }
 
 async fn is_as_read(
