@@ -6,3 +6,4 @@ mod locking;
 mod migrating;
 mod outages;
 mod rotating;
+mod tenant_locks;
