@@ -30,7 +30,7 @@ async fn database_at(level: &str) -> Arc<PostgresDatabase> {
 
 /// Ends, or fails the test: a wait for ever is what it would be without the guard.
 async fn ends<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work).await.unwrap_or_else(|_| panic!("{what} does not end"))
+    tokio::time::timeout(Duration::from_mins(1), work).await.unwrap_or_else(|_| panic!("{what} does not end"))
 }
 
 /// Holds the master lock shared, as a creator does, until it is told to end.

@@ -34,7 +34,7 @@ async fn write(store: Arc<dyn Store>, writer: usize) -> usize {
         .flat_map(|at| TENANTS.map(|of| Intent { keep: Keep::Newest(2), ..intent(of, &format!("S{at}")) }))
         .collect();
     intents.rotate_left(writer * 3 % (2 * SECRETS));
-    if writer % 2 == 0 {
+    if writer.is_multiple_of(2) {
         intents.reverse();
     }
     for round in 0.. {
@@ -138,7 +138,7 @@ async fn rotations_of_deks_rewraps_and_shreds_never_deadlock_with_writes() {
         f.schedule_shred("bob", MINUTE).await;
         f.store.shred(&tenant("bob"), ShredWhen::Now).await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(60), rounds).await.expect("it does not end");
+    tokio::time::timeout(Duration::from_mins(1), rounds).await.expect("it does not end");
     assert!(writers.join_all().await.into_iter().all(|rounds| rounds > 0), "they wrote meanwhile");
     stop.store(true, Ordering::Relaxed);
     others.join_all().await;
