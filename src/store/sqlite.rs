@@ -5,12 +5,20 @@
 //! writes later fails at once with "database is locked", whatever the busy timeout. The lock that keeps a second daemon out is the data
 //! directory's, not this room's.
 
+mod dek_life;
 mod deks;
 mod error;
+mod escrows;
+mod key_state;
 mod keys;
 mod masters;
+mod nodes;
 mod open;
 mod read;
+mod reseal;
+mod rewrap;
+mod rotation;
+mod shred;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -61,6 +69,13 @@ impl SqliteStore {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)
     }
 
+    /// Folds the write-ahead log into the file and empties it: what a change took away stands in the log's older frames until then. A
+    /// reader of an older state can hold it up, for no longer than SQLite waits for a lock; the next checkpoint then does it. So a failure
+    /// here says nothing of the change, which is committed.
+    async fn fold_log(&self) {
+        drop(sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await);
+    }
+
     /// A reading transaction: its statements see one state.
     async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.readers.begin().await.map_err(store_error)
@@ -74,6 +89,18 @@ async fn commit(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreEr
 async fn roll_back(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
     transaction.rollback().await.map_err(store_error)
 }
+
+/// The work in a writing transaction of its own, committed unless it fails.
+macro_rules! committed {
+    ($store:ident, |$connection:ident| $work:expr) => {{
+        let mut transaction = $store.begin().await?;
+        let $connection = &mut *transaction;
+        let outcome = $work.await?;
+        commit(transaction).await?;
+        Ok(outcome)
+    }};
+}
+use committed;
 
 #[async_trait]
 impl Store for SqliteStore {
