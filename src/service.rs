@@ -2,7 +2,9 @@
 
 mod dek;
 mod error;
+pub mod install;
 pub mod node;
+mod nodes;
 pub mod open;
 mod secrets;
 mod status;
@@ -20,6 +22,7 @@ use crate::store::Store;
 use node::Node;
 
 pub use error::{Error, Failure};
+pub use nodes::Nodes;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
 
