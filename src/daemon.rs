@@ -1,5 +1,6 @@
 //! The daemon's life: take the data directory, open the store, open the keys, listen, serve, drain, stop.
 
+mod keeper;
 mod socket;
 
 use std::sync::Arc;
@@ -16,19 +17,19 @@ use crate::config::{Config, LogFormat};
 use crate::http::listen::{self, Ended, Order};
 use crate::http::{self, App};
 use crate::process::{DataDirError, DataDirLock, Warning};
-use crate::service::open::{OpenError, Opened, Opener};
+use crate::service::node::NodeError;
+use crate::service::open::OpenError;
 use crate::telemetry::{self, Metrics};
 
+use keeper::Keeper;
 use socket::SocketError;
 
-/// How often locked keys are looked for again.
-const UNLOCK_EVERY: Duration = Duration::from_secs(1);
 /// How often caches and metrics are tidied.
 const TICK: Duration = Duration::from_secs(1);
 /// How long the store may take to close while requests that were cut off hold on to it.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
-/// Why the daemon did not start.
+/// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -38,6 +39,8 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
     Socket(#[from] SocketError),
     #[error("metrics could not be started: {0}")]
     Metrics(String),
@@ -46,18 +49,22 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// 5: database or key are not available; 6: another daemon is there; else 1.
+    /// 5: database or key are not available; 6: another daemon is there, or uses this node's id; else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. }) | Self::Open(_) => 5,
-            Self::DataDir(DataDirError::Held { .. }) | Self::Socket(SocketError::InUse { .. }) => 6,
+            Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. })
+            | Self::Open(_)
+            | Self::Node(NodeError::Store(_)) => 5,
+            Self::DataDir(DataDirError::Held { .. })
+            | Self::Socket(SocketError::InUse { .. })
+            | Self::Node(NodeError::Taken { .. }) => 6,
             _ => 1,
         }
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. `unprotected` is what hardening the process could not do.
+/// Runs the daemon until SIGTERM or SIGINT, or until another process turns out to use its node's id. `unprotected` is what hardening the process could not do.
 ///
 /// # Errors
 /// [`StartError`], logged too. Nothing was changed that a later start would trip over.
@@ -76,8 +83,11 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
-    let Composed { store, audit, clock, service, opener } = compose::daemon(&config).await?;
+    let Composed { store, audit, clock, node, service, opener } = compose::daemon(&config).await?;
+    node.look_back().await?;
     let opened = opener.open().await?;
+    // Before anything is served: whether another process uses this node's id.
+    node.tick().await?;
     let socket = socket::bind(&config.socket)?;
     tracing::info!("listening on {}", config.socket.display());
 
@@ -85,17 +95,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let requests = TaskTracker::new();
     let app = App { service: Arc::clone(&service), metrics: Arc::clone(&metrics), clock, requests: requests.clone() };
     let mut served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, orders));
-    let unlocking = match opened {
-        Opened::Ready => None,
-        Opened::Locked(reason) => {
-            tracing::error!("the secrets store is not ready: {reason}");
-            Some(tokio::spawn(unlock(opener, reason)))
-        }
-    };
     notify(&[NotifyState::Ready]);
-    if unlocking.is_none() {
-        notify(&[NotifyState::Status("Secrets store ready")]);
-    }
+    let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);
         loop {
@@ -105,29 +106,30 @@ async fn serve(config: Config) -> Result<(), StartError> {
         }
     });
 
-    signals.wait().await;
+    let ended = tokio::select! {
+        () = signals.wait() => Ok(()),
+        ended = &mut keeping => Err(StartError::Node(ended.unwrap_or(NodeError::Panicked))),
+    };
     tracing::info!("stopping: no new connections; requests under way are finished; a second signal cuts them off");
     notify(&[NotifyState::Stopping]);
     order.send_replace(Order::Drain);
-    let ended = tokio::select! {
-        ended = &mut served => ended,
+    let drained = tokio::select! {
+        drained = &mut served => drained,
         () = signals.wait() => {
             tracing::info!("stopping at once");
             order.send_replace(Order::Stop);
             served.await
         }
     };
-    let ended = ended.unwrap_or_else(|_| {
+    let drained = drained.unwrap_or_else(|_| {
         tracing::error!("the listener ended with a panic");
         Ended::Cut
     });
-    if let Some(unlocking) = unlocking {
-        unlocking.abort();
-    }
+    keeping.abort();
     ticking.abort();
     socket.file.remove();
     // The audit last: what a request that was cut off had under way in the store is still recorded.
-    match ended {
+    match drained {
         Ended::Drained => store.close().await,
         Ended::Cut => {
             let _under_way = tokio::time::timeout(CLOSE_TIME, store.close()).await;
@@ -135,35 +137,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     }
     audit.close().await;
     tracing::info!("stopped");
-    Ok(())
-}
-
-/// Looks for the keys until they open: an operator who puts the right file in place needs no restart.
-async fn unlock(opener: Opener, mut reason: String) {
-    let mut looks = interval(UNLOCK_EVERY);
-    loop {
-        notify(&[NotifyState::Status(&format!("Waiting for keys: {reason}"))]);
-        let said = loop {
-            looks.tick().await;
-            match opener.open().await {
-                Ok(Opened::Ready) => {
-                    notify(&[NotifyState::Status("Secrets store ready")]);
-                    return;
-                }
-                Ok(Opened::Locked(now)) if now == reason => {}
-                Ok(Opened::Locked(now)) => break now,
-                // The database may be away for a moment; what was said of the keys stays true.
-                Err(OpenError::Store(_)) => {}
-                Err(error) if error.to_string() == reason => {}
-                Err(error) => {
-                    opener.lock(error.to_string());
-                    break error.to_string();
-                }
-            }
-        };
-        tracing::warn!("still not ready: {said}");
-        reason = said;
-    }
+    ended
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {

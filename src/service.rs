@@ -2,6 +2,9 @@
 
 mod dek;
 mod error;
+pub mod install;
+pub mod node;
+mod nodes;
 pub mod open;
 mod secrets;
 mod status;
@@ -16,7 +19,10 @@ use crate::keys::Keyring;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
+use node::Node;
+
 pub use error::{Error, Failure};
+pub use nodes::Nodes;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
 
@@ -31,6 +37,7 @@ pub struct Request {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub keys: Arc<Keyring>,
+    pub node: Arc<Node>,
     pub access: Access,
     pub audit: Arc<Audit>,
     pub clock: Arc<dyn Clock>,
@@ -42,6 +49,7 @@ pub struct Parts {
 pub struct Service {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
+    node: Arc<Node>,
     access: Access,
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
@@ -69,8 +77,8 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, access, audit, clock, keep_versions } = parts;
-        Self { store, keys, access, audit, clock, keep_versions }
+        let Parts { store, keys, node, access, audit, clock, keep_versions } = parts;
+        Self { store, keys, node, access, audit, clock, keep_versions }
     }
 
     /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.

@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod hardening;
 mod leaks;
+mod nodes;
 mod secrets;
 mod start;
 

@@ -305,7 +305,11 @@ impl Reason {
         let (owner, dir) = (user(self.files.owner), self.retained_dir());
         // A daemon that is up and locked looks for its keys by itself.
         let then = if self.why == Why::NotActive { "the daemon then opens by itself" } else { "then start again" };
-        write!(f, "\nPut the backup of each key that was not found back (BACKUP is your copy of it), {then}:")?;
+        write!(
+            f,
+            "\nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user \
+             (BACKUP is your copy of it, or the key file of another node), {then}. Or put it back by hand:"
+        )?;
         write!(f, "\n  install -d -m 0700 -o {owner} {}", sh(&dir))?;
         for kid in self.missing() {
             write!(f, "\n  install -m 0400 -o {owner} BACKUP {}", sh(&dir.join(kid.to_string())))?;

@@ -17,12 +17,26 @@ pub enum Action {
     Destroy,
     AdminTenants,
     AdminStatus,
+    AdminNodes,
+    AdminForgetNode,
+    AdminRestorePlan,
+    AdminAcceptRestore,
 }
 
 impl Action {
-    /// Whether it changes a secret.
+    /// Whether it changes anything.
     pub const fn changes(self) -> bool {
-        matches!(self, Self::Set | Self::BatchSet | Self::Rollback | Self::Delete | Self::Undelete | Self::Destroy)
+        matches!(
+            self,
+            Self::Set
+                | Self::BatchSet
+                | Self::Rollback
+                | Self::Delete
+                | Self::Undelete
+                | Self::Destroy
+                | Self::AdminForgetNode
+                | Self::AdminAcceptRestore
+        )
     }
 
     pub const fn as_str(self) -> &'static str {
@@ -39,6 +53,10 @@ impl Action {
             Self::Destroy => "secret.destroy",
             Self::AdminTenants => "admin.tenants",
             Self::AdminStatus => "admin.status",
+            Self::AdminNodes => "admin.nodes",
+            Self::AdminForgetNode => "admin.forget-node",
+            Self::AdminRestorePlan => "admin.restore-plan",
+            Self::AdminAcceptRestore => "admin.accept-restore",
         }
     }
 }

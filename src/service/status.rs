@@ -22,18 +22,21 @@ pub struct Readiness {
     pub database: Option<String>,
     /// Why audit records cannot be written.
     pub audit: Option<String>,
+    /// What this node lacks: the active key, or an operator's word on a restored database.
+    pub node: Vec<String>,
 }
 
 impl Readiness {
     #[must_use]
     pub const fn is_ready(&self) -> bool {
-        self.keys.is_none() && self.database.is_none() && self.audit.is_none()
+        self.keys.is_none() && self.database.is_none() && self.audit.is_none() && self.node.is_empty()
     }
 
     /// A line for each thing that is waited for.
     pub fn waiting_for(&self) -> Vec<String> {
         let parts = [("keys", &self.keys), ("database", &self.database), ("audit", &self.audit)];
-        parts.iter().filter_map(|(part, why)| why.as_ref().map(|why| format!("{part}: {why}"))).collect()
+        let parts = parts.iter().filter_map(|(part, why)| why.as_ref().map(|why| format!("{part}: {why}")));
+        parts.chain(self.node.iter().map(|why| format!("node: {why}"))).collect()
     }
 }
 
@@ -51,12 +54,15 @@ pub struct Status {
     pub counts: Option<Counts>,
     /// Whether a copy of the active key off the host has been proven; `None` where it is not known.
     pub backup_proven: Option<bool>,
+    /// What is wrong with this node's files, and does not keep it from serving.
+    pub problems: Vec<String>,
 }
 
 impl Status {
     /// What an operator should do something about.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.readiness.waiting_for();
+        warnings.extend(self.problems.iter().cloned());
         if self.backup_proven == Some(false) {
             warnings.push(NO_BACKUP.to_owned());
         }
@@ -82,7 +88,7 @@ impl Service {
             Err(_) => Some(format!("no answer within {} s", PING.as_secs())),
         };
         let audit = self.audit.heal(self.clock.wall()).await;
-        Readiness { keys, database, audit }
+        Readiness { keys, database, audit, node: self.node.waiting_for() }
     }
 
     #[must_use]
@@ -136,6 +142,7 @@ impl Service {
             cache: self.keys.cache_stats(),
             counts: None,
             backup_proven: None,
+            problems: self.node.problems(),
         };
         match from_store {
             Ok((key_state, master_keys, counts, backup_proven)) => {
