@@ -2,6 +2,7 @@
 
 mod dek;
 mod error;
+pub mod job;
 pub mod open;
 mod secrets;
 mod status;
