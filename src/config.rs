@@ -160,7 +160,7 @@ impl Resolver<'_> {
         let keep_versions = self.value(Setting::KeepVersions, ("10", DEFAULT_KEEP_VERSIONS), values::keep_versions);
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
-        let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
+        let database_retention = self.database_retention();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -170,7 +170,7 @@ impl Resolver<'_> {
             existing_key: existing_key?,
             keep_versions: keep_versions?,
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
-            database_retention: database_retention?,
+            database_retention,
         })
     }
 
@@ -276,17 +276,13 @@ impl Resolver<'_> {
         self.keep(setting, text.and_then(parse))
     }
 
-    /// A setting without a default.
-    fn optional<T>(
-        &mut self,
-        setting: Setting,
-        parse: impl FnOnce(&str) -> Result<Option<T>, String>,
-    ) -> Option<Option<T>> {
-        if self.layers.find(setting).is_none() {
-            self.show(setting, None, Origin::Default);
-            return Some(None);
+    /// `None` where it is not given, or wrongly, which is an error then.
+    fn database_retention(&mut self) -> Option<Duration> {
+        if self.layers.find(Setting::DatabaseRetention).is_none() {
+            self.show(Setting::DatabaseRetention, None, Origin::Default);
+            return None;
         }
-        self.value(setting, ("", None), parse)
+        self.value(Setting::DatabaseRetention, ("", Duration::ZERO), values::database_retention)
     }
 
     fn show(&mut self, setting: Setting, value: Option<String>, origin: Origin) {
