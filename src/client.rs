@@ -17,8 +17,9 @@ use zeroize::Zeroizing;
 use crate::crypto::SecretValue;
 use crate::model::{SecretName, SecretVersion, Tenant};
 use crate::wire::{
-    ChangeAnswer, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine, RollbackRequest, SecretMetadata,
-    SetBody, StatusAnswer, StreamLine, TenantsAnswer, VersionsAnswer, one_value, set_json,
+    ChangeAnswer, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine, QuarantineAnswer,
+    QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, SecretMetadata, SetBody, ShredAnswer,
+    ShredRequest, StatusAnswer, StreamLine, TenantsAnswer, VersionsAnswer, one_value, set_json,
 };
 
 pub use error::{ClientError, Effect, ErrorClass};
@@ -151,6 +152,32 @@ impl Client {
     /// [`ClientError`].
     pub async fn status(&self) -> Result<StatusAnswer, ClientError> {
         self.ask(Target::new(Method::GET, ["v1", "admin", "status"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// Gives tenants new DEKs, and follows that to its end.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate_dek(
+        &self,
+        request: &RotateDekRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotateDekAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "rotate-dek"]);
+        self.follow(target, Some(json(request)?), on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn shred(&self, request: &ShredRequest) -> Result<ShredAnswer, ClientError> {
+        self.ask(Target::new(Method::POST, ["v1", "admin", "shred"]), Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn quarantine(&self, request: &QuarantineRequest) -> Result<QuarantineAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "quarantine"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 
     async fn change(&self, target: Target, json: Zeroizing<Vec<u8>>) -> Result<ChangeAnswer, ClientError> {

@@ -93,11 +93,13 @@ async fn serve(config: Config) -> Result<(), StartError> {
     if unlocking.is_none() {
         notify(&[NotifyState::Status("Secrets store ready")]);
     }
+    service.keep_shredding();
+    let ticked = Arc::clone(&service);
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);
         loop {
             ticks.tick().await;
-            service.tick();
+            ticked.tick();
             metrics.tick();
         }
     });
@@ -106,7 +108,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     tracing::info!("stopping: no new connections; requests under way are finished");
     notify(&[NotifyState::Stopping]);
     stop.send_replace(true);
-    if served.await.is_err() {
+    // Who watches long work is a connection that waits for its end.
+    let (served, ()) = tokio::join!(served, service.stop_work());
+    if served.is_err() {
         tracing::error!("the listener ended with a panic");
     }
     if let Some(unlocking) = unlocking {

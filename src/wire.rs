@@ -3,6 +3,7 @@
 //! Values pass through [`Text`] and [`Base64`], which go straight from the parser into a [`SecretValue`]. An error of serde can quote
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
+mod deks;
 mod stream;
 
 use std::fmt;
@@ -14,6 +15,10 @@ use zeroize::Zeroizing;
 use crate::crypto::SecretValue;
 use crate::model::{Delivery, Micros, SecretName, SecretRecord, SecretVersion, Tenant};
 
+pub use deks::{
+    QuarantineAnswer, QuarantineMode, QuarantineRequest, RotateDekAnswer, RotateDekMode, RotateDekRequest, ShredAnswer,
+    ShredMode, ShredRequest,
+};
 pub use stream::{ProgressLine, StreamLine};
 
 /// The most bytes that a request's body may have: a legal value of 65,536 bytes can take 393,218 bytes of JSON.
@@ -426,8 +431,14 @@ pub struct TenantsAnswer {
 pub struct TenantItem {
     pub username: String,
     pub created_at: String,
-    /// `active`, or `blocked` while a shred is pending or done.
+    /// `active`; `blocked` while a shred is pending; `shredded`.
     pub state: String,
+    /// RFC 3339; when a pending shred destroys its DEKs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shred_at: Option<String>,
+    /// RFC 3339; when that was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shredded_at: Option<String>,
     /// Secrets that can be read.
     pub secrets: u64,
     /// The active DEK's version.
