@@ -3,8 +3,10 @@
 mod dek;
 pub mod deks;
 mod error;
+pub mod install;
 pub mod job;
 pub mod node;
+mod nodes;
 pub mod open;
 mod secrets;
 mod status;
@@ -25,6 +27,7 @@ use job::{Job, Workers};
 use node::Node;
 
 pub use error::{Error, Failure};
+pub use nodes::Nodes;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
 

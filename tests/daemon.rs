@@ -5,6 +5,7 @@ mod api;
 mod damage;
 mod faults;
 mod leaks;
+mod nodes;
 mod secrets;
 mod start;
 

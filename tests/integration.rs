@@ -5,6 +5,7 @@ mod cli;
 mod daemon;
 mod doors;
 mod keyfile;
+mod node;
 mod process;
 mod project;
 mod readme;

@@ -1,6 +1,7 @@
 //! Administration, on the socket only.
 
 pub(super) mod deks;
+pub(super) mod nodes;
 
 use std::collections::BTreeMap;
 

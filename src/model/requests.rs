@@ -29,6 +29,10 @@ pub enum Action {
     Shred,
     QuarantineDek,
     ReleaseDek,
+    AdminNodes,
+    AdminForgetNode,
+    AdminRestorePlan,
+    AdminAcceptRestore,
 }
 
 impl Action {
@@ -41,7 +45,9 @@ impl Action {
             | Self::Versions
             | Self::AdminTenants
             | Self::AdminStatus
-            | Self::FollowRotateDek => false,
+            | Self::FollowRotateDek
+            | Self::AdminNodes
+            | Self::AdminRestorePlan => false,
             Self::Set
             | Self::BatchSet
             | Self::Rollback
@@ -54,7 +60,9 @@ impl Action {
             | Self::CancelShred
             | Self::Shred
             | Self::QuarantineDek
-            | Self::ReleaseDek => true,
+            | Self::ReleaseDek
+            | Self::AdminForgetNode
+            | Self::AdminAcceptRestore => true,
         }
     }
 
@@ -80,6 +88,10 @@ impl Action {
             Self::Shred => "admin.shred",
             Self::QuarantineDek => "admin.quarantine",
             Self::ReleaseDek => "admin.quarantine.release",
+            Self::AdminNodes => "admin.nodes",
+            Self::AdminForgetNode => "admin.forget-node",
+            Self::AdminRestorePlan => "admin.restore-plan",
+            Self::AdminAcceptRestore => "admin.accept-restore",
         }
     }
 }
