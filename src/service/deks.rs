@@ -174,6 +174,7 @@ impl DekWalk<'_> {
         let step = format!("re-encrypting the versions of {tenant}");
         let say = |versions, total| self.reporter.say(step.clone(), versions, Some(total));
         self.tenant(tenant, &say, &mut done, &mut left).await?;
+        done.tenants = 1;
         left.into_result(done)
     }
 
