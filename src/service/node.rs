@@ -65,6 +65,14 @@ enum Seen {
     Taken,
 }
 
+/// The database, held against what was seen of it.
+struct Judged {
+    survey: Survey,
+    behind: Option<Behind>,
+    /// Whether that it is behind could be written down.
+    recorded: Result<(), NodeError>,
+}
+
 #[derive(Debug, Clone)]
 struct Standing {
     seen: Seen,
@@ -154,7 +162,7 @@ impl Node {
     /// [`NodeError`].
     pub async fn look_back(&self) -> Result<(), NodeError> {
         let _alone = self.ticking.lock().await;
-        self.survey().await.map(drop)
+        self.survey().await?.recorded
     }
 
     /// Looks at the database, and brings record, keys, key files and heartbeat up to it. Who changed the state of the master keys or
@@ -253,7 +261,7 @@ impl Node {
     }
 
     /// The state of the database, held against what this node has seen.
-    async fn survey(&self) -> Result<(Survey, Option<Behind>), NodeError> {
+    async fn survey(&self) -> Result<Judged, NodeError> {
         let survey = match self.store.survey().await {
             Ok(survey) => survey,
             Err(error) => {
@@ -264,28 +272,29 @@ impl Node {
         let mark = survey.key_state.as_ref().map(Mark::of);
         let (judged, behind) = self.with_file(move |file| (file.judge(mark), file.behind())).await?;
         self.stand(behind.map_or(Seen::Good, Seen::Behind));
-        judged?;
-        Ok((survey, behind))
+        Ok(Judged { survey, behind, recorded: judged.map_err(NodeError::from) })
     }
 
     async fn tick_alone(&self, progress: &mut Progress) -> Result<(), NodeError> {
         self.begun.fetch_add(1, Ordering::AcqRel);
-        let (survey, behind) = self.survey().await?;
+        let Judged { survey, behind, mut recorded } = self.survey().await?;
         let state = survey.key_state.as_ref();
         let mut look = self.look(progress).await?;
         self.load_keys(&survey, &look.scan);
-        if behind.is_none() {
-            if let Some(state) = state {
-                self.note(progress, state).await?;
-            }
-            if self.converge_files(&survey, &mut look).await? {
-                let problems = std::mem::take(&mut look.problems);
-                look = self.look(progress).await?;
-                look.problems.extend(problems);
-            }
+        if let Some(state) = state.filter(|_| behind.is_none()) {
+            recorded = recorded.and(self.note(progress, state).await);
         }
+        // No file goes while what is known of the database is not on the disk.
+        if behind.is_none() && recorded.is_ok() && self.converge_files(&survey, &mut look).await? {
+            let problems = std::mem::take(&mut look.problems);
+            look = self.look(progress).await?;
+            look.problems.extend(problems);
+        }
+        look.problems.extend(recorded.as_ref().err().map(ToString::to_string));
         self.tell(look.problems);
-        self.beat(progress, look.durable, self.epoch_served(state)).await
+        // A full disk is no reason to fall silent: other nodes would take this one for dead.
+        self.beat(progress, look.durable, self.epoch_served(state)).await?;
+        recorded
     }
 
     fn stand(&self, seen: Seen) {

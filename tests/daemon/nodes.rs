@@ -22,6 +22,7 @@ on_both_stores![
     a_key_file_that_was_replaced_by_an_older_one_is_put_right,
     files_of_aborted_and_destroyed_keys_disappear_and_no_others,
     a_daemon_that_was_killed_starts_at_once,
+    a_node_whose_record_cannot_be_written_says_so_and_is_seen_still,
     the_generation_rises_when_an_hour_went_by,
 ];
 
@@ -334,6 +335,27 @@ fn a_daemon_that_was_killed_starts_at_once(site: &Site) {
     let nodes = site.start().get("/v1/admin/nodes").json();
     assert_eq!(nodes["nodes"].as_array().unwrap().len(), 1, "{nodes}");
     assert_eq!((&nodes["nodes"][0]["this"], &nodes["nodes"][0]["live"]), (&true.into(), &true.into()));
+}
+
+fn a_node_whose_record_cannot_be_written_says_so_and_is_seen_still(site: &Site) {
+    let daemon = site.start();
+    let in_the_way = site.data_dir().join("node.json.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    site.run_sql("UPDATE nodes SET epoch = 7");
+    site.run_sql("UPDATE key_state SET epoch = epoch + 1, generation = generation + 1");
+    until(&daemon, "it warns", |daemon| {
+        daemon.get("/v1/admin/status").json()["warnings"].to_string().contains("could not be recorded")
+    });
+    until(&daemon, "it is seen in the new epoch", |daemon| {
+        daemon.get("/v1/admin/nodes").json()["nodes"][0]["epoch"] == 2
+    });
+    assert_eq!(daemon.set("alice", "KEY", b"value").status, 200);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let record = site.data_dir().join("node.json");
+    until(&daemon, "it is recorded", |_| std::fs::read_to_string(&record).unwrap().contains("\"generation\":2"));
+    until(&daemon, "the warning goes", |daemon| {
+        !daemon.get("/v1/admin/status").json()["warnings"].to_string().contains("could not be recorded")
+    });
 }
 
 fn the_generation_rises_when_an_hour_went_by(site: &Site) {
