@@ -15,6 +15,7 @@ on_both_stores![
     writes_and_reads_go_on_throughout,
     a_version_that_does_not_open_is_named_and_left,
     a_dek_that_does_not_open_is_named_and_left,
+    a_tenant_whose_deks_are_missing_is_named_and_keeps_no_other_from_its_turn,
 ];
 
 /// Secrets of 2 KiB each, in batches.
@@ -199,4 +200,18 @@ fn a_dek_that_does_not_open_is_named_and_left(site: &Site) {
     site.run_sql("UPDATE deks SET wrapped = (SELECT k.wrapped FROM kept k WHERE k.tenant = 'alice') WHERE tenant = 'alice' AND dek_version = 1");
     assert_eq!(rotated(&daemon, &json!({ "all": true, "mode": "resume" }))["reencrypted"], 1);
     assert_eq!(daemon.value("alice", "OLD").unwrap(), b"one");
+}
+
+fn a_tenant_whose_deks_are_missing_is_named_and_keeps_no_other_from_its_turn(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    daemon.set("bob", "KEY", b"bob's");
+    site.run_sql("CREATE TABLE kept AS SELECT * FROM deks");
+    site.damage_sql("DELETE FROM deks WHERE tenant = 'alice'");
+    let (_, err) = ended(&site.cli(["admin", "rotate-dek", "--all", "--reencrypt"], b""), 1);
+    assert!(err.contains("1 tenants failed") && err.contains("tenant alice: it has secrets"), "{err}");
+    assert_eq!((sealed_under(site, "bob", 2), dek_count(site, "alice", "active")), (1, 0), "nothing is made over them");
+    site.damage_sql("INSERT INTO deks SELECT * FROM kept WHERE tenant = 'alice'");
+    assert_eq!(rotated(&daemon, &json!({ "all": true, "mode": "reencrypt" }))["reencrypted"], 4);
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"one");
 }
