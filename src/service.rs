@@ -3,6 +3,7 @@
 mod dek;
 mod error;
 pub mod open;
+pub mod rotation;
 mod secrets;
 mod status;
 
