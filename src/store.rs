@@ -10,6 +10,7 @@
 
 mod decide;
 pub mod deks;
+mod guards;
 pub mod masters;
 mod postgres;
 mod rows;

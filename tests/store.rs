@@ -3,5 +3,6 @@
 mod conformance;
 mod fakes;
 mod postgres;
+mod rotation;
 mod sqlite;
 mod steps;

@@ -113,7 +113,8 @@ pub trait Deks: Send + Sync {
     ) -> Result<Vec<SealedVersion>, StoreError>;
 
     /// Seals these versions under the tenant's active DEK, compare-and-set on ciphertext and DEK version. Tenant shared, then the active
-    /// DEK, then the secrets' rows, sorted. Neither `updated_at` nor any number changes.
+    /// DEK, then the secrets' rows, sorted. Neither `updated_at` nor any number changes. The resealer is asked only for versions that are
+    /// still as they were read, with their index in `versions`.
     async fn reseal(
         &self,
         tenant: &Tenant,
@@ -157,12 +158,15 @@ pub trait Deks: Send + Sync {
 
     /// Destroys every DEK of a tenant whose shred is pending: kid and wrapping become NULL. Master shared, tenant exclusive. It raises
     /// the generation.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for the system's tenant.
     async fn shred(&self, tenant: &Tenant, when: ShredWhen) -> Result<ShredOutcome, StoreError>;
 
     /// Tenants whose shred is pending or done, by name.
     async fn blocked_tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<TenantRecord>, StoreError>;
 
-    /// Pending shreds whose time has come, by the database's clock.
+    /// Pending shreds whose time has come, by the database's clock, the longest due first.
     async fn due_shreds(&self, limit: u32) -> Result<Vec<Tenant>, StoreError>;
 
     /// Now, by the database's clock.

@@ -50,7 +50,8 @@ pub enum Leased {
     HeldBy(Lease),
 }
 
-/// For whom, and in which state of the database, a step is meant: its transaction compares all of it.
+/// For whom, and in which state of the database, a step is meant: its transaction compares all of it. A step that starts from one phase
+/// only is [`Fenced::Elsewhere`] for a fence that names another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
     /// Must hold the lease. It may have lapsed, as long as nobody took it.
@@ -91,7 +92,7 @@ pub enum FlipOutcome {
     NotStaged,
     /// Neither a confirmed copy of the new key nor a waiver.
     NoEscrow,
-    /// These do not hold the new key durably: live ones without it, and ones that are not live and were not named.
+    /// These do not hold the new key durably: live ones, named or not, and ones that are not live and were not named.
     Waiting(Vec<NodeRecord>),
 }
 
@@ -214,7 +215,7 @@ pub trait Masters: Send + Sync {
     async fn stage(&self, fence: &Fence, key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError>;
 
     /// Gives the staged key up: its row aborted and without its wrapped file, phase staged → idle, mode normal, the lease given back.
-    /// Master lock exclusive.
+    /// Master lock exclusive. [`Fenced::Elsewhere`] also where this is not the staged key.
     async fn abort(&self, fence: &Fence, kid: Kid) -> Result<Fenced<KeyState>, StoreError>;
 
     /// Makes the staged key the active one and the active one decrypt-only; epoch and generation rise; phase staged → rewrapping.
@@ -233,14 +234,22 @@ pub trait Masters: Send + Sync {
 
     /// From the fence's phase to another. From `reencrypting` or `verified` to `idle` also the mode becomes normal and the lease is
     /// given back.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for a change that another step makes, behind its guards.
     async fn set_phase(&self, fence: &Fence, to: KeyPhase) -> Result<Fenced<KeyState>, StoreError>;
 
     /// The old key retired, where no DEK in use is under it; wrapped files are removed. The phase goes verified → idle (lease given
-    /// back, mode normal), or verified → reencrypting in compromised mode. Master lock exclusive.
+    /// back, mode normal), or verified → reencrypting in compromised mode. Master lock exclusive; guards, in this order: fence, its state,
+    /// DEKs in use.
     async fn retire(&self, fence: &Fence, old: Kid) -> Result<Fenced<RetireOutcome>, StoreError>;
 
     /// Marks a retired key destroyed, `age` after it was retired at the earliest; nodes then unlink its files. `waiver` stands for a
-    /// copy that was read back, and is recorded. Master lock exclusive. It raises the generation.
+    /// copy that was read back, and is recorded once nothing else stands in the way. Master lock exclusive; guards in the order of the
+    /// outcomes. It raises the generation.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where the waiver is none, or another key's.
     async fn destroy_master(
         &self,
         kid: Kid,
@@ -249,10 +258,12 @@ pub trait Masters: Send + Sync {
     ) -> Result<DestroyOutcome, StoreError>;
 
     /// # Errors
-    /// [`StoreError::Refused`] where the kid has no row.
+    /// [`StoreError::Refused`] where the kid has no row, where the id was used, and for a waiver that is not as [`NewEscrow`] says, or a
+    /// copy without a digest.
     async fn add_escrow(&self, escrow: &NewEscrow) -> Result<(), StoreError>;
 
-    /// Stamps the stage, and those before it that are not stamped; gives it a locator where one is given. False: no such escrow.
+    /// Stamps the stage with now (but never the start, which has its time), and those before it that are not stamped; gives it a locator
+    /// where one is given. False: no such copy; a waiver does not advance.
     async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError>;
 
     /// By kid, then time of start.

@@ -3,6 +3,12 @@
 //! Columns come from LEFT JOINs, so each is optional here; a prefix says whose it is (`t_` tenants, `s_` secrets, `v_`
 //! secret_versions, `d_` deks). Lengths of ciphertexts and wrapped DEKs are not looked at: that is the first thing that opening them does.
 
+mod rotation;
+
+pub(super) use rotation::{
+    DekRow, EscrowRow, NodeRow, SealedVersionRow, active_dek_version, durable_kids_column, master_key_state, micros,
+};
+
 use std::fmt;
 
 use sqlx::FromRow;
@@ -476,10 +482,13 @@ enum RowName<'a> {
     Tenant(&'a str),
     Secret(&'a Tenant, &'a str),
     Version(&'a SecretRecord, i64),
+    SealedVersion(&'a Tenant, &'a str, i64),
     Dek(&'a Tenant, i64),
     DeksOf(&'a str),
     MasterKey(&'a [u8]),
     KeyState,
+    Node(&'a str),
+    Escrow(&'a str),
 }
 
 impl RowName<'_> {
@@ -487,10 +496,12 @@ impl RowName<'_> {
         match self {
             Self::Tenant(_) => "tenants",
             Self::Secret(..) => "secrets",
-            Self::Version(..) => "secret_versions",
+            Self::Version(..) | Self::SealedVersion(..) => "secret_versions",
             Self::Dek(..) | Self::DeksOf(_) => "deks",
             Self::MasterKey(_) => "master_keys",
             Self::KeyState => "key_state",
+            Self::Node(_) => "nodes",
+            Self::Escrow(_) => "escrows",
         }
     }
 
@@ -510,9 +521,10 @@ impl RowName<'_> {
 impl fmt::Display for RowName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tenant(tenant) => f.write_str(tenant),
+            Self::Tenant(text) | Self::Node(text) | Self::Escrow(text) => f.write_str(text),
             Self::Secret(tenant, name) => write!(f, "{tenant}/{name}"),
             Self::Version(secret, version) => write!(f, "{}/{}/{version}", secret.tenant, secret.name),
+            Self::SealedVersion(tenant, name, version) => write!(f, "{tenant}/{name}/{version}"),
             Self::Dek(tenant, version) => write!(f, "{tenant}/{version}"),
             Self::DeksOf(state) => write!(f, "state '{state}'"),
             Self::MasterKey(kid) => f.write_str(&data_encoding::HEXLOWER.encode(kid)),

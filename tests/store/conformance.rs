@@ -2,12 +2,18 @@
 
 mod batches;
 mod corrupt;
+mod dek_versions;
 mod deks;
 mod destroying;
+mod escrows;
 mod first_key;
 mod guards;
 mod listing;
+mod nodes;
+mod races;
 mod reading;
+mod rotating;
+mod shredding;
 mod writing;
 
 /// Makes a module of tests for the store that `support::stores` names so.
@@ -136,6 +142,92 @@ macro_rules! conformance {
                 a_database_has_one_active_master_key,
                 a_live_version_has_its_bytes_and_its_dek,
                 there_is_one_key_state,
+                a_dek_comes_back_into_use_under_the_active_key_only,
+                a_shredded_dek_stays_shredded,
+            }
+            nodes {
+                a_node_is_as_it_last_said,
+                a_node_lives_for_thirty_seconds_after_it_was_seen,
+                a_copied_data_directory_is_told_of_the_live_boot,
+                a_restarted_node_takes_its_row_over_at_once,
+                of_two_boots_of_one_new_node_one_is_told,
+                only_a_node_that_is_gone_is_forgotten,
+                a_node_that_breaks_the_rule_is_named,
+                a_lease_keeps_other_nodes_out_until_it_lapses,
+                another_boot_of_the_node_takes_its_lease_at_once,
+                only_its_holder_gives_a_lease_back,
+                of_many_that_want_the_lease_one_gets_it,
+                without_a_first_key_there_is_no_rotation,
+            }
+            rotating {
+                a_key_is_staged_once,
+                a_kid_that_was_ever_seen_is_never_staged_again,
+                staging_is_fenced,
+                a_staged_key_is_given_up_whole,
+                after_the_flip_there_is_no_way_back,
+                a_flip_makes_the_new_key_the_active_one,
+                a_flip_is_fenced,
+                a_zombie_rotator_finds_the_lease_taken,
+                a_lapsed_lease_holds_as_long_as_nobody_took_it,
+                a_flip_needs_its_staged_key,
+                a_flip_needs_a_confirmed_copy_or_a_waiver,
+                a_waiver_stands_for_a_copy_at_the_flip,
+                a_flip_waits_for_every_node,
+                a_node_that_is_gone_with_the_new_key_is_not_waited_for,
+                deks_under_a_key_come_in_pages_in_the_order_of_the_index,
+                a_rewrap_replaces_what_is_still_as_it_was_read,
+                a_rewrap_is_fenced,
+                a_rewrap_of_wrong_length_changes_nothing_of_its_batch,
+                secrets_are_read_and_written_at_every_step,
+                the_phase_changes_only_where_no_step_does_it,
+                a_rotation_for_a_compromised_key_ends_after_reencrypting,
+                a_key_is_retired_when_no_dek_in_use_is_under_it,
+                retiring_is_fenced,
+                a_quarantined_dek_does_not_keep_a_key_from_retiring,
+                two_rotations_follow_each_other,
+                the_generation_rises_by_one,
+                an_accepted_restore_lowers_nothing,
+            }
+            escrows {
+                an_escrow_comes_back_as_it_was_added,
+                what_is_no_escrow_is_refused,
+                an_escrow_advances_and_keeps_what_was_stamped,
+                only_a_retired_key_is_destroyed,
+                a_retired_key_is_destroyed_when_its_time_has_come_and_its_copy_was_read_back,
+                a_waiver_stands_for_a_copy_that_was_read_back,
+                a_key_with_quarantined_deks_is_not_destroyed,
+            }
+            dek_versions {
+                deks_are_found_by_tenant_and_version,
+                a_new_dek_version_seals_and_the_old_one_opens,
+                only_the_active_dek_is_replaced,
+                a_dek_made_after_the_flip_is_under_the_new_key,
+                versions_under_a_dek_come_in_pages,
+                resealing_moves_versions_and_changes_nothing_else,
+                a_version_that_changed_or_went_is_left_alone,
+                a_refused_reseal_replaces_nothing,
+                a_dek_goes_when_nothing_is_sealed_under_it,
+                a_dek_is_set_aside_where_it_is_as_it_was_read,
+                a_dek_that_is_released_is_active_only_where_nothing_took_its_place,
+                a_dek_is_released_under_the_active_key_only,
+            }
+            shredding {
+                a_scheduled_shred_blocks_at_once_and_destroys_nothing,
+                a_cancelled_shred_gives_everything_back,
+                a_shred_leaves_no_wrapping_and_no_way_back,
+                a_shred_is_due_when_its_moment_has_come,
+                the_longest_due_shred_comes_first,
+                blocked_tenants_come_in_pages_by_name,
+                the_systems_tenant_is_never_shredded,
+                a_rotation_passes_over_what_is_shredded,
+            }
+            races {
+                no_dek_that_is_made_during_a_rotation_lands_under_the_retired_key,
+                of_many_flips_one_is_made,
+                of_many_that_replace_a_dek_one_does,
+                writes_go_on_while_deks_are_replaced,
+                a_reencryption_beside_writes_loses_nothing,
+                nothing_is_written_after_a_shred,
             }
         }
     };

@@ -1,5 +1,6 @@
 //! What the database itself refuses, whoever writes to it.
 
+use crate::store::rotation::NEW;
 use crate::store::steps::KID;
 use crate::support::stores::Fixture;
 
@@ -87,6 +88,30 @@ pub(crate) async fn a_destroyed_version_cannot_come_back(f: Fixture) {
          WHERE tenant = 'alice'"
     );
     refuses(&f, &back, "a destroyed version stays destroyed").await;
+}
+
+pub(crate) async fn a_dek_comes_back_into_use_under_the_active_key_only(f: Fixture) {
+    let f = f.flipped().await;
+    let reason = "a DEK must be wrapped by the active master key";
+    f.database.run("UPDATE deks SET state = 'decrypt_only' WHERE tenant = 'alice'").await.unwrap();
+    f.database.run("UPDATE deks SET state = 'quarantined' WHERE tenant = 'alice'").await.unwrap();
+    for state in ["active", "decrypt_only"] {
+        refuses(&f, &format!("UPDATE deks SET state = '{state}' WHERE tenant = 'alice'"), reason).await;
+    }
+    let active = f.database.bytes(NEW.as_bytes());
+    f.database.run(&format!("UPDATE deks SET state = 'active', kid = {active} WHERE tenant = 'alice'")).await.unwrap();
+}
+
+pub(crate) async fn a_shredded_dek_stays_shredded(f: Fixture) {
+    let f = f.with_alice().await;
+    let shred = "UPDATE deks SET state = 'shredded', kid = NULL, wrapped = NULL WHERE tenant = 'alice'";
+    f.database.run(shred).await.unwrap();
+    let (kid, wrapped) = (f.database.bytes(KID.as_bytes()), f.database.bytes(&[7; 132]));
+    for state in ["active", "decrypt_only", "quarantined"] {
+        let back =
+            format!("UPDATE deks SET state = '{state}', kid = {kid}, wrapped = {wrapped} WHERE tenant = 'alice'");
+        refuses(&f, &back, "a shredded DEK stays shredded").await;
+    }
 }
 
 pub(crate) async fn a_shredded_dek_has_no_bytes(f: Fixture) {
