@@ -1,85 +1,116 @@
-//! Placeholder of the integration branch: replaced before it lands.
+//! The further life of DEKs. Master lock shared, then the tenant's, then the rows: a rewrap holds the master lock shared too and no
+//! tenant's, so a DEK that is looked at and then changed is locked by its row as well.
+
+mod read;
+mod reseal;
+mod rotate;
+mod set_aside;
+mod shred;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use self::read::{AllDeks, BlockedTenants, DueShreds, Now, OneDek, SealedUnder};
+use self::reseal::Reseal;
+use self::rotate::{RemoveDek, RotateDek};
+use self::set_aside::{Quarantine, Release};
+use self::shred::{CancelShred, ScheduleShred, Shred};
 use super::PostgresStore;
-use crate::model::*;
-use crate::store::deks::*;
-use crate::store::{DekMaker, StoreError};
+use super::tx::{run_read, run_tx};
+use crate::model::{DekRecord, DekVersion, Kid, Micros, SecretName, SecretVersion, Tenant, TenantRecord, WrappedDek};
+use crate::store::deks::{
+    QuarantineOutcome, RemoveDekOutcome, ResealOutcome, Resealer, RotateDekOutcome, SealedVersion, ShredOutcome,
+    ShredWhen,
+};
+use crate::store::{DekMaker, Deks, StoreError, guards};
 
 #[async_trait]
 impl Deks for PostgresStore {
-    async fn dek(&self, _tenant: &Tenant, _version: DekVersion) -> Result<Option<DekRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+    async fn dek(&self, tenant: &Tenant, version: DekVersion) -> Result<Option<DekRecord>, StoreError> {
+        run_read(&self.pool, &OneDek { tenant, version }).await
     }
-    async fn deks(&self, _tenant: &Tenant) -> Result<Vec<DekRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn deks(&self, tenant: &Tenant) -> Result<Vec<DekRecord>, StoreError> {
+        run_read(&self.pool, &AllDeks(tenant)).await
     }
+
     async fn rotate_dek(
         &self,
-        _tenant: &Tenant,
-        _from: DekVersion,
-        _maker: &dyn DekMaker,
+        tenant: &Tenant,
+        from: DekVersion,
+        maker: &dyn DekMaker,
     ) -> Result<RotateDekOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_tx(&self.pool, "rotate_dek", &mut RotateDek { tenant, from, maker }).await
     }
+
     async fn sealed_under(
         &self,
-        _tenant: &Tenant,
-        _dek: DekVersion,
-        _after: Option<(&SecretName, SecretVersion)>,
-        _limit: u32,
+        tenant: &Tenant,
+        dek: DekVersion,
+        after: Option<(&SecretName, SecretVersion)>,
+        limit: u32,
     ) -> Result<Vec<SealedVersion>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_read(&self.pool, &SealedUnder { tenant, dek, after, limit }).await
     }
+
     async fn reseal(
         &self,
-        _tenant: &Tenant,
-        _from: DekVersion,
-        _versions: &[SealedVersion],
-        _resealer: &dyn Resealer,
+        tenant: &Tenant,
+        from: DekVersion,
+        versions: &[SealedVersion],
+        resealer: &dyn Resealer,
     ) -> Result<ResealOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_tx(&self.pool, "reseal", &mut Reseal { tenant, from, versions, resealer }).await
     }
-    async fn remove_dek(&self, _tenant: &Tenant, _version: DekVersion) -> Result<RemoveDekOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn remove_dek(&self, tenant: &Tenant, version: DekVersion) -> Result<RemoveDekOutcome, StoreError> {
+        run_tx(&self.pool, "remove_dek", &mut RemoveDek { tenant, version }).await
     }
+
     async fn quarantine(
         &self,
-        _tenant: &Tenant,
-        _version: DekVersion,
-        _wrapping: &WrappedDek,
+        tenant: &Tenant,
+        version: DekVersion,
+        wrapping: &WrappedDek,
     ) -> Result<QuarantineOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_tx(&self.pool, "quarantine", &mut Quarantine { tenant, version, wrapping }).await
     }
+
     async fn release(
         &self,
-        _tenant: &Tenant,
-        _version: DekVersion,
-        _before: &WrappedDek,
-        _after: &[u8],
-        _active: Kid,
+        tenant: &Tenant,
+        version: DekVersion,
+        before: &WrappedDek,
+        after: &[u8],
+        active: Kid,
     ) -> Result<QuarantineOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_tx(&self.pool, "release", &mut Release { tenant, version, before, after, active }).await
     }
-    async fn schedule_shred(&self, _tenant: &Tenant, _wait: Duration) -> Result<ShredOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn schedule_shred(&self, tenant: &Tenant, wait: Duration) -> Result<ShredOutcome, StoreError> {
+        guards::check_shreddable(tenant)?;
+        run_tx(&self.pool, "schedule_shred", &mut ScheduleShred { tenant, wait }).await
     }
-    async fn cancel_shred(&self, _tenant: &Tenant) -> Result<ShredOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn cancel_shred(&self, tenant: &Tenant) -> Result<ShredOutcome, StoreError> {
+        run_tx(&self.pool, "cancel_shred", &mut CancelShred(tenant)).await
     }
-    async fn shred(&self, _tenant: &Tenant, _when: ShredWhen) -> Result<ShredOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn shred(&self, tenant: &Tenant, when: ShredWhen) -> Result<ShredOutcome, StoreError> {
+        guards::check_shreddable(tenant)?;
+        run_tx(&self.pool, "shred", &mut Shred { tenant, when }).await
     }
-    async fn blocked_tenants(&self, _after: Option<&Tenant>, _limit: u32) -> Result<Vec<TenantRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn blocked_tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<TenantRecord>, StoreError> {
+        run_read(&self.pool, &BlockedTenants { after, limit }).await
     }
-    async fn due_shreds(&self, _limit: u32) -> Result<Vec<Tenant>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn due_shreds(&self, limit: u32) -> Result<Vec<Tenant>, StoreError> {
+        run_read(&self.pool, &DueShreds(limit)).await
     }
+
     async fn now(&self) -> Result<Micros, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_read(&self.pool, &Now).await
     }
 }

@@ -6,11 +6,12 @@ use sqlx::postgres::PgConnection;
 
 use super::columns;
 use super::failure::Failure;
+use super::masters::no_key_yet;
 use super::tx::{End, Work};
 use super::{NOW, locks};
 use crate::model::{DekBody, DekRecord, DekVersion, Kid, Tenant, WrappedDek};
 use crate::store::rows::{self, DekColumns, KeyStateRow};
-use crate::store::{DekMaker, DekOutcome, FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, StoreError};
+use crate::store::{DekMaker, DekOutcome, FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek};
 
 pub(super) struct MakeFirstKey<'a> {
     pub(super) maker: &'a mut dyn FirstKeyMaker,
@@ -104,7 +105,7 @@ async fn insert_tenant(tx: &mut PgConnection, tenant: &Tenant, at: i64) -> Resul
     Ok(())
 }
 
-async fn insert_dek(
+pub(super) async fn insert_dek(
     tx: &mut PgConnection,
     tenant: &Tenant,
     version: DekVersion,
@@ -140,14 +141,14 @@ impl Work for CreateDek<'_> {
         locks::master_shared(tx).await?;
         locks::tenant_exclusive(tx, self.tenant).await?;
         // Everything is read in statements after both locks: the flip of a rotation may have been what this waited for.
-        let (standing, active_kid) = self.look(tx).await?;
+        let (standing, active_kid) = look(tx, self.tenant).await?;
         if standing == Standing::Blocked {
             return Ok(End::Rollback(DekOutcome::Blocked));
         }
-        if let Some(dek) = self.active_dek(tx).await? {
+        if let Some(dek) = active_dek(tx, self.tenant).await? {
             return Ok(End::Rollback(DekOutcome::Active(dek)));
         }
-        let version = match self.next_version(tx).await? {
+        let version = match next_version(tx, self.tenant).await? {
             Next::Version(version) => version,
             Next::Orphans(dek_version) => return Ok(End::Rollback(DekOutcome::Orphans { dek_version })),
         };
@@ -166,65 +167,67 @@ impl Work for CreateDek<'_> {
     }
 }
 
-enum Next {
+pub(super) enum Next {
     Version(DekVersion),
     /// Live versions need a DEK of this number, and its row is gone.
     Orphans(DekVersion),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     Unknown,
     Blocked,
     Open,
 }
 
-impl CreateDek<'_> {
-    async fn look(&self, tx: &mut PgConnection) -> Result<(Standing, Kid), Failure> {
-        let row = sqlx::query(
-            "SELECT k.active_kid, t.tenant, t.shred_at \
-             FROM containarium.key_state k LEFT JOIN containarium.tenants t ON t.tenant = $1",
-        )
-        .bind(self.tenant.as_str())
-        .fetch_optional(tx)
-        .await?
-        .ok_or_else(|| StoreError::Refused("the database has held no key yet".into()))?;
-        let (known, shred_at): (Option<&str>, Option<i64>) = (row.try_get("tenant")?, row.try_get("shred_at")?);
-        let standing = match (known, shred_at) {
-            (None, _) => Standing::Unknown,
-            (Some(_), Some(_)) => Standing::Blocked,
-            (Some(_), None) => Standing::Open,
-        };
-        Ok((standing, rows::active_kid(row.try_get("active_kid")?)?))
-    }
+/// How the tenant stands, and the active master key.
+///
+/// # Errors
+/// [`StoreError::Refused`](crate::store::StoreError::Refused) where the database has held no key yet.
+pub(super) async fn look(tx: &mut PgConnection, tenant: &Tenant) -> Result<(Standing, Kid), Failure> {
+    let row = sqlx::query(
+        "SELECT k.active_kid, t.tenant, t.shred_at \
+         FROM containarium.key_state k LEFT JOIN containarium.tenants t ON t.tenant = $1",
+    )
+    .bind(tenant.as_str())
+    .fetch_optional(tx)
+    .await?
+    .ok_or_else(no_key_yet)?;
+    let (known, shred_at): (Option<&str>, Option<i64>) = (row.try_get("tenant")?, row.try_get("shred_at")?);
+    let standing = match (known, shred_at) {
+        (None, _) => Standing::Unknown,
+        (Some(_), Some(_)) => Standing::Blocked,
+        (Some(_), None) => Standing::Open,
+    };
+    Ok((standing, rows::active_kid(row.try_get("active_kid")?)?))
+}
 
-    async fn active_dek(&self, tx: &mut PgConnection) -> Result<Option<DekRecord>, Failure> {
-        let row: Option<DekColumns> = sqlx::query_as(concat!(
-            "SELECT ",
-            columns::dek_columns!(),
-            " FROM containarium.deks d WHERE d.tenant = $1 AND d.state = 'active'"
-        ))
-        .bind(self.tenant.as_str())
-        .fetch_optional(tx)
-        .await?;
-        Ok(row.map_or(Ok(None), |row| row.record(self.tenant))?)
-    }
+pub(super) async fn active_dek(tx: &mut PgConnection, tenant: &Tenant) -> Result<Option<DekRecord>, Failure> {
+    let row: Option<DekColumns> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns::dek_columns!(),
+        " FROM containarium.deks d WHERE d.tenant = $1 AND d.state = 'active'"
+    ))
+    .bind(tenant.as_str())
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map_or(Ok(None), |row| row.record(tenant))?)
+}
 
-    async fn next_version(&self, tx: &mut PgConnection) -> Result<Next, Failure> {
-        let row = sqlx::query(
-            "SELECT \
-                 (SELECT max(dek_version) FROM containarium.deks WHERE tenant = $1) AS highest, \
-                 (SELECT min(v.dek_version) FROM containarium.secret_versions v \
-                      WHERE v.tenant = $1 AND v.dek_version IS NOT NULL AND NOT EXISTS ( \
-                          SELECT FROM containarium.deks d WHERE d.tenant = v.tenant AND d.dek_version = v.dek_version)) AS orphaned",
-        )
-        .bind(self.tenant.as_str())
-        .fetch_one(tx)
-        .await?;
-        if let Some(orphaned) = row.try_get("orphaned")? {
-            return Ok(Next::Orphans(rows::orphaned_dek_version(self.tenant, orphaned)?));
-        }
-        // Every live version has its DEK's row here, so the rows alone know the highest number.
-        Ok(Next::Version(rows::next_dek_version(self.tenant, row.try_get("highest")?)?))
+pub(super) async fn next_version(tx: &mut PgConnection, tenant: &Tenant) -> Result<Next, Failure> {
+    let row = sqlx::query(
+        "SELECT \
+             (SELECT max(dek_version) FROM containarium.deks WHERE tenant = $1) AS highest, \
+             (SELECT min(v.dek_version) FROM containarium.secret_versions v \
+                  WHERE v.tenant = $1 AND v.dek_version IS NOT NULL AND NOT EXISTS ( \
+                      SELECT FROM containarium.deks d WHERE d.tenant = v.tenant AND d.dek_version = v.dek_version)) AS orphaned",
+    )
+    .bind(tenant.as_str())
+    .fetch_one(tx)
+    .await?;
+    if let Some(orphaned) = row.try_get("orphaned")? {
+        return Ok(Next::Orphans(rows::orphaned_dek_version(tenant, orphaned)?));
     }
+    // Every live version has its DEK's row here, so the rows alone know the highest number.
+    Ok(Next::Version(rows::next_dek_version(tenant, row.try_get("highest")?)?))
 }

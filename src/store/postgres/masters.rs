@@ -1,82 +1,120 @@
-//! Placeholder of the integration branch: replaced before it lands.
+//! The master keys' part of the store: nodes and the lease, the steps of a rotation, the rewrap, escrows.
+
+mod escrow;
+mod fence;
+mod nodes;
+mod restore;
+mod retire;
+mod rewrap;
+mod steps;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use self::escrow::{AddEscrow, AdvanceEscrow, ListEscrows};
+use self::nodes::{ForgetNode, Heartbeat, ListNodes, ReleaseLease, TakeLease};
+use self::restore::{AcceptRestore, RaiseGeneration};
+use self::retire::{DestroyMaster, Retire};
+use self::rewrap::{CountUnder, DeksUnder, Rewrap};
+use self::steps::{Abort, Flip, SetPhase, Stage};
 use super::PostgresStore;
-use crate::model::*;
-use crate::store::StoreError;
-use crate::store::masters::*;
+use super::tx::{run_read, run_tx};
+use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
+use crate::store::masters::{
+    AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome, Holder,
+    Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+};
+use crate::store::{Masters, StoreError, guards};
+
+pub(super) use self::fence::no_key_yet;
+pub(super) use self::restore::raise_generation;
 
 #[async_trait]
 impl Masters for PostgresStore {
-    async fn heartbeat(&self, _beat: &Beat<'_>) -> Result<Beaten, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
-    }
-    async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+    async fn heartbeat(&self, beat: &Beat<'_>) -> Result<Beaten, StoreError> {
+        run_tx(&self.pool, "heartbeat", &mut Heartbeat(beat)).await
     }
 
-    async fn forget_node(&self, _node: NodeId) -> Result<ForgetOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+    async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
+        run_read(&self.pool, &ListNodes).await
     }
-    async fn take_lease(&self, _holder: Holder, _lasting: Duration) -> Result<Leased, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn forget_node(&self, node: NodeId) -> Result<ForgetOutcome, StoreError> {
+        run_tx(&self.pool, "forget_node", &mut ForgetNode(node)).await
     }
-    async fn release_lease(&self, _holder: Holder) -> Result<(), StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn take_lease(&self, holder: Holder, lasting: Duration) -> Result<Leased, StoreError> {
+        run_tx(&self.pool, "take_lease", &mut TakeLease { holder, lasting }).await
     }
-    async fn stage(&self, _fence: &Fence, _key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn release_lease(&self, holder: Holder) -> Result<(), StoreError> {
+        run_tx(&self.pool, "release_lease", &mut ReleaseLease(holder)).await
     }
-    async fn abort(&self, _fence: &Fence, _kid: Kid) -> Result<Fenced<KeyState>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn stage(&self, fence: &Fence, key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError> {
+        run_tx(&self.pool, "stage", &mut Stage { fence, key }).await
     }
-    async fn flip(&self, _fence: &Fence, _to: Kid, _without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn abort(&self, fence: &Fence, kid: Kid) -> Result<Fenced<KeyState>, StoreError> {
+        run_tx(&self.pool, "abort", &mut Abort { fence, kid }).await
     }
-    async fn deks_under(
-        &self,
-        _kid: Kid,
-        _after: Option<&DekCursor>,
-        _limit: u32,
-    ) -> Result<Vec<DekRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn flip(&self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {
+        run_tx(&self.pool, "flip", &mut Flip { fence, to, without }).await
     }
-    async fn count_under(&self, _kid: Kid) -> Result<UnderKey, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn deks_under(&self, kid: Kid, after: Option<&DekCursor>, limit: u32) -> Result<Vec<DekRecord>, StoreError> {
+        run_read(&self.pool, &DeksUnder { kid, after, limit }).await
     }
-    async fn rewrap(&self, _fence: &Fence, _deks: &[Rewrapped]) -> Result<Fenced<u64>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn count_under(&self, kid: Kid) -> Result<UnderKey, StoreError> {
+        run_read(&self.pool, &CountUnder(kid)).await
     }
-    async fn set_phase(&self, _fence: &Fence, _to: KeyPhase) -> Result<Fenced<KeyState>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn rewrap(&self, fence: &Fence, deks: &[Rewrapped]) -> Result<Fenced<u64>, StoreError> {
+        run_tx(&self.pool, "rewrap", &mut Rewrap::new(fence, deks)).await
     }
-    async fn retire(&self, _fence: &Fence, _old: Kid) -> Result<Fenced<RetireOutcome>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn set_phase(&self, fence: &Fence, to: KeyPhase) -> Result<Fenced<KeyState>, StoreError> {
+        guards::check_phase(fence.phase, to)?;
+        run_tx(&self.pool, "set_phase", &mut SetPhase { fence, to }).await
     }
+
+    async fn retire(&self, fence: &Fence, old: Kid) -> Result<Fenced<RetireOutcome>, StoreError> {
+        run_tx(&self.pool, "retire", &mut Retire { fence, old }).await
+    }
+
     async fn destroy_master(
         &self,
-        _kid: Kid,
-        _age: Duration,
-        _waiver: Option<&NewEscrow>,
+        kid: Kid,
+        age: Duration,
+        waiver: Option<&NewEscrow>,
     ) -> Result<DestroyOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        if let Some(waiver) = waiver {
+            guards::check_waiver(waiver, kid)?;
+        }
+        run_tx(&self.pool, "destroy_master", &mut DestroyMaster { kid, age, waiver }).await
     }
-    async fn add_escrow(&self, _escrow: &NewEscrow) -> Result<(), StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn add_escrow(&self, escrow: &NewEscrow) -> Result<(), StoreError> {
+        guards::check_escrow(escrow)?;
+        run_tx(&self.pool, "add_escrow", &mut AddEscrow(escrow)).await
     }
-    async fn advance_escrow(&self, _id: &str, _stage: EscrowStage, _locator: Option<&str>) -> Result<bool, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError> {
+        run_tx(&self.pool, "advance_escrow", &mut AdvanceEscrow { id, stage, locator }).await
     }
+
     async fn escrows(&self) -> Result<Vec<EscrowRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_read(&self.pool, &ListEscrows).await
     }
+
     async fn raise_generation(&self) -> Result<KeyState, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        run_tx(&self.pool, "raise_generation", &mut RaiseGeneration).await
     }
-    async fn accept_restore(&self, _at_least: AtLeast) -> Result<KeyState, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn accept_restore(&self, at_least: AtLeast) -> Result<KeyState, StoreError> {
+        run_tx(&self.pool, "accept_restore", &mut AcceptRestore(at_least)).await
     }
 }

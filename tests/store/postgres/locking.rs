@@ -12,10 +12,10 @@ use crate::store::fakes::{Deks, Values};
 use crate::store::steps::{copy, current, intent, name, tenant};
 use crate::support::stores::postgres::PostgresDatabase;
 
-const LEVELS: [&str; 4] = ["read uncommitted", "read committed", "repeatable read", "serializable"];
+pub(super) const LEVELS: [&str; 4] = ["read uncommitted", "read committed", "repeatable read", "serializable"];
 
 /// Returns once that many sessions of this database wait for a lock. PostgreSQL tells nobody when one begins to wait, so it is asked.
-async fn until_waiting(connection: &mut PgConnection, sessions: i64) {
+pub(super) async fn until_waiting(connection: &mut PgConnection, sessions: i64) {
     let sql = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
                WHERE NOT l.granted AND a.datname = current_database()";
     let waiting = async {
