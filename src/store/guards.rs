@@ -2,9 +2,10 @@
 //! neither can be laxer than the other.
 
 use super::StoreError;
-use super::masters::{EscrowStage, Fence, NewEscrow};
+use super::masters::{Beat, EscrowStage, Fence, NewEscrow};
 use crate::model::{
-    DekState, DekVersion, EscrowKind, KeyPhase, KeyState, Kid, Lease, Micros, NodeId, NodeRecord, Tenant,
+    BootId, DekBody, DekRecord, DekState, DekVersion, EscrowKind, KeyPhase, KeyState, Kid, Lease, Micros, NODE_LIVE,
+    NodeId, NodeRecord, Tenant, WrappedDek,
 };
 
 impl Fence {
@@ -24,6 +25,20 @@ impl Fence {
 /// Whom a lease keeps out: another node, until it lapses. Another boot of the same node is dead, since the data directory has one lock.
 pub(super) fn keeps_out(lease: &Lease, node: NodeId, now: Micros) -> bool {
     lease.node != node && lease.until > now
+}
+
+/// The boot that a heartbeat of the same node must give way to: one that is live, and neither the beat's own nor the one before it. `boot`
+/// is what the row says; what is no boot's id is nobody's.
+pub(super) fn taken(boot: &str, seen_at: Micros, now: Micros, beat: &Beat<'_>) -> Option<BootId> {
+    let boot = BootId::from_hex(boot)?;
+    let ours = boot == beat.holder.boot || beat.previous_boot == Some(boot);
+    (!ours && is_live(seen_at, now)).then_some(boot)
+}
+
+/// Whether a node that was seen then counts as live. Either way: a database whose clock was set back would otherwise show a node that is
+/// gone as live until that clock catches up.
+pub(super) const fn is_live(seen_at: Micros, now: Micros) -> bool {
+    now.0.abs_diff(seen_at.0) as u128 <= NODE_LIVE.as_micros()
 }
 
 /// The nodes that a flip to this key waits for. One that holds the key durably is waited for in no case: it comes back with it. One that
@@ -70,9 +85,10 @@ pub(super) fn check_waiver(waiver: &NewEscrow, kid: Kid) -> Result<(), StoreErro
     check_escrow(waiver)
 }
 
-/// What a DEK becomes that leaves quarantine: active again only where nothing took its place.
-pub(super) fn released(version: DekVersion, highest: DekVersion, active: Option<DekVersion>) -> DekState {
-    if active.is_none() && version == highest { DekState::Active } else { DekState::DecryptOnly }
+/// What a DEK becomes that leaves quarantine: active again only where nothing took its place among the tenant's `deks`.
+pub(super) fn released(version: DekVersion, deks: &[DekRecord], wrapped: WrappedDek) -> DekBody {
+    let replaced = deks.iter().any(|dek| dek.version > version || dek.body.state() == DekState::Active);
+    if replaced { DekBody::DecryptOnly(wrapped) } else { DekBody::Active(wrapped) }
 }
 
 /// # Errors
@@ -82,4 +98,18 @@ pub(super) fn check_shreddable(tenant: &Tenant) -> Result<(), StoreError> {
         return Err(StoreError::Refused(format!("tenant {tenant} is the system's own and cannot be shredded")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_seen_in_the_future_is_not_live_for_years() {
+        let now = Micros(1_764_000_000_000_000);
+        let live = 30_000_000;
+        assert!(is_live(now, now) && is_live(Micros(now.0 - live), now) && is_live(Micros(now.0 + live), now));
+        assert!(!is_live(Micros(now.0 - live - 1), now) && !is_live(Micros(now.0 + live + 1), now));
+        assert!(!is_live(Micros(i64::MIN), Micros(i64::MAX)));
+    }
 }

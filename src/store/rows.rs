@@ -6,7 +6,8 @@
 mod rotation;
 
 pub(super) use rotation::{
-    DekRow, EscrowRow, NodeRow, SealedVersionRow, active_dek_version, durable_kids_column, master_key_state, micros,
+    DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, master_key_state, micros, retired_without_time,
+    tenant,
 };
 
 use std::fmt;

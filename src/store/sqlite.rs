@@ -5,12 +5,20 @@
 //! writes later fails at once with "database is locked", whatever the busy timeout. The lock that keeps a second daemon out is the data
 //! directory's, not this room's.
 
+mod dek_life;
 mod deks;
 mod error;
+mod escrows;
+mod key_state;
 mod keys;
 mod masters;
+mod nodes;
 mod open;
 mod read;
+mod reseal;
+mod rewrap;
+mod rotation;
+mod shred;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -74,6 +82,18 @@ async fn commit(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreEr
 async fn roll_back(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
     transaction.rollback().await.map_err(store_error)
 }
+
+/// The work in a writing transaction of its own, committed unless it fails.
+macro_rules! committed {
+    ($store:ident, |$connection:ident| $work:expr) => {{
+        let mut transaction = $store.begin().await?;
+        let $connection = &mut *transaction;
+        let outcome = $work.await?;
+        commit(transaction).await?;
+        Ok(outcome)
+    }};
+}
+use committed;
 
 #[async_trait]
 impl Store for SqliteStore {

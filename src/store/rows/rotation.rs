@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
-use super::{DekColumns, RowName, dek_version, read_kid, secret_version};
+use super::{DekColumns, RowName, read_kid, secret_version};
 use crate::model::{
-    BootId, DekRecord, DekVersion, EscrowKind, EscrowRecord, Kid, MasterKeyState, Micros, NODE_LIVE, NodeId,
-    NodeRecord, SecretName, Tenant,
+    BootId, DekRecord, EscrowKind, EscrowRecord, Kid, MasterKeyState, Micros, NodeId, NodeRecord, SecretName, Tenant,
 };
 use crate::store::StoreError;
 use crate::store::deks::SealedVersion;
+use crate::store::guards::is_live;
 
 /// A row of `nodes`, with the database's time of the statement as `now`.
 #[derive(FromRow)]
@@ -35,14 +35,9 @@ impl NodeRow {
                 .ok_or_else(|| row.corrupt("durable_kids is not a list of kids"))?,
             epoch: u64::try_from(self.epoch).map_err(|_| row.corrupt("epoch is negative"))?,
             seen_at: Micros(self.seen_at),
-            live: is_live(self.seen_at, self.now),
+            live: is_live(Micros(self.seen_at), Micros(self.now)),
         })
     }
-}
-
-/// Either way: a database whose clock was set back would otherwise show a node that is gone as live until that clock catches up.
-const fn is_live(seen_at: i64, now: i64) -> bool {
-    now.abs_diff(seen_at) as u128 <= NODE_LIVE.as_micros()
 }
 
 /// A node's kids as its column holds them: in hex, sorted, each once, a space between two.
@@ -109,7 +104,7 @@ impl DekRow {
     /// [`StoreError::Corrupt`]
     pub(in crate::store) fn record(self) -> Result<DekRecord, StoreError> {
         let row = RowName::Tenant(&self.d_tenant);
-        let tenant = Tenant::from_row(&self.d_tenant).map_err(|e| row.corrupt(e))?;
+        let tenant = tenant(&self.d_tenant)?;
         self.dek.record(&tenant)?.ok_or_else(|| row.corrupt("a DEK of it has no dek_version"))
     }
 }
@@ -143,12 +138,17 @@ pub(in crate::store) fn master_key_state(kid: Kid, text: &str) -> Result<MasterK
     MasterKeyState::parse(text).map_err(|e| RowName::MasterKey(kid.as_bytes()).unknown("state", e))
 }
 
-/// The number of a tenant's active DEK, from its column alone.
+/// A tenant's name, from its column alone.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`]
-pub(in crate::store) fn active_dek_version(tenant: &Tenant, number: i64) -> Result<DekVersion, StoreError> {
-    dek_version(Some(number), &RowName::Dek(tenant, number), "dek_version")
+pub(in crate::store) fn tenant(text: &str) -> Result<Tenant, StoreError> {
+    Tenant::from_row(text).map_err(|e| RowName::Tenant(text).corrupt(e))
+}
+
+/// A retired key's row that does not say since when.
+pub(in crate::store) fn retired_without_time(kid: Kid) -> StoreError {
+    RowName::MasterKey(kid.as_bytes()).corrupt("retired_at is missing")
 }
 
 #[cfg(test)]
@@ -163,14 +163,5 @@ mod tests {
         for wrong in [" ", "01", &format!("{one}  {two}"), &format!("{one},{two}")] {
             assert_eq!(durable_kids(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_node_that_was_seen_in_the_future_is_not_live_for_years() {
-        let now = 1_764_000_000_000_000;
-        let live = micros(NODE_LIVE);
-        assert!(is_live(now, now) && is_live(now - live, now) && is_live(now + live, now));
-        assert!(!is_live(now - live - 1, now) && !is_live(now + live + 1, now));
-        assert!(!is_live(i64::MIN, i64::MAX));
     }
 }

@@ -1,85 +1,109 @@
-//! Placeholder of the integration branch: replaced before it lands.
+//! The further life of DEKs, as the trait asks for it; each call that writes is one transaction.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::SqliteStore;
-use crate::model::*;
-use crate::store::deks::*;
-use crate::store::{DekMaker, StoreError};
+use super::{DekMaker, SqliteStore, StoreError, commit, committed, dek_life, key_state, reseal, roll_back, shred};
+use crate::model::{DekRecord, DekVersion, Kid, Micros, SecretName, SecretVersion, Tenant, TenantRecord, WrappedDek};
+use crate::store::deks::{
+    Deks, QuarantineOutcome, RemoveDekOutcome, ResealOutcome, Resealer, RotateDekOutcome, SealedVersion, ShredOutcome,
+    ShredWhen,
+};
 
 #[async_trait]
 impl Deks for SqliteStore {
-    async fn dek(&self, _tenant: &Tenant, _version: DekVersion) -> Result<Option<DekRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+    async fn dek(&self, tenant: &Tenant, version: DekVersion) -> Result<Option<DekRecord>, StoreError> {
+        dek_life::one(&self.readers, tenant, version).await
     }
-    async fn deks(&self, _tenant: &Tenant) -> Result<Vec<DekRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn deks(&self, tenant: &Tenant) -> Result<Vec<DekRecord>, StoreError> {
+        dek_life::all(&self.readers, tenant).await
     }
+
     async fn rotate_dek(
         &self,
-        _tenant: &Tenant,
-        _from: DekVersion,
-        _maker: &dyn DekMaker,
+        tenant: &Tenant,
+        from: DekVersion,
+        maker: &dyn DekMaker,
     ) -> Result<RotateDekOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        committed!(self, |tx| dek_life::rotate(tx, tenant, from, maker))
     }
+
     async fn sealed_under(
         &self,
-        _tenant: &Tenant,
-        _dek: DekVersion,
-        _after: Option<(&SecretName, SecretVersion)>,
-        _limit: u32,
+        tenant: &Tenant,
+        dek: DekVersion,
+        after: Option<(&SecretName, SecretVersion)>,
+        limit: u32,
     ) -> Result<Vec<SealedVersion>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        reseal::sealed_under(&self.readers, tenant, dek, after, limit).await
     }
+
     async fn reseal(
         &self,
-        _tenant: &Tenant,
-        _from: DekVersion,
-        _versions: &[SealedVersion],
-        _resealer: &dyn Resealer,
+        tenant: &Tenant,
+        from: DekVersion,
+        versions: &[SealedVersion],
+        resealer: &dyn Resealer,
     ) -> Result<ResealOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        let mut transaction = self.begin().await?;
+        let outcome = reseal::reseal(&mut transaction, tenant, from, versions, resealer).await?;
+        match outcome {
+            ResealOutcome::Resealed(_) => commit(transaction).await?,
+            ResealOutcome::NoActiveDek | ResealOutcome::Blocked | ResealOutcome::Refused(_) => {
+                roll_back(transaction).await?;
+            }
+        }
+        Ok(outcome)
     }
-    async fn remove_dek(&self, _tenant: &Tenant, _version: DekVersion) -> Result<RemoveDekOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn remove_dek(&self, tenant: &Tenant, version: DekVersion) -> Result<RemoveDekOutcome, StoreError> {
+        committed!(self, |tx| dek_life::remove(tx, tenant, version))
     }
+
     async fn quarantine(
         &self,
-        _tenant: &Tenant,
-        _version: DekVersion,
-        _wrapping: &WrappedDek,
+        tenant: &Tenant,
+        version: DekVersion,
+        wrapping: &WrappedDek,
     ) -> Result<QuarantineOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        committed!(self, |tx| dek_life::quarantine(tx, tenant, version, wrapping))
     }
+
     async fn release(
         &self,
-        _tenant: &Tenant,
-        _version: DekVersion,
-        _before: &WrappedDek,
-        _after: &[u8],
-        _active: Kid,
+        tenant: &Tenant,
+        version: DekVersion,
+        before: &WrappedDek,
+        after: &[u8],
+        active: Kid,
     ) -> Result<QuarantineOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        committed!(self, |tx| dek_life::release(tx, tenant, version, before, after, active))
     }
-    async fn schedule_shred(&self, _tenant: &Tenant, _wait: Duration) -> Result<ShredOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn schedule_shred(&self, tenant: &Tenant, wait: Duration) -> Result<ShredOutcome, StoreError> {
+        committed!(self, |tx| shred::schedule(tx, tenant, wait))
     }
-    async fn cancel_shred(&self, _tenant: &Tenant) -> Result<ShredOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn cancel_shred(&self, tenant: &Tenant) -> Result<ShredOutcome, StoreError> {
+        committed!(self, |tx| shred::cancel(tx, tenant))
     }
-    async fn shred(&self, _tenant: &Tenant, _when: ShredWhen) -> Result<ShredOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn shred(&self, tenant: &Tenant, when: ShredWhen) -> Result<ShredOutcome, StoreError> {
+        committed!(self, |tx| shred::shred(tx, tenant, when))
     }
-    async fn blocked_tenants(&self, _after: Option<&Tenant>, _limit: u32) -> Result<Vec<TenantRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn blocked_tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<TenantRecord>, StoreError> {
+        shred::blocked(&self.readers, after, limit).await
     }
-    async fn due_shreds(&self, _limit: u32) -> Result<Vec<Tenant>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn due_shreds(&self, limit: u32) -> Result<Vec<Tenant>, StoreError> {
+        shred::due(&self.readers, limit).await
     }
+
     async fn now(&self) -> Result<Micros, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        let mut snapshot = self.snapshot().await?;
+        key_state::now(&mut snapshot).await
     }
 }

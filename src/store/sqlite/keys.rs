@@ -5,29 +5,19 @@ use sqlx::{SqliteConnection, SqlitePool};
 use super::error::store_error;
 use super::sql::{dek_columns, now, tenant_columns};
 use super::write::one_row;
-use super::{DekMaker, DekOutcome, FirstKeyMaker, FirstKeyOutcome, StoreError, Survey};
-use crate::model::{
-    DekBody, DekRecord, DekVersion, Delivery, KeyState, Kid, MasterKeyRecord, SecretName, Tenant, WrappedDek,
-};
-use crate::store::rows::{self, DekColumns, KeyStateRow, MasterKeyRow, TenantColumns};
+use super::{DekMaker, DekOutcome, FirstKeyMaker, FirstKeyOutcome, StoreError, Survey, key_state};
+use crate::model::{DekBody, DekRecord, DekVersion, Delivery, Kid, MasterKeyRecord, SecretName, Tenant, WrappedDek};
+use crate::store::rows::{self, DekColumns, MasterKeyRow, TenantColumns};
 use crate::store::{FirstKey, NewDek, Refusal};
 
 pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Survey, StoreError> {
     Ok(Survey {
-        key_state: key_state(connection).await?,
+        key_state: key_state::read(connection).await?,
         master_keys: master_keys(connection).await?,
         holds_rows: holds_rows(connection).await?,
         // A database with a table of that name beside ours cannot be: opening refuses v1's, and then the name is taken.
         v1_table: false,
     })
-}
-
-async fn key_state(connection: &mut SqliteConnection) -> Result<Option<KeyState>, StoreError> {
-    let query = sqlx::query_as(
-        "SELECT db_id, epoch, generation, active_kid, mode, phase, lease_holder, lease_boot, lease_until FROM key_state",
-    );
-    let row: Option<KeyStateRow> = query.fetch_optional(connection).await.map_err(store_error)?;
-    row.map(KeyStateRow::record).transpose()
 }
 
 async fn master_keys(connection: &mut SqliteConnection) -> Result<Vec<MasterKeyRecord>, StoreError> {
@@ -62,7 +52,7 @@ pub(super) async fn first_key(
         Err(message) => return Ok(FirstKeyOutcome::NotMade(message)),
     };
     store_first_key(connection, &key).await?;
-    let made = key_state(connection).await?;
+    let made = key_state::read(connection).await?;
     made.map(FirstKeyOutcome::Made)
         .ok_or_else(|| StoreError::Refused("the key state that was stored is not there".to_owned()))
 }
@@ -140,9 +130,7 @@ pub(super) async fn create_dek(
     let Some(active) = active_kid(connection).await? else {
         return Err(StoreError::Refused("no DEK is made in a database that has held no master key".to_owned()));
     };
-    let highest = sqlx::query_scalar("SELECT max(dek_version) FROM deks WHERE tenant = ?1").bind(tenant.as_str());
-    let highest = highest.fetch_one(&mut *connection).await.map_err(store_error)?;
-    let version = rows::next_dek_version(tenant, highest)?;
+    let version = next_version(connection, tenant).await?;
     let new = match maker.make(tenant, version, active) {
         Ok(new) => new,
         Err(refusal) => return Ok(DekOutcome::Refused(refusal)),
@@ -150,6 +138,12 @@ pub(super) async fn create_dek(
     store_dek(connection, tenant, version, active, &new).await?;
     let body = DekBody::Active(WrappedDek { kid: active, bytes: new.wrapped });
     Ok(DekOutcome::Active(DekRecord { tenant: tenant.clone(), version, id: new.id, body }))
+}
+
+/// One above the highest of the tenant's.
+pub(super) async fn next_version(connection: &mut SqliteConnection, tenant: &Tenant) -> Result<DekVersion, StoreError> {
+    let highest = sqlx::query_scalar("SELECT max(dek_version) FROM deks WHERE tenant = ?1").bind(tenant.as_str());
+    rows::next_dek_version(tenant, highest.fetch_one(connection).await.map_err(store_error)?)
 }
 
 #[derive(sqlx::FromRow)]
@@ -161,7 +155,7 @@ struct TenantAndDek {
 }
 
 /// Whether the tenant is there and open, and its active DEK.
-async fn tenant_and_dek(
+pub(super) async fn tenant_and_dek(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
 ) -> Result<(Result<(), Refusal>, Option<DekRecord>), StoreError> {
@@ -203,7 +197,7 @@ async fn store_tenant(connection: &mut SqliteConnection, tenant: &Tenant) -> Res
     one_row(&insert.await.map_err(store_error)?)
 }
 
-async fn store_dek(
+pub(super) async fn store_dek(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
     version: DekVersion,

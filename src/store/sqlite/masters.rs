@@ -1,82 +1,96 @@
-//! Placeholder of the integration branch: replaced before it lands.
+//! Rotations, as the trait asks for them; each call that writes is one transaction.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::SqliteStore;
-use crate::model::*;
-use crate::store::StoreError;
-use crate::store::masters::*;
+use super::{SqliteStore, StoreError, commit, committed, escrows, key_state, nodes, rewrap, rotation};
+use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
+use crate::store::masters::{
+    AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome, Holder,
+    Leased, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+};
 
 #[async_trait]
 impl Masters for SqliteStore {
-    async fn heartbeat(&self, _beat: &Beat<'_>) -> Result<Beaten, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
-    }
-    async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+    async fn heartbeat(&self, beat: &Beat<'_>) -> Result<Beaten, StoreError> {
+        committed!(self, |tx| nodes::heartbeat(tx, beat))
     }
 
-    async fn forget_node(&self, _node: NodeId) -> Result<ForgetOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+    async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
+        nodes::all(&self.readers).await
     }
-    async fn take_lease(&self, _holder: Holder, _lasting: Duration) -> Result<Leased, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn forget_node(&self, node: NodeId) -> Result<ForgetOutcome, StoreError> {
+        committed!(self, |tx| nodes::forget(tx, node))
     }
-    async fn release_lease(&self, _holder: Holder) -> Result<(), StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn take_lease(&self, holder: Holder, lasting: Duration) -> Result<Leased, StoreError> {
+        committed!(self, |tx| nodes::take_lease(tx, holder, lasting))
     }
-    async fn stage(&self, _fence: &Fence, _key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn release_lease(&self, holder: Holder) -> Result<(), StoreError> {
+        committed!(self, |tx| nodes::release_lease(tx, holder))
     }
-    async fn abort(&self, _fence: &Fence, _kid: Kid) -> Result<Fenced<KeyState>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn stage(&self, fence: &Fence, key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError> {
+        committed!(self, |tx| rotation::stage(tx, fence, key))
     }
-    async fn flip(&self, _fence: &Fence, _to: Kid, _without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn abort(&self, fence: &Fence, kid: Kid) -> Result<Fenced<KeyState>, StoreError> {
+        committed!(self, |tx| rotation::abort(tx, fence, kid))
     }
-    async fn deks_under(
-        &self,
-        _kid: Kid,
-        _after: Option<&DekCursor>,
-        _limit: u32,
-    ) -> Result<Vec<DekRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn flip(&self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {
+        committed!(self, |tx| rotation::flip(tx, fence, to, without))
     }
-    async fn count_under(&self, _kid: Kid) -> Result<UnderKey, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn deks_under(&self, kid: Kid, after: Option<&DekCursor>, limit: u32) -> Result<Vec<DekRecord>, StoreError> {
+        rewrap::deks_under(&self.readers, kid, after, limit).await
     }
-    async fn rewrap(&self, _fence: &Fence, _deks: &[Rewrapped]) -> Result<Fenced<u64>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn count_under(&self, kid: Kid) -> Result<UnderKey, StoreError> {
+        rewrap::count_under(&self.readers, kid).await
     }
-    async fn set_phase(&self, _fence: &Fence, _to: KeyPhase) -> Result<Fenced<KeyState>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn rewrap(&self, fence: &Fence, deks: &[Rewrapped]) -> Result<Fenced<u64>, StoreError> {
+        committed!(self, |tx| rewrap::rewrap(tx, fence, deks))
     }
-    async fn retire(&self, _fence: &Fence, _old: Kid) -> Result<Fenced<RetireOutcome>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn set_phase(&self, fence: &Fence, to: KeyPhase) -> Result<Fenced<KeyState>, StoreError> {
+        committed!(self, |tx| rotation::set_phase(tx, fence, to))
     }
+
+    async fn retire(&self, fence: &Fence, old: Kid) -> Result<Fenced<RetireOutcome>, StoreError> {
+        committed!(self, |tx| rotation::retire(tx, fence, old))
+    }
+
     async fn destroy_master(
         &self,
-        _kid: Kid,
-        _age: Duration,
-        _waiver: Option<&NewEscrow>,
+        kid: Kid,
+        age: Duration,
+        waiver: Option<&NewEscrow>,
     ) -> Result<DestroyOutcome, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        committed!(self, |tx| rotation::destroy(tx, kid, age, waiver))
     }
-    async fn add_escrow(&self, _escrow: &NewEscrow) -> Result<(), StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn add_escrow(&self, escrow: &NewEscrow) -> Result<(), StoreError> {
+        committed!(self, |tx| escrows::add(tx, escrow))
     }
-    async fn advance_escrow(&self, _id: &str, _stage: EscrowStage, _locator: Option<&str>) -> Result<bool, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError> {
+        committed!(self, |tx| escrows::advance(tx, id, stage, locator))
     }
+
     async fn escrows(&self) -> Result<Vec<EscrowRecord>, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        escrows::all(&self.readers).await
     }
+
     async fn raise_generation(&self) -> Result<KeyState, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+        committed!(self, |tx| key_state::raise_generation(tx))
     }
-    async fn accept_restore(&self, _at_least: AtLeast) -> Result<KeyState, StoreError> {
-        Err(StoreError::Refused("to be built".into()))
+
+    async fn accept_restore(&self, at_least: AtLeast) -> Result<KeyState, StoreError> {
+        committed!(self, |tx| rotation::accept_restore(tx, at_least))
     }
 }

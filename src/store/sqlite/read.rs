@@ -3,7 +3,9 @@
 use sqlx::{Executor, Sqlite, SqliteConnection, SqlitePool};
 
 use super::error::store_error;
-use super::sql::{dek_columns, readable, secret_columns, tenant_columns, version_columns, version_metadata};
+use super::sql::{
+    dek_columns, readable, secret_columns, tenant_columns, tenant_record, version_columns, version_metadata,
+};
 use super::{Found, Page, Place, Refusal, StoreError};
 use crate::model::{Counts, SecretName, SecretRecord, Tenant, TenantRecord, VersionRecord};
 use crate::store::Which;
@@ -73,12 +75,9 @@ const VERSIONS: &str = concat!(
 );
 
 const TENANTS: &str = concat!(
-    "SELECT t.tenant, t.created_at, t.shred_at, t.shredded_at, \
-     (SELECT count(*) FROM secrets s WHERE s.tenant = t.tenant AND ",
-    readable!(),
-    ") AS secrets, \
-     (SELECT d.dek_version FROM deks d WHERE d.tenant = t.tenant AND d.state = 'active') AS active_dek \
-     FROM tenants t WHERE t.tenant > ?1 AND substr(t.tenant, 1, 1) <> '_' ORDER BY t.tenant LIMIT ?2"
+    "SELECT ",
+    tenant_record!(),
+    " FROM tenants t WHERE t.tenant > ?1 AND substr(t.tenant, 1, 1) <> '_' ORDER BY t.tenant LIMIT ?2"
 );
 
 const COUNTS: &str = concat!(

@@ -53,4 +53,19 @@ macro_rules! readable {
     };
 }
 
-pub(super) use {dek_columns, now, readable, secret_columns, tenant_columns, version_columns, version_metadata};
+/// A tenant `t` as its listing shows it.
+macro_rules! tenant_record {
+    () => {
+        concat!(
+            "t.tenant, t.created_at, t.shred_at, t.shredded_at, \
+             (SELECT count(*) FROM secrets s WHERE s.tenant = t.tenant AND ",
+            readable!(),
+            ") AS secrets, \
+             (SELECT d.dek_version FROM deks d WHERE d.tenant = t.tenant AND d.state = 'active') AS active_dek"
+        )
+    };
+}
+
+pub(super) use {
+    dek_columns, now, readable, secret_columns, tenant_columns, tenant_record, version_columns, version_metadata,
+};

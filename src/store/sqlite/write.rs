@@ -248,7 +248,7 @@ async fn store_deletion(connection: &mut SqliteConnection, secret: &SecretRecord
 }
 
 /// A version number as a column holds it; its type promises that it fits.
-fn column(version: SecretVersion) -> Result<i64, StoreError> {
+pub(super) fn column(version: SecretVersion) -> Result<i64, StoreError> {
     i64::try_from(version.get()).map_err(|_| StoreError::Refused(format!("version {version} does not fit")))
 }
 

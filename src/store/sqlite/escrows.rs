@@ -1,0 +1,81 @@
+//! Copies of master keys off the host, and waivers.
+
+use sqlx::{SqliteConnection, SqlitePool};
+
+use super::StoreError;
+use super::error::store_error;
+use super::sql::now;
+use crate::model::{EscrowRecord, Kid};
+use crate::store::guards;
+use crate::store::masters::{EscrowStage, NewEscrow};
+use crate::store::rows::EscrowRow;
+
+pub(super) async fn add(connection: &mut SqliteConnection, escrow: &NewEscrow) -> Result<(), StoreError> {
+    const SQL: &str = concat!(
+        "INSERT INTO escrows (id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at) \
+         SELECT ?1, m.kid, ?3, ?4, ?5, ?6, now, iif(?7, now, NULL), iif(?8, now, NULL) \
+         FROM master_keys m, (SELECT ",
+        now!(),
+        " AS now) WHERE m.kid = ?2"
+    );
+    guards::check_escrow(escrow)?;
+    let insert = sqlx::query(SQL)
+        .bind(&escrow.id)
+        .bind(escrow.kid.as_bytes().as_slice())
+        .bind(&escrow.target)
+        .bind(escrow.locator.as_deref())
+        .bind(escrow.content_sha256.as_ref().map(<[u8; 32]>::as_slice))
+        .bind(escrow.kind.as_str())
+        .bind(escrow.stage >= EscrowStage::Confirmed)
+        .bind(escrow.stage >= EscrowStage::ReadBack);
+    match insert.execute(connection).await.map_err(store_error)?.rows_affected() {
+        0 => Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid))),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn advance(
+    connection: &mut SqliteConnection,
+    id: &str,
+    stage: EscrowStage,
+    locator: Option<&str>,
+) -> Result<bool, StoreError> {
+    const SQL: &str = concat!(
+        "UPDATE escrows SET locator = coalesce(?2, locator), \
+         confirmed_at = CASE ?3 WHEN 'confirmed' THEN now WHEN 'read_back' THEN coalesce(confirmed_at, now) \
+                        ELSE confirmed_at END, \
+         read_back_at = CASE ?3 WHEN 'read_back' THEN now ELSE read_back_at END \
+         FROM (SELECT ",
+        now!(),
+        " AS now) WHERE id = ?1 AND kind = 'copy'"
+    );
+    let stage = match stage {
+        EscrowStage::Started => "started",
+        EscrowStage::Confirmed => "confirmed",
+        EscrowStage::ReadBack => "read_back",
+    };
+    let update = sqlx::query(SQL).bind(id).bind(locator).bind(stage);
+    Ok(update.execute(connection).await.map_err(store_error)?.rows_affected() == 1)
+}
+
+pub(super) async fn all(pool: &SqlitePool) -> Result<Vec<EscrowRecord>, StoreError> {
+    let query = sqlx::query_as(
+        "SELECT id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at FROM escrows \
+         ORDER BY kid, started_at, id",
+    );
+    let rows: Vec<EscrowRow> = query.fetch_all(pool).await.map_err(store_error)?;
+    rows.into_iter().map(EscrowRow::record).collect()
+}
+
+/// Whether a copy is confirmed, or waived.
+pub(super) async fn allows_flip(connection: &mut SqliteConnection, kid: Kid) -> Result<bool, StoreError> {
+    let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND confirmed_at IS NOT NULL)");
+    query.bind(kid.as_bytes().as_slice()).fetch_one(connection).await.map_err(store_error)
+}
+
+pub(super) async fn was_read_back(connection: &mut SqliteConnection, kid: Kid) -> Result<bool, StoreError> {
+    let query = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND kind = 'copy' AND read_back_at IS NOT NULL)",
+    );
+    query.bind(kid.as_bytes().as_slice()).fetch_one(connection).await.map_err(store_error)
+}
