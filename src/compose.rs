@@ -10,6 +10,7 @@ use crate::config::{Config, Database, ExistingKey};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::start::Adopt;
 use crate::keys::{CacheLimits, Keyring};
+use crate::service::node::{Node, NodeError, NodeParts};
 use crate::service::open::Opener;
 use crate::service::{Parts, Service};
 
@@ -22,6 +23,8 @@ pub enum ComposeError {
     Store(#[from] StoreError),
     #[error("the key file's path cannot be used: {0}")]
     KeyFile(#[from] KeyfileError),
+    #[error("the record of this node cannot be used: {0}")]
+    Node(#[from] NodeError),
     #[error("the audit file cannot be opened: {0}")]
     Audit(#[source] std::io::Error),
     /// A fresh PostgreSQL would hide what the SQLite file holds.
@@ -39,6 +42,7 @@ pub struct Composed {
     pub store: Arc<dyn Store>,
     pub audit: Arc<Audit>,
     pub clock: Arc<dyn Clock>,
+    pub node: Arc<Node>,
     pub service: Arc<Service>,
     pub opener: Opener,
 }
@@ -59,16 +63,24 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         ExistingKey::Adopt => Adopt::Asked,
     };
     let files = KeyFiles::at(&config.key_file)?;
+    let node = Arc::new(Node::open(NodeParts {
+        store: Arc::clone(&store),
+        keys: Arc::clone(&keys),
+        files: files.clone(),
+        clock: Arc::clone(&clock),
+        data_dir: config.data_dir.clone(),
+    })?);
     let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files, adopt);
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
         keys,
+        node: Arc::clone(&node),
         access: Access::new(rustix::process::geteuid().as_raw()),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,
     }));
-    Ok(Composed { store, audit, clock, service, opener })
+    Ok(Composed { store, audit, clock, node, service, opener })
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ComposeError> {

@@ -45,23 +45,42 @@ pub enum Keys {
     Open(Ring),
 }
 
-/// The KEKs by kid, one of them active. Only KEKs stay in memory: the masters are dropped when they have given theirs.
+/// The KEKs by kid. Only KEKs stay in memory: the masters are dropped when they have given theirs.
+///
+/// The active one may be missing: a node that did not get a new key goes on opening what the old one wraps, and makes no DEK.
 pub struct Ring {
     active: Kid,
-    keks: HashMap<Kid, Kek>,
+    keks: HashMap<Kid, Arc<Kek>>,
 }
 
 impl Ring {
-    /// `None` where the active key is not among the masters.
     #[must_use]
-    pub fn new(active: Kid, masters: &[MasterKey]) -> Option<Self> {
-        let keks: HashMap<Kid, Kek> = masters.iter().map(crypto::derive_kek).map(|kek| (kek.kid(), kek)).collect();
-        keks.contains_key(&active).then_some(Self { active, keks })
+    pub fn new<'a>(active: Kid, masters: impl IntoIterator<Item = &'a MasterKey>) -> Self {
+        let keks = masters.into_iter().map(crypto::derive_kek).map(|kek| (kek.kid(), Arc::new(kek))).collect();
+        Self { active, keks }
     }
 
+    /// The kid that the database names as the active one, as far as this node knows.
     #[must_use]
     pub const fn active(&self) -> Kid {
         self.active
+    }
+
+    #[must_use]
+    pub fn holds_active(&self) -> bool {
+        self.holds(self.active)
+    }
+
+    #[must_use]
+    pub fn holds(&self, kid: Kid) -> bool {
+        self.keks.contains_key(&kid)
+    }
+
+    fn converged(&self, active: Kid, masters: &[&MasterKey], gone: &[Kid]) -> Self {
+        let mut keks = self.keks.clone();
+        keks.extend(Self::new(active, masters.iter().copied()).keks);
+        keks.retain(|kid, _| !gone.contains(kid));
+        Self { active, keks }
     }
 
     /// The loaded kids, sorted.
@@ -73,7 +92,7 @@ impl Ring {
     }
 
     fn kek(&self, kid: Kid) -> Result<&Kek, KeysError> {
-        self.keks.get(&kid).ok_or(KeysError::NotLoaded(kid))
+        self.keks.get(&kid).map(Arc::as_ref).ok_or(KeysError::NotLoaded(kid))
     }
 }
 
@@ -104,6 +123,15 @@ impl Keyring {
         self.state.store(Arc::new(Keys::Open(ring)));
     }
 
+    /// Takes further masters in, drops those that are gone for good, and learns which one is active. DEKs in the cache stay: a rewrap
+    /// does not change them. Locked keys stay locked.
+    pub fn converge(&self, active: Kid, masters: &[&MasterKey], gone: &[Kid]) {
+        self.state.rcu(|keys| match &**keys {
+            Keys::Locked(_) => Arc::clone(keys),
+            Keys::Open(ring) => Arc::new(Keys::Open(ring.converged(active, masters, gone))),
+        });
+    }
+
     #[must_use]
     pub fn state(&self) -> Arc<Keys> {
         self.state.load_full()
@@ -132,19 +160,20 @@ impl Keyring {
         })
     }
 
-    /// Makes a DEK wrapped by the active master key, which must be `active`: the kid that the database holds under its lock.
+    /// Makes a DEK wrapped by `active`: the kid that the database holds under its lock. The ring may not have heard yet that it became
+    /// the active one; the database's word counts.
     ///
     /// # Errors
-    /// [`KeysError::Locked`], [`KeysError::NotLoaded`] where the ring's active key is another, [`KeysError::NoRandom`].
+    /// [`KeysError::Locked`], [`KeysError::NotLoaded`], [`KeysError::NoRandom`].
     pub fn make_dek(&self, tenant: &Tenant, version: DekVersion, active: Kid) -> Result<WrappedNew, KeysError> {
         let keys = self.state.load();
         match &**keys {
             Keys::Locked(reason) => Err(KeysError::Locked(reason.clone())),
-            Keys::Open(ring) if ring.active != active => Err(KeysError::NotLoaded(active)),
             Keys::Open(ring) => {
+                let kek = ring.kek(active)?;
                 let place = DekPlace { tenant, version };
                 let dek = crypto::make_dek(place)?;
-                Ok(WrappedNew { id: crypto::dek_id(&dek), wrapped: crypto::wrap(ring.kek(active)?, place, &dek)? })
+                Ok(WrappedNew { id: crypto::dek_id(&dek), wrapped: crypto::wrap(kek, place, &dek)? })
             }
         }
     }
@@ -182,7 +211,7 @@ mod tests {
         let master = MasterKey::make_random().unwrap();
         let kid = crypto::kid(&master);
         let keyring = Keyring::locked("not opened yet".to_owned(), limits(max_entries));
-        keyring.open(Ring::new(kid, &[master]).unwrap());
+        keyring.open(Ring::new(kid, &[master]));
         let tenant = Tenant::parse("alice").unwrap();
         let new = keyring.make_dek(&tenant, DekVersion::FIRST, kid).unwrap();
         let body = DekBody::Active(WrappedDek { kid, bytes: new.wrapped });
@@ -254,6 +283,36 @@ mod tests {
         assert_eq!(keyring.dek(&row).err(), Some(KeysError::Locked("taken away".to_owned())));
         assert!(keyring.make_dek(&row.tenant, row.version, kid).is_err());
         assert_eq!(keyring.cache_stats().entries, 0);
+    }
+
+    #[test]
+    fn a_ring_without_its_active_key_opens_what_it_can_and_makes_no_dek() {
+        let Deployment { keyring, kid, row } = deployment(0);
+        let next = MasterKey::make_random().unwrap();
+        let active = crypto::kid(&next);
+        keyring.converge(active, &[], &[]);
+        keyring.dek(&row).unwrap();
+        assert_eq!(keyring.make_dek(&row.tenant, row.version, active).err(), Some(KeysError::NotLoaded(active)));
+        let holds_active = || matches!(&*keyring.state(), Keys::Open(ring) if ring.holds_active());
+        assert!(!holds_active());
+        keyring.converge(active, &[&next], &[]);
+        assert!(holds_active());
+        keyring.make_dek(&row.tenant, row.version, active).unwrap();
+        keyring.converge(active, &[], &[kid]);
+        assert_eq!(keyring.dek(&row).err(), Some(KeysError::NotLoaded(kid)), "it is gone for good");
+    }
+
+    #[test]
+    fn a_key_that_comes_leaves_the_cache_warm_and_locked_keys_locked() {
+        let Deployment { keyring, row, .. } = deployment(100);
+        keyring.dek(&row).unwrap();
+        let next = MasterKey::make_random().unwrap();
+        keyring.converge(crypto::kid(&next), &[&next], &[]);
+        keyring.dek(&row).unwrap();
+        assert_eq!(keyring.cache_stats().unwraps, 1);
+        keyring.lock("taken away".to_owned());
+        keyring.converge(crypto::kid(&next), &[&next], &[]);
+        assert!(matches!(&*keyring.state(), Keys::Locked(_)));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod http;
 pub mod keys;
 pub mod model;
+pub mod node;
 pub mod process;
 pub mod service;
 pub mod store;

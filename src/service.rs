@@ -2,6 +2,7 @@
 
 mod dek;
 mod error;
+pub mod node;
 pub mod open;
 pub mod rotation;
 mod secrets;
@@ -16,6 +17,8 @@ use crate::clock::Clock;
 use crate::keys::Keyring;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
+
+use node::Node;
 
 pub use error::{Error, Failure};
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
@@ -32,6 +35,7 @@ pub struct Request {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub keys: Arc<Keyring>,
+    pub node: Arc<Node>,
     pub access: Access,
     pub audit: Arc<Audit>,
     pub clock: Arc<dyn Clock>,
@@ -43,6 +47,7 @@ pub struct Parts {
 pub struct Service {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
+    node: Arc<Node>,
     access: Access,
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
@@ -70,8 +75,8 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, access, audit, clock, keep_versions } = parts;
-        Self { store, keys, access, audit, clock, keep_versions }
+        let Parts { store, keys, node, access, audit, clock, keep_versions } = parts;
+        Self { store, keys, node, access, audit, clock, keep_versions }
     }
 
     /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.

@@ -8,6 +8,7 @@
 //! The master keys themselves pass through here unseen: [`MasterKey`] and [`KeyfileImage`](crate::crypto::KeyfileImage) do not show
 //! their bytes.
 
+mod durable;
 mod error;
 mod load;
 mod lock;
@@ -20,9 +21,11 @@ use std::path::{Path, PathBuf};
 use crate::crypto::MasterKey;
 use crate::model::Kid;
 
+use durable::Stamp;
 use load::load;
 use place::Place;
 
+pub use durable::Synced;
 pub use error::KeyfileError;
 pub(super) use error::{sh, user};
 pub use lock::{KeyLock, LOCK_WAIT};
@@ -39,6 +42,7 @@ pub struct KeyFile {
     pub kid: Kid,
     pub master: MasterKey,
     pub path: PathBuf,
+    stamp: Stamp,
 }
 
 /// What lies at the key file's own path.

@@ -195,9 +195,10 @@ impl Opener {
     }
 
     async fn open_ring(&self, active: Kid, masters: Vec<MasterKey>) -> Result<Opened, OpenError> {
-        let Some(ring) = Ring::new(active, &masters) else {
+        let ring = Ring::new(active, &masters);
+        if !ring.holds_active() {
             return Err(OpenError::NotMade(format!("the key file of {active} changed while it was read; start again")));
-        };
+        }
         self.keys.open(ring);
         tracing::info!("{READY}");
         if !self.store.has_confirmed_escrow(active).await? {

@@ -8,6 +8,7 @@ use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::KeyFile;
+use super::durable::Stamp;
 use super::error::{KeyfileError, euid};
 use super::place::{Place, is_trusted};
 use crate::crypto::{self, KeyfileImage};
@@ -43,7 +44,8 @@ fn judge(mut file: File, path: PathBuf) -> Result<Option<Loaded>, KeyfileError> 
     check_access(&stat, &path)?;
     let image = read(&mut file, &path)?;
     let master = image.master().map_err(|damage| KeyfileError::Damaged { path: path.clone(), damage })?;
-    Ok(Some(Loaded { key: KeyFile { kid: crypto::kid(&master), master, path }, image }))
+    let stamp = Stamp::of(&stat);
+    Ok(Some(Loaded { key: KeyFile { kid: crypto::kid(&master), master, path, stamp }, image }))
 }
 
 fn open(place: &Place, name: &OsStr) -> Result<Option<File>, KeyfileError> {

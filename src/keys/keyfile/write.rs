@@ -6,6 +6,8 @@
 //! in which the new key has no copy there.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::PathBuf;
 
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
@@ -41,7 +43,7 @@ impl KeyLock {
         let before = self.main()?;
         if before.as_ref().is_some_and(|main| main.key.kid == kid) {
             // A crash may have come between the rename and its fsync.
-            return sync_entry(&self.dir, &self.names.main);
+            return sync_entry(&self.dir, &self.names.main).map(drop);
         }
         let new = self.staged(kid)?;
         if let Some(old) = &before {
@@ -59,11 +61,7 @@ impl KeyLock {
     /// [`KeyfileError::IsMain`]; [`KeyfileError::MainIsBad`], as it may be this very key; [`KeyfileError::NameLies`] where the file
     /// of that name holds another key; what is wrong with the file; those of the file system.
     pub fn unstage(&self, kid: Kid) -> Result<(), KeyfileError> {
-        if let Some(main) = self.main()?
-            && main.key.kid == kid
-        {
-            return Err(KeyfileError::IsMain { path: main.key.path, kid });
-        }
+        self.check_is_not_main(kid)?;
         let Some(place) = self.dir.child(&self.names.retained)? else { return Ok(()) };
         if load_as(&place, kid)?.is_some() {
             place.unlink(&name_of(kid))?;
@@ -72,11 +70,36 @@ impl KeyLock {
         place.sync()
     }
 
+    /// Removes every copy of a key that is aborted or destroyed from `secrets.key.d`, under whatever name it lies there, and answers
+    /// which they were. A file that cannot be read stays: it may be the only copy of another key.
+    ///
+    /// # Errors
+    /// [`KeyfileError::IsMain`], as for a key in use; [`KeyfileError::MainIsBad`], as it may be this very key; those of the file system.
+    pub fn unlink_copies(&self, kid: Kid) -> Result<Vec<PathBuf>, KeyfileError> {
+        self.check_is_not_main(kid)?;
+        let Some(place) = self.dir.child(&self.names.retained)? else { return Ok(Vec::new()) };
+        let mut removed = Vec::new();
+        for name in place.names()? {
+            if matches!(load(&place, &name), Ok(Some(loaded)) if loaded.key.kid == kid) && place.unlink(&name)? {
+                removed.push(place.of(&name));
+            }
+        }
+        place.sync()?;
+        Ok(removed)
+    }
+
+    fn check_is_not_main(&self, kid: Kid) -> Result<(), KeyfileError> {
+        match self.main()? {
+            Some(main) if main.key.kid == kid => Err(KeyfileError::IsMain { path: main.key.path, kid }),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps a key in `secrets.key.d`.
     fn keep(&self, kid: Kid, image: &KeyfileImage) -> Result<(), KeyfileError> {
         let place = self.dir.child_or_create(&self.names.retained)?;
         if is_kept(&place, kid, image)? {
-            return sync_entry(&place, &name_of(kid));
+            return sync_entry(&place, &name_of(kid)).map(drop);
         }
         let temporary = Temporary::write(&place, temporary_of(kid), image)?;
         match temporary.rename_to_free(&name_of(kid))? {
@@ -145,11 +168,12 @@ fn is_kept(place: &Place, kid: Kid, image: &KeyfileImage) -> Result<bool, Keyfil
 }
 
 /// Makes a file durable that is there already, and its name.
-fn sync_entry(place: &Place, name: &OsStr) -> Result<(), KeyfileError> {
+pub(super) fn sync_entry(place: &Place, name: &OsStr) -> Result<File, KeyfileError> {
     let failed = |errno| KeyfileError::from_system("make durable", place.of(name), errno);
     let file = place.open_entry(name, OFlags::RDONLY, Mode::empty()).map_err(failed)?;
     fs::fsync(&file).map_err(failed)?;
-    place.sync()
+    place.sync()?;
+    Ok(file)
 }
 
 /// A whole key file, durable, under a name that nobody reads; removed when it is dropped before its rename.
@@ -170,7 +194,7 @@ impl<'a> Temporary<'a> {
         Ok(temporary)
     }
 
-    fn fill(&self, file: &mut std::fs::File, image: &KeyfileImage) -> Result<(), KeyfileError> {
+    fn fill(&self, file: &mut File, image: &KeyfileImage) -> Result<(), KeyfileError> {
         let failed = |errno| KeyfileError::from_system("write", self.place.of(&self.name), errno);
         fs::fchmod(&*file, KEY_MODE).map_err(failed)?; // Whatever the umask took away.
         image.write_to(file).map_err(|cause| KeyfileError::from_io("write", self.place.of(&self.name), cause))?;

@@ -1,0 +1,370 @@
+//! This daemon as a node: what it knows of the database, what its key files are, and whether it may write.
+//!
+//! Each tick reads the state of the database and holds it against what this node has seen before. A database that went back closes the
+//! gate: nothing is written, no file is touched, and no DEK is made until an operator accepts it; reads go on where keys fit. Otherwise
+//! the node's record is carried on, its keys and key files converge to what the database says, and its heartbeat says what it holds.
+//! Every step can be the last before a crash: the next tick does it again.
+
+mod converge;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::Error;
+use crate::clock::Clock;
+use crate::crypto::{self, NoRandom};
+use crate::keys::keyfile::{KeyFiles, Synced};
+use crate::keys::{Keyring, Keys};
+use crate::model::{BootId, KeyState, Kid, Micros, NodeId, TenantRecord};
+use crate::node::{Behind, Mark, NodeFile, NodeFileError, Notice};
+use crate::store::masters::{Beat, Beaten, Holder};
+use crate::store::{Store, StoreError};
+
+/// How often the daemon ticks.
+pub const TICK: Duration = Duration::from_secs(2);
+/// The longest that a node says nothing; a node counts as live for three times as long.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The longest that the generation stays as it is, so that last night's dump is noticed too.
+const MARK: Duration = Duration::from_hours(1);
+const PAGE: u32 = 1000;
+
+/// Why a tick did not come to its end. What it did before stays done.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(
+        "another process (boot {boot}, last seen {seen_at}) uses this node's id, {node}: its data directory was copied, or this one is \
+         the copy. Two nodes need a data directory each: stop the other, or start this one with another --data-dir (if the other is \
+         gone for good, start again in 30 seconds)"
+    )]
+    Taken { node: NodeId, boot: BootId, seen_at: Micros },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("what this node has seen of the database could not be recorded: {0}")]
+    File(#[from] NodeFileError),
+    #[error(transparent)]
+    NoRandom(#[from] NoRandom),
+    #[error("a thread of this node ended with a panic")]
+    Panicked,
+}
+
+/// What the last ticks found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Nothing is known yet, or the database was away since: it may be another when it is back.
+    Nothing,
+    Good,
+    Behind(Behind),
+    /// This process is one too many.
+    Taken,
+}
+
+#[derive(Debug, Clone)]
+struct Standing {
+    seen: Seen,
+    /// What is wrong with files, and does not keep the node from serving.
+    problems: Vec<String>,
+}
+
+/// A daemon's node.
+pub struct Node {
+    store: Arc<dyn Store>,
+    keys: Arc<Keyring>,
+    files: KeyFiles,
+    clock: Arc<dyn Clock>,
+    holder: Holder,
+    /// Behind a lock of threads: its files are written on threads that may block.
+    file: Arc<Mutex<NodeFile>>,
+    /// One tick at a time.
+    ticking: tokio::sync::Mutex<Progress>,
+    /// How many ticks began.
+    begun: AtomicU64,
+    standing: ArcSwap<Standing>,
+}
+
+/// What one tick tells the next.
+#[derive(Default)]
+struct Progress {
+    synced: Synced,
+    /// What the last heartbeat said, and when.
+    beaten: Option<(Vec<Kid>, u64, Duration)>,
+    /// The generation that was last seen, and since when.
+    generation: Option<(u64, Duration)>,
+}
+
+/// What a node is made of.
+pub struct NodeParts {
+    pub store: Arc<dyn Store>,
+    pub keys: Arc<Keyring>,
+    pub files: KeyFiles,
+    pub clock: Arc<dyn Clock>,
+    /// The daemon's own, its lock taken.
+    pub data_dir: PathBuf,
+}
+
+impl Node {
+    /// Opens the node's record, and makes it where this is a new node.
+    ///
+    /// # Errors
+    /// [`NodeError::File`], [`NodeError::NoRandom`].
+    pub fn open(parts: NodeParts) -> Result<Self, NodeError> {
+        let NodeParts { store, keys, files, clock, data_dir } = parts;
+        let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
+        let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
+        for notice in notices {
+            match notice {
+                Notice::Copied => tracing::info!("{notice}"),
+                _ => tracing::warn!("{notice}"),
+            }
+        }
+        let standing = Standing { seen: Seen::Nothing, problems: Vec::new() };
+        Ok(Self {
+            store,
+            keys,
+            files,
+            clock,
+            holder: Holder { node: file.node(), boot: file.boot() },
+            file: Arc::new(Mutex::new(file)),
+            ticking: tokio::sync::Mutex::default(),
+            begun: AtomicU64::new(0),
+            standing: ArcSwap::from_pointee(standing),
+        })
+    }
+
+    /// This process, as the database knows it.
+    #[must_use]
+    pub const fn holder(&self) -> Holder {
+        self.holder
+    }
+
+    #[must_use]
+    pub const fn files(&self) -> &KeyFiles {
+        &self.files
+    }
+
+    /// Looks at the database, and brings record, keys, key files and heartbeat up to it. Who changed the state of the master keys or
+    /// raised the generation calls it before they answer: when it returns, the change is on this node's disk too.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn tick(&self) -> Result<(), NodeError> {
+        let mut progress = self.ticking.lock().await;
+        self.tick_alone(&mut progress).await
+    }
+
+    /// Makes sure that a tick began after this call; of those who wait, the first does it for all.
+    pub(super) async fn catch_up(&self) {
+        let next = self.begun.load(Ordering::Acquire) + 1;
+        let mut progress = self.ticking.lock().await;
+        if self.begun.load(Ordering::Acquire) < next
+            && let Err(error) = self.tick_alone(&mut progress).await
+        {
+            tracing::debug!("{error}");
+        }
+    }
+
+    /// Lets a change of the database through, or says why none is made. It is asked before each: by use-cases, before a DEK is made, and
+    /// by work in the background. Where the database was away it is looked at first, as it may be another by now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], naming what opens the gate.
+    pub async fn may_write(&self) -> Result<(), Error> {
+        if matches!(self.standing.load().seen, Seen::Nothing) {
+            self.catch_up().await;
+        }
+        match &self.standing.load().seen {
+            Seen::Good => Ok(()),
+            Seen::Nothing => Err(Error::Unavailable("the database is not available".to_owned())),
+            Seen::Behind(behind) => Err(Error::Unavailable(closed(behind))),
+            Seen::Taken => {
+                Err(Error::Unavailable("another process uses this node's id; this one is stopping".to_owned()))
+            }
+        }
+    }
+
+    /// What keeps the node from being ready, for operators.
+    pub(super) fn waiting_for(&self) -> Vec<String> {
+        let behind = match &self.standing.load().seen {
+            Seen::Behind(behind) => Some(closed(behind)),
+            Seen::Taken => Some("another process uses this node's id".to_owned()),
+            Seen::Nothing | Seen::Good => None,
+        };
+        let active = match &*self.keys.state() {
+            Keys::Open(ring) if !ring.holds_active() => Some(self.lacks(ring.active())),
+            _ => None,
+        };
+        behind.into_iter().chain(active).collect()
+    }
+
+    /// What is wrong and does not keep the node from serving.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.standing.load().problems.clone()
+    }
+
+    /// Whether the database was found behind what this node has seen.
+    #[must_use]
+    pub fn behind(&self) -> Option<Behind> {
+        match &self.standing.load().seen {
+            Seen::Behind(behind) => Some(*behind),
+            _ => None,
+        }
+    }
+
+    fn lacks(&self, active: Kid) -> String {
+        format!(
+            "the active master key, {active}, is not here; what other keys open is served, and no tenant gets its first secret. Give it \
+             to this node: `containarium admin install-key < KEYFILE`, where KEYFILE is its backup or the key file of another node ({})",
+            self.files.path().display()
+        )
+    }
+
+    async fn tick_alone(&self, progress: &mut Progress) -> Result<(), NodeError> {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        let survey = match self.store.survey().await {
+            Ok(survey) => survey,
+            Err(error) => {
+                self.stand(Seen::Nothing);
+                return Err(error.into());
+            }
+        };
+        let state = survey.key_state.as_ref();
+        let mark = state.map(Mark::of);
+        let (judged, behind) = self.with_file(move |file| (file.judge(mark), file.behind())).await?;
+        self.stand(behind.map_or(Seen::Good, Seen::Behind));
+        judged?;
+        let mut look = self.look(progress).await?;
+        self.load_keys(&survey, &look.scan);
+        if behind.is_none() {
+            if let Some(state) = state {
+                self.note(progress, state).await?;
+            }
+            if self.converge_files(&survey, &mut look).await? {
+                let problems = std::mem::take(&mut look.problems);
+                look = self.look(progress).await?;
+                look.problems.extend(problems);
+            }
+        }
+        self.tell(look.problems);
+        self.beat(progress, look.durable, self.epoch_served(state)).await
+    }
+
+    fn epoch_served(&self, state: Option<&KeyState>) -> u64 {
+        match (&*self.keys.state(), state) {
+            (Keys::Open(ring), Some(state)) if ring.holds(state.active_kid) => state.epoch,
+            _ => 0,
+        }
+    }
+
+    /// Carries the record on; and raises the generation where it was the same for an hour.
+    async fn note(&self, progress: &mut Progress, state: &KeyState) -> Result<(), NodeError> {
+        let mut mark = Mark::of(state);
+        if self.is_mark_due(progress, mark).await? {
+            mark = Mark::of(&self.store.raise_generation().await?);
+        }
+        if !self.with_file(move |file| file.lacks(mark)).await? {
+            return Ok(());
+        }
+        // After the mark was read: what is noted may be more than belongs to it, never less.
+        let blocked = self.blocked_tenants().await?;
+        let at = self.clock.wall();
+        Ok(self.with_file(move |file| file.note(mark, at, &blocked)).await??)
+    }
+
+    async fn is_mark_due(&self, progress: &mut Progress, mark: Mark) -> Result<bool, NodeError> {
+        let now = self.clock.monotonic();
+        if let Some((seen, since)) = progress.generation
+            && seen == mark.generation
+        {
+            return Ok(now.saturating_sub(since) >= MARK);
+        }
+        let is_first = progress.generation.replace((mark.generation, now)).is_none();
+        // Across restarts only the wall clock knows. Where it was set, a mark too many does no harm.
+        let noted = self.with_file(move |file| file.noted_at().filter(|_| file.highest() == Some(mark))).await?;
+        let age = noted.map_or(0, |noted| self.clock.wall().0.saturating_sub(noted.0));
+        Ok(is_first && age >= i64::try_from(MARK.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    pub(super) async fn blocked_tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
+        let mut all: Vec<TenantRecord> = Vec::new();
+        loop {
+            let after = all.last().map(|tenant| tenant.tenant.clone());
+            let page = self.store.blocked_tenants(after.as_ref(), PAGE).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    async fn beat(&self, progress: &mut Progress, durable: Vec<Kid>, epoch: u64) -> Result<(), NodeError> {
+        let now = self.clock.monotonic();
+        if let Some((kids, before, at)) = &progress.beaten
+            && (kids, *before) == (&durable, epoch)
+            && now.saturating_sub(*at) < HEARTBEAT
+        {
+            return Ok(());
+        }
+        let mut beat = Beat { holder: self.holder, previous_boot: None, durable_kids: &durable, epoch };
+        let mut beaten = self.store.heartbeat(&beat).await?;
+        if let Beaten::Taken { boot, .. } = beaten
+            && self.with_file(move |file| file.is_earlier(boot)).await?
+        {
+            beat.previous_boot = Some(boot);
+            beaten = self.store.heartbeat(&beat).await?;
+        }
+        if let Beaten::Taken { boot, seen_at } = beaten {
+            self.stand(Seen::Taken);
+            return Err(NodeError::Taken { node: self.holder.node, boot, seen_at });
+        }
+        if progress.beaten.replace((durable, epoch, now)).is_none() {
+            self.with_file(NodeFile::settle).await??;
+        }
+        Ok(())
+    }
+
+    fn stand(&self, seen: Seen) {
+        let before = self.standing.load_full();
+        if before.seen == seen || before.seen == Seen::Taken {
+            return;
+        }
+        if let Seen::Behind(behind) = &seen {
+            tracing::error!("{}", closed(behind));
+        }
+        if matches!((&before.seen, &seen), (Seen::Behind(_), Seen::Good)) {
+            tracing::info!("the database was accepted as it is; writes are open again");
+        }
+        self.standing.store(Arc::new(Standing { seen, problems: before.problems.clone() }));
+    }
+
+    /// Says what is new among the problems, once.
+    fn tell(&self, problems: Vec<String>) {
+        let before = self.standing.load_full();
+        if before.problems == problems {
+            return;
+        }
+        for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        self.standing.store(Arc::new(Standing { seen: before.seen.clone(), problems }));
+    }
+
+    /// The record's files are written on a thread that may block.
+    async fn with_file<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut NodeFile) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let file = Arc::clone(&self.file);
+        let done = tokio::task::spawn_blocking(move || work(&mut file.lock().unwrap_or_else(PoisonError::into_inner)));
+        done.await.map_err(|_| NodeError::Panicked)
+    }
+}
+
+/// Why the gate is closed, and what opens it.
+fn closed(behind: &Behind) -> String {
+    format!(
+        "writes are closed: {behind}. `containarium admin accept-restore` says what accepting it means, and opens them"
+    )
+}

@@ -1,0 +1,150 @@
+//! Keys and key files brought to what the database says of the master keys.
+
+use std::path::PathBuf;
+
+use super::{Node, NodeError, Progress};
+use crate::crypto::MasterKey;
+use crate::keys::Keys;
+use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
+use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
+use crate::store::Survey;
+
+/// The key files, looked at.
+pub(super) struct Look {
+    pub(super) scan: Scan,
+    pub(super) durable: Vec<Kid>,
+    pub(super) problems: Vec<String>,
+}
+
+/// What the key files lack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Work {
+    promote: Option<Kid>,
+    unlink: Vec<Kid>,
+}
+
+/// What was done to them.
+#[derive(Default)]
+struct Done {
+    promoted: Option<Kid>,
+    unlinked: Vec<PathBuf>,
+    problems: Vec<String>,
+}
+
+impl Node {
+    pub(super) async fn look(&self, progress: &mut Progress) -> Result<Look, NodeError> {
+        let (files, mut synced) = (self.files.clone(), std::mem::take(&mut progress.synced));
+        let looked = tokio::task::spawn_blocking(move || {
+            let scan = files.scan();
+            let (durable, unsynced) = files.durable(&scan, &mut synced);
+            (scan, durable, unsynced, synced)
+        });
+        let (scan, durable, unsynced, synced) = looked.await.map_err(|_| NodeError::Panicked)?;
+        progress.synced = synced;
+        let bad = match &scan.main {
+            MainFile::Bad(error) => Some(error),
+            MainFile::Missing | MainFile::Key(_) => None,
+        };
+        let problems = bad.into_iter().chain(&scan.problems).chain(&unsynced).map(ToString::to_string).collect();
+        Ok(Look { scan, durable, problems })
+    }
+
+    /// Loads what the database needs, and the key that is about to become active: the moment of the flip must find it here. A restored
+    /// database too is read with whatever fits.
+    pub(super) fn load_keys(&self, survey: &Survey, scan: &Scan) {
+        let Some(state) = &survey.key_state else { return };
+        let gone: Vec<Kid> = survey.master_keys.iter().filter(|key| is_gone(key)).map(|key| key.kid).collect();
+        let is_wanted = |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && is_needed(key));
+        let state_now = self.keys.state();
+        let Keys::Open(ring) = &*state_now else { return };
+        let new: Vec<&MasterKey> = files(scan)
+            .filter(|(kid, _)| is_wanted(*kid) && !ring.holds(*kid))
+            .map(|(kid, master)| {
+                tracing::info!("loaded master key {kid}");
+                master
+            })
+            .collect();
+        if new.is_empty() && ring.active() == state.active_kid && !gone.iter().any(|kid| ring.holds(*kid)) {
+            return;
+        }
+        self.keys.converge(state.active_kid, &new, &gone);
+    }
+
+    /// Puts the active key in its place, and removes aborted and destroyed ones; nothing else is ever taken away. Whether anything
+    /// changed. While another writer holds the key files' lock nothing is done: there is a next tick.
+    pub(super) async fn converge_files(&self, survey: &Survey, look: &mut Look) -> Result<bool, NodeError> {
+        // Locked keys have the start's own rules, which promise that nothing is changed.
+        if matches!(&*self.keys.state(), Keys::Locked(_)) {
+            return Ok(false);
+        }
+        let Some(work) = Work::of(survey, &look.scan) else { return Ok(false) };
+        let files = self.files.clone();
+        let done =
+            tokio::task::spawn_blocking(move || work.carry_out(&files)).await.map_err(|_| NodeError::Panicked)?;
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => Done { problems: vec![error.to_string()], ..Done::default() },
+        };
+        if let Some(kid) = done.promoted {
+            tracing::info!("the active key, kid {kid}, is now in {}", self.files.path().display());
+        }
+        for path in &done.unlinked {
+            tracing::info!("removed {}: its key is aborted or destroyed", path.display());
+        }
+        look.problems.extend(done.problems);
+        Ok(done.promoted.is_some() || !done.unlinked.is_empty())
+    }
+}
+
+impl Work {
+    fn of(survey: &Survey, scan: &Scan) -> Option<Self> {
+        let active = survey.key_state.as_ref()?.active_kid;
+        let retained = |kid: Kid| scan.retained.iter().any(|key| key.kid == kid);
+        let promote = match &scan.main {
+            MainFile::Key(main) if main.kid == active => None,
+            MainFile::Key(_) | MainFile::Missing => Some(active).filter(|kid| retained(*kid)),
+            // Nothing is written over what cannot be read.
+            MainFile::Bad(_) => None,
+        };
+        let on_disk = |kid: Kid| files(scan).any(|(found, _)| found == kid);
+        let unlink: Vec<Kid> =
+            survey.master_keys.iter().filter(|key| is_gone(key) && on_disk(key.kid)).map(|key| key.kid).collect();
+        (promote.is_some() || !unlink.is_empty()).then_some(Self { promote, unlink })
+    }
+
+    fn carry_out(self, files: &KeyFiles) -> Result<Done, KeyfileError> {
+        let mut done = Done::default();
+        let Some(lock) = files.try_lock()? else { return Ok(done) };
+        if let Some(kid) = self.promote {
+            match lock.promote(kid) {
+                Ok(()) => done.promoted = Some(kid),
+                Err(error) => done.problems.push(error.to_string()),
+            }
+        }
+        for kid in self.unlink {
+            match lock.unlink_copies(kid) {
+                Ok(paths) => done.unlinked.extend(paths),
+                Err(error) => done.problems.push(error.to_string()),
+            }
+        }
+        Ok(done)
+    }
+}
+
+fn files(scan: &Scan) -> impl Iterator<Item = (Kid, &MasterKey)> {
+    let main = match &scan.main {
+        MainFile::Key(key) => Some(key),
+        MainFile::Missing | MainFile::Bad(_) => None,
+    };
+    main.into_iter().chain(&scan.retained).map(|key| (key.kid, &key.master))
+}
+
+/// Whether a node should hold it.
+pub(super) const fn is_needed(key: &MasterKeyRecord) -> bool {
+    key.in_use || matches!(key.state, MasterKeyState::Staged | MasterKeyState::Active | MasterKeyState::DecryptOnly)
+}
+
+/// Whether it is gone for good. The database itself lets no key get there that a DEK in use needs; looked at all the same.
+const fn is_gone(key: &MasterKeyRecord) -> bool {
+    !key.in_use && matches!(key.state, MasterKeyState::Aborted | MasterKeyState::Destroyed)
+}
