@@ -6,6 +6,7 @@
 
 mod cache;
 pub mod keyfile;
+mod rewrap;
 pub mod start;
 
 use std::collections::HashMap;
