@@ -70,7 +70,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         clock: Arc::clone(&clock),
         data_dir: config.data_dir.clone(),
     })?);
-    let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files, adopt);
+    let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files, adopt, Arc::clone(&node));
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
         keys,
@@ -81,6 +81,26 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         keep_versions: config.keep_versions,
     }));
     Ok(Composed { store, audit, clock, node, service, opener })
+}
+
+/// What a command needs that works without the daemon, beside it or not.
+pub struct Reader {
+    /// For reading only.
+    pub store: Arc<dyn Store>,
+    pub files: KeyFiles,
+}
+
+/// Opens the database for reading only, as another process than the daemon, and names the key files.
+///
+/// # Errors
+/// [`ComposeError::Store`], also for a database whose schema is not this release's; [`ComposeError::KeyFile`].
+pub async fn reader(config: &Config) -> Result<Reader, ComposeError> {
+    let files = KeyFiles::at(&config.key_file)?;
+    let store: Arc<dyn Store> = match &config.database {
+        Database::Sqlite { path } => Arc::new(SqliteStore::open_reading(path).await?),
+        Database::Postgres { url } => Arc::new(PostgresStore::open_reading(url.text()).await?),
+    };
+    Ok(Reader { store, files })
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ComposeError> {

@@ -7,6 +7,7 @@ mod openapi;
 mod ops;
 mod problem;
 mod secrets;
+mod stream;
 
 use std::sync::Arc;
 

@@ -2,6 +2,7 @@
 
 mod dek;
 mod error;
+pub mod job;
 pub mod node;
 pub mod open;
 pub mod rotation;

@@ -3,6 +3,8 @@
 //! Values pass through [`Text`] and [`Base64`], which go straight from the parser into a [`SecretValue`]. An error of serde can quote
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
+mod stream;
+
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -11,6 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::crypto::SecretValue;
 use crate::model::{Delivery, Micros, SecretName, SecretRecord, SecretVersion, Tenant};
+
+pub use stream::{ProgressLine, StreamLine};
 
 /// The most bytes that a request's body may have: a legal value of 65,536 bytes can take 393,218 bytes of JSON.
 pub const MAX_BODY_BYTES: usize = 400 * 1024;

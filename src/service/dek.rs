@@ -73,7 +73,7 @@ pub(super) fn log_no_dek(place: SecretPlace<'_>, error: &KeysError) {
     tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, dek_version = %place.dek_version, "no DEK: {error}");
 }
 
-/// Makes DEKs under the keyring's active master key.
+/// Makes DEKs under the master key that the store names as the active one.
 pub(super) struct RingDekMaker<'a>(pub(super) &'a Keyring);
 
 impl DekMaker for RingDekMaker<'_> {
@@ -86,7 +86,14 @@ impl DekMaker for RingDekMaker<'_> {
 impl Service {
     /// Gives a tenant its DEK; concurrent first writes make one.
     pub(super) async fn make_dek(&self, tenant: &Tenant) -> Result<(), Error> {
-        match self.store.create_dek(tenant, &RingDekMaker(&self.keys)).await? {
+        self.node.may_write().await?;
+        let mut outcome = self.store.create_dek(tenant, &RingDekMaker(&self.keys)).await?;
+        if let DekOutcome::Refused(SealRefusal::NotLoaded(kid)) = outcome {
+            // It became the active key a moment ago.
+            self.node.look_for(kid).await;
+            outcome = self.store.create_dek(tenant, &RingDekMaker(&self.keys)).await?;
+        }
+        match outcome {
             DekOutcome::Active(_) => Ok(()),
             DekOutcome::Blocked => Err(Error::Denied("the tenant is blocked: a shred is pending or done".to_owned())),
             DekOutcome::Orphans { dek_version } => {

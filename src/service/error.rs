@@ -5,6 +5,8 @@ use crate::audit::Outcome;
 use crate::keys::KeysError;
 use crate::store::{Refusal, SealRefusal, StoreError};
 
+use super::node::NodeError;
+
 /// Why a call failed. Each message is for the caller and holds no value and no cause that is not theirs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -25,6 +27,9 @@ pub enum Error {
     Unavailable(String),
     #[error("{0}")]
     Internal(Failure),
+    /// An administrator's work came to its end and left something undone: what, and what mends it. Never for other callers.
+    #[error("{0}")]
+    Incomplete(String),
 }
 
 /// The only words that an internal failure says outside.
@@ -48,7 +53,7 @@ impl Error {
             Self::Precondition(_) => Outcome::Precondition,
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::Unavailable(_) => Outcome::Unavailable,
-            Self::Internal(_) => Outcome::Failed,
+            Self::Internal(_) | Self::Incomplete(_) => Outcome::Failed,
         }
     }
 }
@@ -86,6 +91,18 @@ pub(super) fn seal_refusal(error: &KeysError) -> SealRefusal {
         KeysError::Quarantined => SealRefusal::Quarantined,
         KeysError::Shredded | KeysError::DoesNotOpen(_) | KeysError::WrongId => SealRefusal::DoesNotOpen,
         KeysError::NoRandom(_) => SealRefusal::NoRandom,
+    }
+}
+
+impl From<NodeError> for Error {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Store(error) => error.into(),
+            error => {
+                tracing::error!("{error}");
+                Self::Unavailable(error.to_string())
+            }
+        }
     }
 }
 

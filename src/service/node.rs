@@ -7,6 +7,7 @@
 
 mod converge;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,8 @@ pub const TICK: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The longest that the generation stays as it is, so that last night's dump is noticed too.
 const MARK: Duration = Duration::from_hours(1);
+/// How long a key that is not there is not looked for again.
+const MISSED: Duration = Duration::from_secs(1);
 const PAGE: u32 = 1000;
 
 /// Why a tick did not come to its end. What it did before stays done.
@@ -82,6 +85,8 @@ pub struct Node {
     ticking: tokio::sync::Mutex<Progress>,
     /// How many ticks began.
     begun: AtomicU64,
+    /// Keys that were looked for in vain, and when. No more than the database has ever known.
+    missed: Mutex<HashMap<Kid, Duration>>,
     standing: ArcSwap<Standing>,
 }
 
@@ -130,6 +135,7 @@ impl Node {
             file: Arc::new(Mutex::new(file)),
             ticking: tokio::sync::Mutex::default(),
             begun: AtomicU64::new(0),
+            missed: Mutex::default(),
             standing: ArcSwap::from_pointee(standing),
         })
     }
@@ -156,13 +162,31 @@ impl Node {
     }
 
     /// Makes sure that a tick began after this call; of those who wait, the first does it for all.
-    pub(super) async fn catch_up(&self) {
+    async fn catch_up(&self) {
         let next = self.begun.load(Ordering::Acquire) + 1;
         let mut progress = self.ticking.lock().await;
         if self.begun.load(Ordering::Acquire) < next
             && let Err(error) = self.tick_alone(&mut progress).await
         {
             tracing::debug!("{error}");
+        }
+    }
+
+    /// Looks for a master key that was not loaded: in the key files, and whether the database still asks for it. In vain at most once a
+    /// second, so that a thousand readers under a missing key do not become a thousand surveys.
+    pub(super) async fn look_for(&self, kid: Kid) {
+        let now = self.clock.monotonic();
+        let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner).get(&kid).copied();
+        if missed.is_some_and(|at| now.saturating_sub(at) < MISSED) {
+            return;
+        }
+        self.catch_up().await;
+        let found = matches!(&*self.keys.state(), Keys::Open(ring) if ring.holds(kid));
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if found {
+            missed.remove(&kid);
+        } else {
+            missed.insert(kid, now);
         }
     }
 
@@ -186,7 +210,8 @@ impl Node {
     }
 
     /// What keeps the node from being ready, for operators.
-    pub(super) fn waiting_for(&self) -> Vec<String> {
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<String> {
         let behind = match &self.standing.load().seen {
             Seen::Behind(behind) => Some(closed(behind)),
             Seen::Taken => Some("another process uses this node's id".to_owned()),

@@ -13,6 +13,7 @@ use crate::keys::{Keyring, Ring};
 use crate::model::{DekVersion, Kid, NameError, SecretName, SecretVersion, Tenant};
 use crate::store::{FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, Store, StoreError, Survey};
 
+use super::node::Node;
 use super::status::NO_BACKUP;
 
 /// The line that operators look for.
@@ -49,11 +50,13 @@ pub struct Opener {
     keys: Arc<Keyring>,
     files: KeyFiles,
     adopt: Adopt,
+    node: Arc<Node>,
 }
 
 impl Opener {
-    pub fn new(store: Arc<dyn Store>, keys: Arc<Keyring>, files: KeyFiles, adopt: Adopt) -> Self {
-        Self { store, keys, files, adopt }
+    /// The node has ticked: it knows whether the database went back.
+    pub fn new(store: Arc<dyn Store>, keys: Arc<Keyring>, files: KeyFiles, adopt: Adopt, node: Arc<Node>) -> Self {
+        Self { store, keys, files, adopt, node }
     }
 
     /// Looks, decides, and carries the decision out; says so in the log once it is ready.
@@ -73,7 +76,8 @@ impl Opener {
                 if let MainFile::Bad(error) = &scan.main {
                     tracing::error!("the key file cannot be used; its copy among the retained keys is: {error}");
                 }
-                if let Some(kid) = promote {
+                // Of a database that went back no file is changed: it may not be the one that stays.
+                if let Some(kid) = promote.filter(|_| self.node.behind().is_none()) {
                     self.promote(kid);
                 }
                 self.open_ring(active, masters(scan, &needed)).await

@@ -5,9 +5,9 @@ use crate::audit::Outcome;
 use crate::crypto::{self, SecretPlace, SecretValue};
 use crate::keys::KeysError;
 use crate::model::{
-    Action, Delivery, MAX_VALUE_BYTES, SecretName, SecretRecord, SecretVersion, VersionBody, VersionRecord,
+    Action, Delivery, Kid, MAX_VALUE_BYTES, SecretName, SecretRecord, SecretVersion, VersionBody, VersionRecord,
 };
-use crate::store::{Expect, Found, Intent, Keep, Page, Place, Refusal, Source, Together, Which, Written};
+use crate::store::{Expect, Found, Intent, Keep, Page, Place, Refusal, SealRefusal, Source, Together, Which, Written};
 
 use super::dek::{ValueSealer, log_no_dek};
 use super::{Error, Failure, Request, Service, Touched};
@@ -35,8 +35,8 @@ pub struct BatchValues {
     pub missing: Vec<SecretName>,
 }
 
-/// How often a write starts anew because its tenant had no active DEK: once for the first write of a tenant, and once more where a
-/// rotation of DEKs came between.
+/// How often a write starts anew because its tenant had no active DEK, or its master key was not loaded: once for the first write of a
+/// tenant, once more where a rotation of DEKs came between, and once where one of master keys did.
 const WRITE_ATTEMPTS: u32 = 4;
 
 impl Service {
@@ -51,51 +51,67 @@ impl Service {
         name: &SecretName,
         which: Which,
     ) -> Result<OpenedSecret, Error> {
-        let result = self.read_one(grant, name, which).await;
+        let mut read = self.read_one(grant, name, which).await;
+        if self.looked_for_key(&read).await {
+            read = self.read_one(grant, name, which).await;
+        }
+        let result = read.map_err(Error::from);
         self.recorded(request, grant, Action::Get, Some(name), result, |opened| Some(opened.version)).await
     }
 
-    async fn read_one(&self, grant: &Grant, name: &SecretName, which: Which) -> Result<OpenedSecret, Error> {
+    /// Whether a read is worth another try: a master key was not loaded, and was looked for. It may lie in the key files by now, or the
+    /// rows may be under another.
+    async fn looked_for_key<T>(&self, read: &Result<T, ReadError>) -> bool {
+        let Err(ReadError::NotLoaded(kid)) = read else { return false };
+        self.node.look_for(*kid).await;
+        true
+    }
+
+    async fn read_one(&self, grant: &Grant, name: &SecretName, which: Which) -> Result<OpenedSecret, ReadError> {
         let place = Place { tenant: tenant_of(grant, Permission::Read)?.clone(), name: name.clone(), which };
-        let found = self.store.read(std::slice::from_ref(&place)).await?;
+        let found = self.store.read(std::slice::from_ref(&place)).await.map_err(Error::from)?;
         match found.into_iter().next() {
             Some(found) => self.open_found(&place, found),
-            None => Err(Error::Internal(Failure::Other)),
+            None => Err(Error::Internal(Failure::Other).into()),
         }
     }
 
-    fn open_found(&self, place: &Place, found: Found) -> Result<OpenedSecret, Error> {
+    fn open_found(&self, place: &Place, found: Found) -> Result<OpenedSecret, ReadError> {
         let Place { tenant, name, which } = place;
-        match found {
-            Found::NoTenant => Err(Error::NotFound(format!("tenant {tenant} is unknown"))),
-            Found::TenantBlocked => Err(Refusal::TenantBlocked.into()),
-            Found::NoSecret => Err(Error::NotFound(format!("tenant {tenant} has no secret {name}"))),
+        let missing = match found {
+            Found::NoTenant => Error::NotFound(format!("tenant {tenant} is unknown")),
+            Found::TenantBlocked => Refusal::TenantBlocked.into(),
+            Found::NoSecret => Error::NotFound(format!("tenant {tenant} has no secret {name}")),
             Found::Secret(secret, _) if secret.deleted_at.is_some() => {
-                Err(Error::NotFound(format!("secret {name} of tenant {tenant} is deleted; undelete brings it back")))
+                Error::NotFound(format!("secret {name} of tenant {tenant} is deleted; undelete brings it back"))
             }
-            Found::Secret(_, None) => Err(Error::NotFound(match which {
+            Found::Secret(_, None) => Error::NotFound(match which {
                 Which::Current => format!("tenant {tenant} has no secret {name}"),
                 Which::Number(version) => format!("secret {name} of tenant {tenant} has no version {version}"),
-            })),
-            Found::Secret(secret, Some(version)) => self.open_version(secret, version),
-        }
+            }),
+            Found::Secret(secret, Some(version)) => return self.open_version(secret, version),
+        };
+        Err(missing.into())
     }
 
-    fn open_version(&self, secret: SecretRecord, version: VersionRecord) -> Result<OpenedSecret, Error> {
+    fn open_version(&self, secret: SecretRecord, version: VersionRecord) -> Result<OpenedSecret, ReadError> {
         let VersionBody::Live { ciphertext, dek_version, dek } = version.body else {
-            return Err(Error::NotFound(format!(
+            return Err(ReadError::Other(Error::NotFound(format!(
                 "version {} of secret {} of tenant {} is destroyed",
                 version.version, secret.name, secret.tenant
-            )));
+            ))));
         };
         let place = SecretPlace { tenant: &secret.tenant, name: &secret.name, dek_version, version: version.version };
         let Some(dek) = dek else {
             tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "the row of DEK version {dek_version} is missing: restore the table `deks` from a backup");
-            return Err(Error::Internal(Failure::Authentication));
+            return Err(Error::Internal(Failure::Authentication).into());
         };
         let dek = self.keys.dek(&dek).map_err(|error| {
             log_no_dek(place, &error);
-            Error::from_keys(&error)
+            match error {
+                KeysError::NotLoaded(kid) => ReadError::NotLoaded(kid),
+                error => Error::from_keys(&error).into(),
+            }
         })?;
         let value = crypto::open(&dek, place, &ciphertext).map_err(|error| {
             tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "ciphertext authentication failed: {error}");
@@ -117,10 +133,11 @@ impl Service {
         names: Option<&[SecretName]>,
         limit: u32,
     ) -> Result<BatchValues, Error> {
-        let result = match names {
-            Some(names) => self.read_named(grant, names).await,
-            None => self.read_all(grant, limit).await,
-        };
+        let mut read = self.read_batch(grant, names, limit).await;
+        if self.looked_for_key(&read).await {
+            read = self.read_batch(grant, names, limit).await;
+        }
+        let result = read.map_err(Error::from);
         let touched: Vec<Touched> = match &result {
             Ok(values) => {
                 let opened = values
@@ -140,30 +157,43 @@ impl Service {
         result
     }
 
-    async fn read_named(&self, grant: &Grant, names: &[SecretName]) -> Result<BatchValues, Error> {
+    async fn read_batch(
+        &self,
+        grant: &Grant,
+        names: Option<&[SecretName]>,
+        limit: u32,
+    ) -> Result<BatchValues, ReadError> {
+        match names {
+            Some(names) => self.read_named(grant, names).await,
+            None => self.read_all(grant, limit).await,
+        }
+    }
+
+    async fn read_named(&self, grant: &Grant, names: &[SecretName]) -> Result<BatchValues, ReadError> {
         let tenant = tenant_of(grant, Permission::Read)?;
         let place = |name: &SecretName| Place { tenant: tenant.clone(), name: name.clone(), which: Which::Current };
         let places: Vec<Place> = names.iter().map(place).collect();
         let mut values = BatchValues { secrets: Vec::with_capacity(names.len()), missing: Vec::new() };
-        for (place, found) in places.iter().zip(self.store.read(&places).await?) {
+        for (place, found) in places.iter().zip(self.store.read(&places).await.map_err(Error::from)?) {
             if found == Found::NoTenant {
-                return Err(Error::NotFound(format!("tenant {tenant} is unknown")));
+                return Err(Error::NotFound(format!("tenant {tenant} is unknown")).into());
             }
             match self.open_found(place, found) {
                 Ok(opened) => values.secrets.push(opened),
-                Err(Error::NotFound(_)) => values.missing.push(place.name.clone()),
+                Err(ReadError::Other(Error::NotFound(_))) => values.missing.push(place.name.clone()),
                 Err(error) => return Err(error),
             }
         }
         Ok(values)
     }
 
-    async fn read_all(&self, grant: &Grant, limit: u32) -> Result<BatchValues, Error> {
-        let page = self.store.read_tenant(tenant_of(grant, Permission::Read)?, limit).await??;
+    async fn read_all(&self, grant: &Grant, limit: u32) -> Result<BatchValues, ReadError> {
+        let read = self.store.read_tenant(tenant_of(grant, Permission::Read)?, limit).await.map_err(Error::from)?;
+        let page = read.map_err(Error::from)?;
         if page.more {
-            return Err(Error::TooLarge(format!(
+            return Err(ReadError::Other(Error::TooLarge(format!(
                 "the tenant has more than {limit} secrets; ask for them by name, {limit} at a time"
-            )));
+            ))));
         }
         let opened = page.items.into_iter().map(|(secret, version)| self.open_version(secret, version));
         Ok(BatchValues { secrets: opened.collect::<Result<_, _>>()?, missing: Vec::new() })
@@ -285,6 +315,7 @@ impl Service {
     pub async fn delete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
         let result = async {
             let tenant = tenant_of(grant, Permission::Delete)?;
+            self.node.may_write().await?;
             self.store.delete(tenant, name).await?.map_err(Error::from)
         };
         let result = result.await;
@@ -296,6 +327,7 @@ impl Service {
     pub async fn undelete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
         let result = async {
             let tenant = tenant_of(grant, Permission::Delete)?;
+            self.node.may_write().await?;
             self.store.undelete(tenant, name).await?.map_err(Error::from)
         };
         let result = result.await;
@@ -315,6 +347,7 @@ impl Service {
     ) -> Result<SecretRecord, Error> {
         let result = async {
             let tenant = tenant_of(grant, Permission::Destroy)?;
+            self.node.may_write().await?;
             self.store.destroy(tenant, name, versions).await?.map_err(Error::from)
         };
         let result = result.await;
@@ -349,8 +382,15 @@ impl Service {
     /// Writes all intents or none. A tenant without an active DEK gets one in a transaction of its own, and the write starts anew.
     async fn write_all(&self, intents: &[Intent], values: &[Option<SecretValue>]) -> Result<Vec<Written>, Error> {
         let sealer = ValueSealer { keys: &self.keys, values };
+        let mut looked = false;
         for _ in 0..WRITE_ATTEMPTS {
+            self.node.may_write().await?;
             let outcomes = self.store.write(intents, Together::AllOrNothing, &sealer).await?;
+            if let Some(kid) = not_loaded(&outcomes).filter(|_| !looked) {
+                self.node.look_for(kid).await;
+                looked = true;
+                continue;
+            }
             let without_dek = outcomes
                 .iter()
                 .zip(intents)
@@ -363,6 +403,35 @@ impl Service {
         }
         Err(Error::Unavailable("the tenant's DEK changed again and again; try once more".to_owned()))
     }
+}
+
+/// Why a read did not come to its end.
+enum ReadError {
+    /// Worth another try once the key files were looked at.
+    NotLoaded(Kid),
+    Other(Error),
+}
+
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotLoaded(kid) => Self::from_keys(&KeysError::NotLoaded(kid)),
+            ReadError::Other(error) => error,
+        }
+    }
+}
+
+fn not_loaded(outcomes: &[Result<Written, Refusal>]) -> Option<Kid> {
+    outcomes.iter().find_map(|outcome| match outcome {
+        Err(Refusal::Seal(SealRefusal::NotLoaded(kid))) => Some(*kid),
+        _ => None,
+    })
 }
 
 /// The outcomes of an all-or-nothing batch; the error of the one that was refused, by its name where there are several.

@@ -20,18 +20,21 @@ pub struct Readiness {
     pub keys: Option<String>,
     /// Why the database does not answer.
     pub database: Option<String>,
+    /// What this node lacks: the active key, or an operator's word on a restored database.
+    pub node: Vec<String>,
 }
 
 impl Readiness {
     #[must_use]
     pub const fn is_ready(&self) -> bool {
-        self.keys.is_none() && self.database.is_none()
+        self.keys.is_none() && self.database.is_none() && self.node.is_empty()
     }
 
     /// A line for each thing that is waited for.
     pub fn waiting_for(&self) -> Vec<String> {
         let keys = self.keys.iter().map(|why| format!("keys: {why}"));
-        keys.chain(self.database.iter().map(|why| format!("database: {why}"))).collect()
+        let database = self.database.iter().map(|why| format!("database: {why}"));
+        keys.chain(database).chain(self.node.iter().map(|why| format!("node: {why}"))).collect()
     }
 }
 
@@ -49,12 +52,15 @@ pub struct Status {
     pub counts: Option<Counts>,
     /// Whether a copy of the active key off the host has been proven; `None` where it is not known.
     pub backup_proven: Option<bool>,
+    /// What is wrong with this node's files, and does not keep it from serving.
+    pub problems: Vec<String>,
 }
 
 impl Status {
     /// What an operator should do something about.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.readiness.waiting_for();
+        warnings.extend(self.problems.iter().cloned());
         if self.backup_proven == Some(false) {
             warnings.push(NO_BACKUP.to_owned());
         }
@@ -78,7 +84,7 @@ impl Service {
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some(format!("no answer within {} s", PING.as_secs())),
         };
-        Readiness { keys, database }
+        Readiness { keys, database, node: self.node.waiting_for() }
     }
 
     #[must_use]
@@ -134,6 +140,7 @@ impl Service {
             cache: self.keys.cache_stats(),
             counts: None,
             backup_proven: None,
+            problems: self.node.problems(),
         };
         match from_store {
             Ok((key_state, master_keys, counts, backup_proven)) => {

@@ -80,13 +80,7 @@ impl PostgresStore {
     /// database of a newer release; [`StoreError::Unusable`] for a server without working locks; [`StoreError::Refused`] for a URL that
     /// is none, missing rights, and a database whose migrations are not this release's.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let options = parse(url)?;
-        // Alone first: the pool would retry a refused connection until its time is up, and then not know why.
-        match timeout(LONGEST_CONNECT, options.connect()).await {
-            Ok(Ok(connection)) => drop(connection.close().await),
-            Ok(Err(error)) => return Err(failure::describe(&error)),
-            Err(_) => return Err(StoreError::Unavailable("the server did not answer within 5 seconds".into())),
-        }
+        let options = connected(parse(url)?).await?;
         let pool = PgPoolOptions::new()
             .max_connections(MOST_CONNECTIONS)
             .acquire_timeout(LONGEST_CONNECT)
@@ -97,6 +91,22 @@ impl PostgresStore {
         Ok(Self { pool })
     }
 
+    /// Connects for reading only, beside daemons or without one. Nothing is migrated; every change is refused by the server itself.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`]; [`StoreError::Unusable`] where the schema is not this release's.
+    pub async fn open_reading(url: &str) -> Result<Self, StoreError> {
+        // As a parameter of the connection's start: a SET would stay in a pooler's session, and hit whoever gets that next.
+        let options = parse(url)?.options([("default_transaction_read_only", "on")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(LONGEST_CONNECT)
+            .test_before_acquire(false)
+            .connect_lazy_with(connected(options).await?);
+        migrate::check_current(&pool).await?;
+        Ok(Self { pool })
+    }
+
     async fn change(
         &self,
         name: &'static str,
@@ -104,6 +114,17 @@ impl PostgresStore {
     ) -> Result<Result<SecretRecord, Refusal>, StoreError> {
         run_tx(&self.pool, name, &mut change).await
     }
+}
+
+/// The options again, after one connection by them. Alone first: the pool would retry a refused connection until its time is up, and then
+/// not know why.
+async fn connected(options: PgConnectOptions) -> Result<PgConnectOptions, StoreError> {
+    match timeout(LONGEST_CONNECT, options.connect()).await {
+        Ok(Ok(connection)) => drop(connection.close().await),
+        Ok(Err(error)) => return Err(failure::describe(&error)),
+        Err(_) => return Err(StoreError::Unavailable("the server did not answer within 5 seconds".into())),
+    }
+    Ok(options)
 }
 
 fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {

@@ -55,6 +55,16 @@ impl SqliteStore {
         open::open(path).await
     }
 
+    /// Opens the database at `path` for reading only, as another process than the daemon that may have it open. Nothing is migrated; every
+    /// change is refused by SQLite itself.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where there is none; [`StoreError::Newer`] and [`StoreError::Unusable`] where its schema is not this
+    /// release's.
+    pub async fn open_reading(path: &Path) -> Result<Self, StoreError> {
+        open::open_reading(path).await
+    }
+
     /// Whether the database at `path` holds a key state or rows of tenants; read without changing a byte of it. For a file that this
     /// process has not opened.
     ///

@@ -29,6 +29,15 @@ pub(super) async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     run_tx(pool, "migrate", &mut Apply).await
 }
 
+/// # Errors
+/// As [`migrate`]; [`StoreError::Unusable`] where migrations are pending.
+pub(super) async fn check_current(pool: &PgPool) -> Result<(), StoreError> {
+    if run_read(pool, &Applied).await?.is_complete() {
+        return Ok(());
+    }
+    Err(StoreError::Unusable("its schema is not this release's; start a daemon of this release on it once".to_owned()))
+}
+
 struct Applied;
 
 #[async_trait]

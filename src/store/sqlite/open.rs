@@ -38,6 +38,45 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     }
 }
 
+pub(super) async fn open_reading(path: &Path) -> Result<SqliteStore, StoreError> {
+    if !path.exists() {
+        let none = format!("there is no database at {}; the daemon makes it at its first start", path.display());
+        return Err(StoreError::Unavailable(none));
+    }
+    let readers = pool(1).connect_with(options(path).read_only(true).pragma("query_only", "ON"));
+    let readers = readers.await.map_err(store_error)?;
+    match check_current(&readers).await {
+        Ok(()) => Ok(SqliteStore { writer: readers.clone(), readers }),
+        Err(error) => {
+            readers.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Refuses a database whose migrations are not exactly this release's.
+async fn check_current(readers: &SqlitePool) -> Result<(), StoreError> {
+    let mut connection = readers.acquire().await.map_err(store_error)?;
+    let bookkeeping = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'";
+    let ours: i64 = sqlx::query_scalar(bookkeeping).fetch_one(&mut *connection).await.map_err(store_error)?;
+    if ours == 0 {
+        return Err(StoreError::Unusable("it is not a database of this product, or was never started on".to_owned()));
+    }
+    check_not_newer(&mut connection).await?;
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version")
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(store_error)?;
+    let known = MIGRATIONS.iter().map(|migration| (migration.version, migration.checksum.to_vec()));
+    if applied.into_iter().eq(known) {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(
+        "its schema is not this release's; start the daemon of this release on it once".to_owned(),
+    ))
+}
+
 pub(super) async fn holds_rows(path: &Path) -> Result<bool, StoreError> {
     let mut connection = options(path).read_only(true).connect().await.map_err(store_error)?;
     let ours = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('key_state', 'tenants')";
