@@ -1,5 +1,6 @@
 //! The daemon's life: take the data directory, open the store, open the keys, listen, serve, drain, stop.
 
+mod keeper;
 mod socket;
 
 use std::sync::Arc;
@@ -15,17 +16,17 @@ use crate::compose::{self, ComposeError, Composed};
 use crate::config::{Config, LogFormat};
 use crate::http::{self, App, listen};
 use crate::process::{DataDirError, DataDirLock, Warning};
-use crate::service::open::{OpenError, Opened, Opener};
+use crate::service::node::NodeError;
+use crate::service::open::OpenError;
 use crate::telemetry::{self, Metrics};
 
+use keeper::Keeper;
 use socket::SocketError;
 
-/// How often locked keys are looked for again.
-const UNLOCK_EVERY: Duration = Duration::from_secs(1);
 /// How often caches and metrics are tidied.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Why the daemon did not start.
+/// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -35,6 +36,8 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
     Socket(#[from] SocketError),
     #[error("metrics could not be started: {0}")]
     Metrics(String),
@@ -43,18 +46,22 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// 5: database or key are not available; 6: another daemon is there; else 1.
+    /// 5: database or key are not available; 6: another daemon is there, or uses this node's id; else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. }) | Self::Open(_) => 5,
-            Self::DataDir(DataDirError::Held { .. }) | Self::Socket(SocketError::InUse { .. }) => 6,
+            Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. })
+            | Self::Open(_)
+            | Self::Node(NodeError::Store(_)) => 5,
+            Self::DataDir(DataDirError::Held { .. })
+            | Self::Socket(SocketError::InUse { .. })
+            | Self::Node(NodeError::Taken { .. }) => 6,
             _ => 1,
         }
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. `unprotected` is what hardening the process could not do.
+/// Runs the daemon until SIGTERM or SIGINT, or until another process turns out to use its node's id. `unprotected` is what hardening the process could not do.
 ///
 /// # Errors
 /// [`StartError`], logged too. Nothing was changed that a later start would trip over.
@@ -73,8 +80,11 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
-    let Composed { store, audit, clock, node: _, service, opener } = compose::daemon(&config).await?;
+    let Composed { store, audit, clock, node, service, opener } = compose::daemon(&config).await?;
+    // Before anything else is done to database or files: whether this node's id is another's, and whether the database went back.
+    node.tick().await?;
     let opened = opener.open().await?;
+    node.tick().await?;
     let socket = socket::bind(&config.socket)?;
     tracing::info!("listening on {}", config.socket.display());
 
@@ -82,17 +92,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let requests = TaskTracker::new();
     let app = App { service: Arc::clone(&service), metrics: Arc::clone(&metrics), clock, requests: requests.clone() };
     let served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, stopped));
-    let unlocking = match opened {
-        Opened::Ready => None,
-        Opened::Locked(reason) => {
-            tracing::error!("the secrets store is not ready: {reason}");
-            Some(tokio::spawn(unlock(opener, reason)))
-        }
-    };
     notify(&[NotifyState::Ready]);
-    if unlocking.is_none() {
-        notify(&[NotifyState::Status("Secrets store ready")]);
-    }
+    let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);
         loop {
@@ -102,50 +103,23 @@ async fn serve(config: Config) -> Result<(), StartError> {
         }
     });
 
-    signals.wait().await;
+    let ended = tokio::select! {
+        () = signals.wait() => Ok(()),
+        ended = &mut keeping => Err(StartError::Node(ended.unwrap_or(NodeError::Panicked))),
+    };
     tracing::info!("stopping: no new connections; requests under way are finished");
     notify(&[NotifyState::Stopping]);
     stop.send_replace(true);
     if served.await.is_err() {
         tracing::error!("the listener ended with a panic");
     }
-    if let Some(unlocking) = unlocking {
-        unlocking.abort();
-    }
+    keeping.abort();
     ticking.abort();
     socket.file.remove();
     audit.close().await;
     store.close().await;
     tracing::info!("stopped");
-    Ok(())
-}
-
-/// Looks for the keys until they open: an operator who puts the right file in place needs no restart.
-async fn unlock(opener: Opener, mut reason: String) {
-    let mut looks = interval(UNLOCK_EVERY);
-    loop {
-        notify(&[NotifyState::Status(&format!("Waiting for keys: {reason}"))]);
-        let said = loop {
-            looks.tick().await;
-            match opener.open().await {
-                Ok(Opened::Ready) => {
-                    notify(&[NotifyState::Status("Secrets store ready")]);
-                    return;
-                }
-                Ok(Opened::Locked(now)) if now == reason => {}
-                Ok(Opened::Locked(now)) => break now,
-                // The database may be away for a moment; what was said of the keys stays true.
-                Err(OpenError::Store(_)) => {}
-                Err(error) if error.to_string() == reason => {}
-                Err(error) => {
-                    opener.lock(error.to_string());
-                    break error.to_string();
-                }
-            }
-        };
-        tracing::warn!("still not ready: {said}");
-        reason = said;
-    }
+    ended
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {

@@ -3,16 +3,15 @@
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 
-use super::read::lock_dek;
+use super::read::{AllDeks, lock_dek};
 use crate::model::{DekRecord, DekState, DekVersion, Kid, Tenant, WrappedDek};
 use crate::store::StoreError;
 use crate::store::deks::QuarantineOutcome;
 use crate::store::guards;
 use crate::store::postgres::failure::Failure;
-use crate::store::postgres::keys::{active_dek, look};
+use crate::store::postgres::keys::look;
 use crate::store::postgres::locks;
-use crate::store::postgres::tx::{End, Work};
-use crate::store::rows::active_dek_version;
+use crate::store::postgres::tx::{End, Read, Work};
 
 pub(super) struct Quarantine<'a> {
     pub(super) tenant: &'a Tenant,
@@ -84,13 +83,9 @@ impl Work for Release<'_> {
 
 impl Release<'_> {
     async fn state_after(&self, tx: &mut PgConnection) -> Result<DekState, Failure> {
-        let highest: i64 = sqlx::query_scalar("SELECT max(dek_version) FROM containarium.deks WHERE tenant = $1")
-            .bind(self.tenant.as_str())
-            .fetch_one(&mut *tx)
-            .await?;
-        let highest = active_dek_version(self.tenant, highest)?;
-        let active = active_dek(tx, self.tenant).await?.map(|dek| dek.version);
-        Ok(guards::released(self.version, highest, active))
+        let deks = AllDeks(self.tenant).run(tx).await?;
+        let wrapped = WrappedDek { kid: self.active, bytes: self.after.to_vec() };
+        Ok(guards::released(self.version, &deks, wrapped).state())
     }
 }
 
