@@ -13,9 +13,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::Error;
+use super::job::{Job, Watch, Workers};
 use super::node::Node;
 use crate::clock::Clock;
 use crate::keys::Keyring;
@@ -25,7 +26,7 @@ use crate::store::Store;
 use execute::Carrier;
 use verify::Verifier;
 
-pub use report::{Dated, DryRun, Report, TenantValues};
+pub use report::{Outcome, Report, TenantValues};
 
 /// What an operator asks of the rotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,32 +96,6 @@ pub struct Order {
     pub who: String,
 }
 
-/// How far it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    pub step: &'static str,
-    pub done: u64,
-    /// Absent where it is not known.
-    pub total: Option<u64>,
-    /// What is waited for, and the command that ends the wait.
-    pub detail: Option<String>,
-}
-
-/// What a run tells who watches.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    Progress(Progress),
-    Done(Box<Report>),
-    Failed(Error),
-}
-
-impl Event {
-    #[must_use]
-    pub const fn is_last(&self) -> bool {
-        !matches!(self, Self::Progress(_))
-    }
-}
-
 /// What the rotation is made of.
 pub struct RotationParts {
     pub store: Arc<dyn Store>,
@@ -134,109 +109,98 @@ pub struct RotationParts {
 
 /// How often it is looked for a rotation that nobody carries.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How soon one is taken up again that stopped for a reason that did not go away.
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// The rotations of a daemon: one run at a time.
 pub struct Rotation {
     parts: Arc<RotationParts>,
-    current: Mutex<Option<Current>>,
+    job: Job<Report>,
+    workers: Workers,
+    /// What the run that is under way, or was last, goes by.
+    told: Mutex<Told>,
 }
 
-/// The run that is under way, or the last one.
-struct Current {
-    events: watch::Receiver<Event>,
-    order: Arc<Mutex<Order>>,
-    /// The order changed: what waits looks again.
+/// An order that may change while it is carried out: what is staged and waits can be given up.
+#[derive(Clone, Default)]
+struct Told {
+    order: Arc<Mutex<Option<Order>>>,
+    /// What waits looks again.
     changed: Arc<Notify>,
-    task: tokio::task::AbortHandle,
-}
-
-impl Current {
-    fn is_under_way(&self) -> bool {
-        !self.task.is_finished() && !self.events.borrow().is_last()
-    }
 }
 
 impl Rotation {
     #[must_use]
-    pub fn new(parts: RotationParts) -> Self {
-        Self { parts: Arc::new(parts), current: Mutex::new(None) }
+    pub fn new(parts: RotationParts, workers: Workers) -> Self {
+        Self { parts: Arc::new(parts), job: Job::new("rotate-master"), workers, told: Mutex::default() }
     }
 
     /// Begins a run in a task of its own: whoever asked may hang up.
     ///
     /// # Errors
-    /// [`Error::Conflict`] while one is under way here.
-    pub fn begin(&self, order: Order) -> Result<watch::Receiver<Event>, Error> {
-        let mut current = lock(&self.current);
-        if current.as_ref().is_some_and(Current::is_under_way) {
-            return Err(Error::Conflict(
-                "a rotation is under way in this daemon; watch it with `containarium admin rotate-master --resume`".to_owned(),
-            ));
-        }
-        let (sender, events) = watch::channel(Event::Progress(Progress { step: "look", done: 0, total: None, detail: None }));
-        let (order, changed) = (Arc::new(Mutex::new(order)), Arc::new(Notify::new()));
-        let carrier = Carrier::new(Arc::clone(&self.parts), Arc::clone(&order), Arc::clone(&changed), sender);
-        let task = tokio::spawn(carrier.carry()).abort_handle();
-        *current = Some(Current { events: events.clone(), order, changed, task });
-        Ok(events)
+    /// [`Error::Conflict`] while one is under way here; [`Error::Unavailable`] when the daemon is stopping.
+    pub fn begin(&self, order: Order) -> Result<Watch<Report>, Error> {
+        let told = Told { order: Arc::new(Mutex::new(Some(order))), changed: Arc::default() };
+        let (parts, given) = (Arc::clone(&self.parts), told.clone());
+        let watch = self.job.begin(&self.workers, |reporter| Carrier::new(parts, given, reporter).carry())?;
+        *lock(&self.told) = told;
+        Ok(watch)
     }
 
     /// Gives the staged key up; a run that waits while it is staged turns to that.
     ///
     /// # Errors
-    /// Those of [`Self::begin`] never come: where a run is under way, it is told.
-    pub fn abort(&self, order: Order) -> Result<watch::Receiver<Event>, Error> {
-        if let Some(current) = lock(&self.current).as_ref().filter(|current| current.is_under_way()) {
-            *lock(&current.order) = order;
-            current.changed.notify_one();
-            return Ok(current.events.clone());
+    /// [`Error::Unavailable`] when the daemon is stopping.
+    pub fn abort(&self, order: Order) -> Result<Watch<Report>, Error> {
+        match self.begin(order.clone()) {
+            Err(Error::Conflict(_)) => {
+                let told = lock(&self.told).clone();
+                *lock(&told.order) = Some(order);
+                told.changed.notify_one();
+                self.job.watch()
+            }
+            begun => begun,
         }
-        self.begin(order)
     }
 
     /// The run that is under way, or the last one since this daemon started.
-    #[must_use]
-    pub fn attach(&self) -> Option<watch::Receiver<Event>> {
-        lock(&self.current).as_ref().map(|current| current.events.clone())
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there was none.
+    pub fn attach(&self) -> Result<Watch<Report>, Error> {
+        self.job.watch()
     }
 
     /// Carries on what a crash left past the flip, on this node at once and on another when the lease lapsed. One that was stopped by
     /// something that an operator must mend is begun once and left to them.
     pub async fn watch(&self) {
-        let mut seen = None;
+        let mut tried: Option<((u64, KeyPhase), Duration)> = None;
         loop {
-            if let Some(at) = self.left_behind().await
-                && seen != Some(at)
-            {
+            let now = self.parts.clock.monotonic();
+            let again = |at| tried.is_none_or(|(before, when)| before != at || now.saturating_sub(when) >= AGAIN_AFTER);
+            if let Some(at) = self.left_behind().await.filter(|at| again(*at)) {
                 let asked = Asked::Resume { proof: None, escrow: Escrow::Prove };
                 let order = Order { asked, without: Vec::new(), who: "daemon".to_owned() };
                 if self.begin(order).is_ok() {
                     tracing::info!("going on with the rotation that is under way, phase {}", at.1);
-                    seen = Some(at);
+                    tried = Some((at, now));
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// A rotation past the flip that nobody carries: its epoch and phase.
+    /// A rotation past the flip that no other node carries: its epoch and phase.
     async fn left_behind(&self) -> Option<(u64, KeyPhase)> {
-        if lock(&self.current).as_ref().is_some_and(Current::is_under_way) || self.parts.node.may_write().await.is_err() {
-            return None;
-        }
+        self.parts.node.may_write().await.ok()?;
         let state = self.parts.store.survey().await.ok()?.key_state?;
         let past = matches!(state.phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting);
-        let now = self.parts.store.now().await.ok()?;
-        let is_carried =
-            state.lease.is_some_and(|lease| lease.node != self.parts.node.holder().node && lease.until > now);
+        let lease = state.lease.filter(|lease| past && lease.node != self.parts.node.holder().node);
+        let is_carried = match lease {
+            Some(lease) => lease.until > self.parts.store.now().await.ok()?,
+            None => false,
+        };
         (past && !is_carried).then_some((state.epoch, state.phase))
-    }
-
-    /// Stops what is under way, as a crash would: it goes on from there at the next start.
-    pub fn stop(&self) {
-        if let Some(current) = lock(&self.current).as_ref() {
-            current.task.abort();
-        }
     }
 
     /// The key that waits for its proof.

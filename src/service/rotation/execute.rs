@@ -3,16 +3,17 @@
 //! Nothing here remembers what must not be lost. A database that is away is waited for; a commit whose outcome is not known is answered
 //! by the next look; a fence that does not hold means that somebody else was at work, and the next look shows what they did.
 
-use std::sync::{Arc, Mutex};
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::plan::{self, Blocked, Here, Next, Run, Snapshot, Stale, Step, Stop, Waiver};
-use super::report::{Report, Tally};
+use super::report::{self, Report, Tally};
+use super::verify::VerifyError;
 use super::walk::{self, WalkError, Walked};
-use super::{Asked, Event, Order, Progress, Proof, RotationParts, lock};
+use super::{Asked, Order, Proof, RotationParts, Told, lock};
 use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::failpoint;
 use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile};
@@ -22,6 +23,7 @@ use crate::model::{
     NodeRecord,
 };
 use crate::service::Error;
+use crate::service::job::Reporter;
 use crate::service::node::NodeError;
 use crate::store::StoreError;
 use crate::store::masters::{
@@ -49,12 +51,12 @@ impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) | StoreError::UnknownOutcome(_) => Self::Away(error.to_string()),
-            StoreError::Corrupt { .. } => Self::Failed(Error::Failed(format!(
+            StoreError::Corrupt { .. } => Self::Failed(Error::Incomplete(format!(
                 "{error}. Restore that row from a backup; then go on with `containarium admin rotate-master --resume`"
             ))),
             StoreError::Newer { .. } | StoreError::Unusable(_) | StoreError::Refused(_) => {
                 tracing::error!("{error}");
-                Self::Failed(Error::Failed(error.to_string()))
+                Self::Failed(Error::Incomplete(error.to_string()))
             }
         }
     }
@@ -75,13 +77,14 @@ impl From<WalkError> for Trouble {
             WalkError::Store(error) => error.into(),
             WalkError::Keys(KeysError::NotLoaded(kid)) => Self::Failed(blocked(&Blocked::NotLoaded(kid))),
             WalkError::Keys(error) => Self::Failed(Error::Unavailable(error.to_string())),
+            WalkError::Stopping(error) => Self::Failed(error),
             WalkError::Panicked => panicked(),
         }
     }
 }
 
 fn panicked() -> Trouble {
-    Trouble::Failed(Error::Failed("a thread ended with a panic; the daemon's log has its place".to_owned()))
+    Trouble::Failed(Error::Incomplete("a thread ended with a panic; the daemon's log has its place".to_owned()))
 }
 
 /// A reason to stop as an answer: 404 for what is not there, 409 for what the state does not allow, 503 for what must come, else 500.
@@ -96,7 +99,7 @@ fn blocked(why: &Blocked) -> Error {
         Blocked::UnknownNode(_) | Blocked::UnknownKey(_) | Blocked::NothingStaged => Error::NotFound(text),
         Blocked::WrongCopy { .. } => Error::Invalid(text),
         Blocked::Corrupt(_) | Blocked::Damage { .. } | Blocked::NoProgress(_) | Blocked::Verification(_) => {
-            Error::Failed(text)
+            Error::Incomplete(text)
         }
         Blocked::Busy { .. }
         | Blocked::StagedAlready(_)
@@ -147,9 +150,8 @@ pub(super) struct Seen {
 /// One run.
 pub(super) struct Carrier {
     parts: Arc<RotationParts>,
-    order: Arc<Mutex<Order>>,
-    changed: Arc<Notify>,
-    events: watch::Sender<Event>,
+    told: Told,
+    reporter: Reporter,
     run: Run,
     tally: Tally,
     /// The phase that was seen last.
@@ -168,32 +170,22 @@ impl Drop for Renewal {
     }
 }
 
-enum Flow {
-    Again,
-    Ended(Event),
-}
-
 impl Carrier {
-    pub(super) fn new(
-        parts: Arc<RotationParts>,
-        order: Arc<Mutex<Order>>,
-        changed: Arc<Notify>,
-        events: watch::Sender<Event>,
-    ) -> Self {
+    pub(super) fn new(parts: Arc<RotationParts>, told: Told, reporter: Reporter) -> Self {
         let (run, tally) = (Run::default(), Tally::default());
-        Self { parts, order, changed, events, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
+        Self { parts, told, reporter, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
     }
 
-    /// Until it is done, or cannot go on. The last event says which.
-    pub(super) async fn carry(mut self) {
-        let last = loop {
+    /// Until it is done, or cannot go on.
+    pub(super) async fn carry(mut self) -> Result<Report, Error> {
+        let end = loop {
             match self.once().await {
-                Ok(Flow::Again) => self.away = 0,
-                Ok(Flow::Ended(event)) => break event,
-                Err(Trouble::Failed(error)) => break Event::Failed(error),
+                Ok(None) => self.away = 0,
+                Ok(Some(report)) => break Ok(report),
+                Err(Trouble::Failed(error)) => break Err(error),
                 Err(Trouble::Away(why)) => {
-                    if let Some(event) = self.wait_for_database(why).await {
-                        break event;
+                    if let Err(error) = self.wait_for_database(why).await {
+                        break Err(error);
                     }
                 }
             }
@@ -202,37 +194,45 @@ impl Carrier {
         if let Err(error) = self.parts.store.release_lease(self.parts.node.holder()).await {
             tracing::debug!("the lease lapses by itself: {error}");
         }
-        match &last {
-            Event::Failed(error) => tracing::error!("the rotation stopped: {error}"),
-            Event::Done(report) => tracing::info!("{}", report.headline()),
-            Event::Progress(_) => {}
+        match &end {
+            Err(error) => tracing::error!("the rotation stopped: {error}"),
+            Ok(report) => tracing::info!("{}", report.headline()),
         }
-        self.events.send_replace(last);
+        end
     }
 
-    async fn wait_for_database(&mut self, why: String) -> Option<Event> {
+    async fn wait_for_database(&mut self, why: String) -> Result<(), Error> {
         self.away += 1;
         let past_the_flip = matches!(self.phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting);
         if !past_the_flip && self.away > PATIENCE {
-            return Some(Event::Failed(Error::Unavailable(format!(
+            return Err(Error::Unavailable(format!(
                 "{why}. When it is back: `containarium admin rotate-master --resume`"
-            ))));
+            )));
         }
         tracing::warn!("the rotation waits: {why}");
-        self.tell("database", 0, None, Some(why));
-        tokio::time::sleep(PAUSE).await;
-        None
+        self.reporter.say(format!("waiting: {why}"), 0, None);
+        self.pause().await;
+        Ok(())
     }
 
-    fn tell(&self, step: &'static str, done: u64, total: Option<u64>, detail: Option<String>) {
-        self.events.send_replace(Event::Progress(Progress { step, done, total, detail }));
+    /// Says how far it is, and whether to go on.
+    fn tell(&self, step: impl Into<Cow<'static, str>>, done: u64, total: Option<u64>) -> Result<(), Error> {
+        self.reporter.say(step, done, total);
+        self.reporter.go_on()
     }
 
-    async fn once(&mut self) -> Result<Flow, Trouble> {
-        let order = lock(&self.order).clone();
+    /// One step; the report where there is none left.
+    async fn once(&mut self) -> Result<Option<Report>, Trouble> {
+        self.reporter.go_on().map_err(Trouble::Failed)?;
+        let Some(order) = lock(&self.told.order).clone() else {
+            return Err(Trouble::Failed(Error::Incomplete("nothing was asked".to_owned())));
+        };
         self.parts.node.tick().await?;
         let seen = self.look(&order).await?;
         self.phase = seen.state.phase;
+        if seen.state.phase != KeyPhase::Idle {
+            self.tally.mode = seen.state.mode;
+        }
         let snapshot = Snapshot {
             asked: &order.asked,
             me: self.parts.node.holder(),
@@ -251,26 +251,27 @@ impl Carrier {
         match plan::next(&snapshot) {
             Next::Do(step, reason) => {
                 tracing::info!("rotation: {}: {reason}", step.name());
-                self.tell(step.name(), 0, None, None);
+                self.reporter.say(step.name(), 0, None);
                 self.act(step, &seen, &order).await?;
-                Ok(Flow::Again)
+                Ok(None)
             }
             Next::WaitForNodes { kid, nodes } => {
                 self.wait_for_nodes(kid, &nodes, seen.nodes.len()).await;
-                Ok(Flow::Again)
+                Ok(None)
             }
-            Next::Stop(stop) => self.report(stop, &seen).await.map(|report| Flow::Ended(Event::Done(Box::new(report)))),
-            Next::Blocked(why) => Ok(Flow::Ended(Event::Failed(blocked(&why)))),
+            Next::Stop(stop) => self.report(stop, &order, &seen).await.map(Some),
+            Next::Blocked(why) => Err(Trouble::Failed(blocked(&why))),
         }
     }
 
     async fn wait_for_nodes(&self, kid: Kid, nodes: &[NodeRecord], all: usize) {
         let ids: Vec<String> = nodes.iter().map(|node| node.node.to_string()).collect();
-        let detail = format!(
-            "waiting for nodes: {}. Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`",
+        let step = format!(
+            "waiting for nodes: {}. Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`. Nodes that hold \
+             it",
             ids.join(", ")
         );
-        self.tell("acknowledge", (all - nodes.len()) as u64, Some(all as u64), Some(detail));
+        self.reporter.say(step, (all - nodes.len()) as u64, Some(all as u64));
         self.pause().await;
     }
 
@@ -278,7 +279,7 @@ impl Carrier {
     async fn pause(&self) {
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
-            () = self.changed.notified() => {}
+            () = self.told.changed.notified() => {}
         }
     }
 
@@ -395,7 +396,7 @@ impl Carrier {
         let began = self.parts.clock.monotonic();
         let total = self.parts.store.count_under(state.active_kid).await?;
         let (store, keys) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.keys));
-        let tell = |done| self.tell("preflight", done, Some(total.in_use), None);
+        let tell = |done| self.tell("preflight", done, Some(total.in_use));
         let walked = walk::check(&*store, &keys, state.active_kid, tell).await?;
         self.tally.preflight(&walked, total.quarantined, self.parts.clock.monotonic().saturating_sub(began));
         self.run.preflighted = true;
@@ -414,8 +415,8 @@ impl Carrier {
 
     /// The file first: a row without a file would be a promise that this node cannot keep. A file without a row is nobody's.
     async fn stage(&mut self, fence: &Fence, mode: KeyMode) -> Result<(), Trouble> {
-        let staged = self.with_files(|files| {
-            let master = MasterKey::make_random().map_err(|_| KeyfileError::NoRandom)?;
+        let master = MasterKey::make_random().map_err(|error| Trouble::Failed(Error::Unavailable(error.to_string())))?;
+        let staged = self.with_files(move |files| {
             files.lock()?.stage(&master)
         });
         let kid = staged.await?.map_err(|error| {
@@ -449,7 +450,7 @@ impl Carrier {
             match self.parts.store.survey().await {
                 Ok(survey) => return survey.master_keys.iter().any(|key| key.kid == kid),
                 Err(error) => {
-                    self.tell("database", 0, None, Some(format!("{why}; {error}")));
+                    self.reporter.say(format!("waiting: {why}; {error}"), 0, None);
                     self.pause().await;
                 }
             }
@@ -528,7 +529,7 @@ impl Carrier {
         let (store, keys) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.keys));
         let before = self.tally.rewrapped;
         let total = Some(before + left);
-        let tell = |done| self.tell("rewrap", before + done, total, None);
+        let tell = |done| self.tell("rewrap", before + done, total);
         match walk::rewrap(&*store, &keys, fence, old, tell).await? {
             Ok(walked) => {
                 self.tally.old = Some(old);
@@ -555,16 +556,17 @@ impl Carrier {
 
     async fn verify(&mut self, fence: &Fence) -> Result<(), Trouble> {
         failpoint::reached("rotation.verifying");
-        let tell = |done| self.tell("verify", done, None, None);
+        let tell = |done| self.tell("verify", done, None);
         match self.parts.verifier.run(tell).await {
-            Err(why) => self.run.verification = Some(why),
-            Ok(verdict) if verdict.walked.damaged.is_empty() => {
-                self.tally.verified = verdict.walked.done;
+            Err(VerifyError::Stopping(error)) => return Err(Trouble::Failed(error)),
+            Err(VerifyError::Failed(why)) => self.run.verification = Some(why),
+            Ok(walked) if walked.damaged.is_empty() => {
+                self.tally.verified = walked.done;
                 failpoint::reached("rotation.verified");
                 self.set_phase(fence, KeyPhase::Verified).await?;
                 failpoint::reached("rotation.verified-phase");
             }
-            Ok(verdict) => self.note_damage(verdict.walked),
+            Ok(walked) => self.note_damage(walked),
         }
         Ok(())
     }
@@ -630,14 +632,17 @@ impl Carrier {
         .map_err(|why| Trouble::Failed(blocked(&why)))
     }
 
-    async fn report(&mut self, stop: Stop, seen: &Seen) -> Result<Report, Trouble> {
-        let files = self.parts.node.files();
-        Report::make(stop, seen, &self.tally, files, self.parts.retain_old)
+    async fn report(&self, stop: Stop, order: &Order, seen: &Seen) -> Result<Report, Trouble> {
+        let mut report = Report::make(stop, seen, &self.tally, order, self.parts.node.files(), self.parts.retain_old);
+        if self.tally.mode == KeyMode::Compromised && stop == Stop::Rotated {
+            report.values = report::values_to_change(&*self.parts.store).await?;
+        }
+        Ok(report)
     }
 }
 
 fn random_id() -> Result<String, Trouble> {
-    crypto::random_id().map_err(|error| Trouble::Failed(Error::Failed(error.to_string())))
+    crypto::random_id().map_err(|error| Trouble::Failed(Error::Incomplete(error.to_string())))
 }
 
 /// The record that an operator wants no copy of this key, with who that is.

@@ -10,6 +10,7 @@ use crate::store::masters::{DekCursor, Fence, Fenced, Rewrapped};
 use crate::store::{Store, StoreError};
 
 use super::Damaged;
+use crate::service::Error;
 
 /// DEKs of one page, and so of one transaction: enough that a round trip is nothing beside them, few enough that a writer who waits for
 /// the lock waits for milliseconds.
@@ -24,6 +25,8 @@ const NAMED: usize = 20;
 pub(super) enum WalkError {
     Store(StoreError),
     Keys(KeysError),
+    /// The daemon stops.
+    Stopping(Error),
     Panicked,
 }
 
@@ -65,12 +68,12 @@ impl Walked {
     }
 }
 
-/// Opens every DEK in use under a key. `progress` hears how many were opened.
+/// Opens every DEK in use under a key. `progress` hears how many were opened, and may stop it.
 pub(super) async fn check(
     store: &dyn Store,
     keys: &Arc<Keyring>,
     under: Kid,
-    mut progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<Walked, WalkError> {
     let mut walked = Walked::default();
     let mut page = store.deks_under(under, None, PAGE).await?;
@@ -83,7 +86,7 @@ pub(super) async fn check(
         for (dek, result) in opened? {
             walked.done += u64::from(walked.judge(&dek, result)?.is_some());
         }
-        progress(walked.done);
+        progress(walked.done).map_err(WalkError::Stopping)?;
         page = read?;
     }
     Ok(walked)
@@ -95,7 +98,7 @@ pub(super) async fn rewrap(
     keys: &Arc<Keyring>,
     fence: &Fence,
     old: Kid,
-    mut progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<Result<Walked, KeyState>, WalkError> {
     let mut walked = Walked::default();
     let mut page = store.deks_under(old, None, PAGE).await?;
@@ -112,7 +115,7 @@ pub(super) async fn rewrap(
             Fenced::Done(changed) => walked.done += changed,
             Fenced::Elsewhere(state) => return Ok(Err(state)),
         }
-        progress(walked.done);
+        progress(walked.done).map_err(WalkError::Stopping)?;
         batch.clear();
         for (dek, result) in wrapped? {
             if let (Some(after), Some(before)) = (walked.judge(&dek, result)?, dek.wrapping().cloned()) {
