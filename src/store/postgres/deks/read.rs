@@ -42,16 +42,21 @@ impl Read for AllDeks<'_> {
     type Output = Vec<DekRecord>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Failure> {
-        let found: Vec<DekColumns> = sqlx::query_as(concat!(
-            "SELECT ",
-            dek_columns!(),
-            " FROM containarium.deks d WHERE d.tenant = $1 ORDER BY d.dek_version"
-        ))
-        .bind(self.0.as_str())
-        .fetch_all(connection)
-        .await?;
-        Ok(found.into_iter().filter_map(|row| row.record(self.0).transpose()).collect::<Result<_, _>>()?)
+        deks(connection, self.0).await
     }
+}
+
+/// All of a tenant, by version.
+pub(super) async fn deks(connection: &mut PgConnection, tenant: &Tenant) -> Result<Vec<DekRecord>, Failure> {
+    let found: Vec<DekColumns> = sqlx::query_as(concat!(
+        "SELECT ",
+        dek_columns!(),
+        " FROM containarium.deks d WHERE d.tenant = $1 ORDER BY d.dek_version"
+    ))
+    .bind(tenant.as_str())
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().filter_map(|row| row.record(tenant).transpose()).collect::<Result<_, _>>()?)
 }
 
 /// A DEK of this tenant, its row locked: a rewrap that is in it has ended, and none begins.

@@ -3,15 +3,14 @@
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 
-use super::read::{AllDeks, lock_dek};
-use crate::model::{DekRecord, DekState, DekVersion, Kid, Tenant, WrappedDek};
-use crate::store::StoreError;
+use super::read::{self, lock_dek};
+use crate::model::{DekBody, DekRecord, DekState, DekVersion, Kid, Tenant, WrappedDek};
 use crate::store::deks::QuarantineOutcome;
 use crate::store::guards;
 use crate::store::postgres::failure::Failure;
 use crate::store::postgres::keys::look;
 use crate::store::postgres::locks;
-use crate::store::postgres::tx::{End, Read, Work};
+use crate::store::postgres::tx::{End, Work};
 
 pub(super) struct Quarantine<'a> {
     pub(super) tenant: &'a Tenant,
@@ -33,12 +32,13 @@ impl Work for Quarantine<'_> {
         if !in_use || dek.wrapping() != Some(self.wrapping) {
             return Ok(End::Rollback(QuarantineOutcome::Elsewhere(dek)));
         }
+        let body = DekBody::Quarantined(self.wrapping.clone());
         sqlx::query("UPDATE containarium.deks SET state = 'quarantined' WHERE tenant = $1 AND dek_version = $2")
             .bind(self.tenant.as_str())
             .bind(i64::from(self.version.get()))
-            .execute(&mut *tx)
+            .execute(tx)
             .await?;
-        Ok(End::Commit(QuarantineOutcome::Done(changed(tx, self.tenant, self.version).await?)))
+        Ok(End::Commit(QuarantineOutcome::Done(DekRecord { body, ..dek })))
     }
 }
 
@@ -66,31 +66,18 @@ impl Work for Release<'_> {
         if !set_aside || active_kid != self.active {
             return Ok(End::Rollback(QuarantineOutcome::Elsewhere(dek)));
         }
-        let state = self.state_after(tx).await?;
+        let wrapped = WrappedDek { kid: self.active, bytes: self.after.to_vec() };
+        let body = guards::released(self.version, &read::deks(tx, self.tenant).await?, wrapped);
         sqlx::query(
             "UPDATE containarium.deks SET state = $3, kid = $4, wrapped = $5 WHERE tenant = $1 AND dek_version = $2",
         )
         .bind(self.tenant.as_str())
         .bind(i64::from(self.version.get()))
-        .bind(state.as_str())
+        .bind(body.state().as_str())
         .bind(self.active.as_bytes().as_slice())
         .bind(self.after)
-        .execute(&mut *tx)
+        .execute(tx)
         .await?;
-        Ok(End::Commit(QuarantineOutcome::Done(changed(tx, self.tenant, self.version).await?)))
+        Ok(End::Commit(QuarantineOutcome::Done(DekRecord { body, ..dek })))
     }
-}
-
-impl Release<'_> {
-    async fn state_after(&self, tx: &mut PgConnection) -> Result<DekState, Failure> {
-        let deks = AllDeks(self.tenant).run(tx).await?;
-        let wrapped = WrappedDek { kid: self.active, bytes: self.after.to_vec() };
-        Ok(guards::released(self.version, &deks, wrapped).state())
-    }
-}
-
-/// The row that this transaction has just changed.
-async fn changed(tx: &mut PgConnection, tenant: &Tenant, version: DekVersion) -> Result<DekRecord, Failure> {
-    let gone = || StoreError::Refused(format!("DEK {version} of tenant {tenant} went while it was changed"));
-    Ok(lock_dek(tx, tenant, version).await?.ok_or_else(gone)?)
 }

@@ -1,18 +1,19 @@
-//! What daemons say of themselves, and who of them carries a rotation. No lock but the rows' own: each change is one statement that
-//! compares and sets, and PostgreSQL looks at the row again when it had to wait for it.
+//! What daemons say of themselves, and who of them carries a rotation. No lock but the rows' own, taken before the look.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
-use super::fence::read_key_state;
-use crate::model::{Micros, NODE_LIVE, NodeId, NodeRecord};
-use crate::store::StoreError;
+use super::fence::lock_key_state;
+use crate::model::{Micros, NodeId, NodeRecord};
 use crate::store::masters::{Beat, Beaten, ForgetOutcome, Holder, Leased};
+use crate::store::postgres::NOW;
 use crate::store::postgres::failure::Failure;
 use crate::store::postgres::tx::{End, Read, Work};
 use crate::store::rows::{NodeRow, durable_kids_column, micros};
+use crate::store::{StoreError, guards};
 
 pub(super) struct Heartbeat<'a>(pub(super) &'a Beat<'a>);
 
@@ -22,48 +23,59 @@ impl Work for Heartbeat<'_> {
 
     async fn run(&mut self, tx: &mut PgConnection) -> Result<End<Beaten>, Failure> {
         let Self(beat) = self;
-        let epoch =
-            i64::try_from(beat.epoch).map_err(|_| StoreError::Refused("a node's epoch is out of range".into()))?;
-        // Overwritten: one's own row, that of one's own boot before, and that of a boot that is not live (NodeRecord::live's rule).
-        let stamped = sqlx::query(
-            "INSERT INTO containarium.nodes AS n (node_id, boot_id, durable_kids, epoch, seen_at) \
-             VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-             ON CONFLICT (node_id) DO UPDATE SET boot_id = excluded.boot_id, durable_kids = excluded.durable_kids, \
-                 epoch = excluded.epoch, seen_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
-             WHERE n.boot_id IN (excluded.boot_id, $5) \
-                 OR abs((extract(epoch FROM clock_timestamp()) * 1000000)::bigint - n.seen_at) > $6",
+        let new = stamp(
+            tx,
+            beat,
+            "INSERT INTO containarium.nodes (node_id, boot_id, durable_kids, epoch, seen_at) \
+             VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) ON CONFLICT DO NOTHING",
         )
+        .await?;
+        if new == 1 {
+            return Ok(End::Commit(Beaten::Seen));
+        }
+        // Locked, then looked at: of two boots that beat at once the later one sees the earlier.
+        let row = sqlx::query(
+            "SELECT boot_id, seen_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now \
+             FROM containarium.nodes WHERE node_id = $1 FOR NO KEY UPDATE",
+        )
+        .bind(beat.holder.node.to_string())
+        .fetch_optional(&mut *tx)
+        .await?
+        // Forgotten between the two statements.
+        .ok_or(Failure::Overtaken)?;
+        let (seen_at, now) = (Micros(row.try_get("seen_at")?), Micros(row.try_get("now")?));
+        if let Some(boot) = guards::taken(row.try_get("boot_id")?, seen_at, now, beat) {
+            return Ok(End::Rollback(Beaten::Taken { boot, seen_at }));
+        }
+        stamp(
+            tx,
+            beat,
+            "UPDATE containarium.nodes SET boot_id = $2, durable_kids = $3, epoch = $4, \
+                 seen_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint WHERE node_id = $1",
+        )
+        .await?;
+        Ok(End::Commit(Beaten::Seen))
+    }
+}
+
+/// Runs a statement over what a beat says: node, boot, kids, epoch. Answers the rows that it made or changed.
+async fn stamp(tx: &mut PgConnection, beat: &Beat<'_>, sql: &'static str) -> Result<u64, Failure> {
+    let epoch = i64::try_from(beat.epoch).map_err(|_| StoreError::Refused("a node's epoch is out of range".into()))?;
+    let done = sqlx::query(sql)
         .bind(beat.holder.node.to_string())
         .bind(beat.holder.boot.to_string())
         .bind(durable_kids_column(beat.durable_kids))
         .bind(epoch)
-        .bind(beat.previous_boot.map(|boot| boot.to_string()))
-        .bind(micros(NODE_LIVE))
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        if stamped == 1 {
-            return Ok(End::Commit(Beaten::Seen));
-        }
-        let other = node(tx, beat.holder.node).await?.ok_or(Failure::Overtaken)?;
-        Ok(End::Rollback(Beaten::Taken { boot: other.boot, seen_at: other.seen_at }))
-    }
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected())
 }
 
 /// What `NodeRow` reads.
 macro_rules! node_columns {
     () => {
-        "node_id, boot_id, durable_kids, epoch, seen_at, (extract(epoch FROM statement_timestamp()) * 1000000)::bigint AS now"
+        "node_id, boot_id, durable_kids, epoch, seen_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now"
     };
-}
-
-async fn node(tx: &mut PgConnection, node: NodeId) -> Result<Option<NodeRecord>, Failure> {
-    let row: Option<NodeRow> =
-        sqlx::query_as(concat!("SELECT ", node_columns!(), " FROM containarium.nodes WHERE node_id = $1"))
-            .bind(node.to_string())
-            .fetch_optional(tx)
-            .await?;
-    Ok(row.map(NodeRow::record).transpose()?)
 }
 
 /// Every node, by id.
@@ -93,24 +105,21 @@ impl Work for ForgetNode {
     type Output = ForgetOutcome;
 
     async fn run(&mut self, tx: &mut PgConnection) -> Result<End<ForgetOutcome>, Failure> {
-        let forgotten = sqlx::query(
-            "DELETE FROM containarium.nodes \
-             WHERE node_id = $1 AND abs((extract(epoch FROM clock_timestamp()) * 1000000)::bigint - seen_at) > $2",
-        )
+        let row: Option<NodeRow> = sqlx::query_as(concat!(
+            "SELECT ",
+            node_columns!(),
+            " FROM containarium.nodes WHERE node_id = $1 FOR UPDATE"
+        ))
         .bind(self.0.to_string())
-        .bind(micros(NODE_LIVE))
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        if forgotten == 1 {
-            return Ok(End::Commit(ForgetOutcome::Forgotten));
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(End::Rollback(ForgetOutcome::Unknown)) };
+        let node = row.record()?;
+        if node.live {
+            return Ok(End::Rollback(ForgetOutcome::Live(node)));
         }
-        Ok(End::Rollback(match node(tx, self.0).await? {
-            Some(node) if node.live => ForgetOutcome::Live(node),
-            // Its time ran out, or it came, between the two statements.
-            Some(_) => return Err(Failure::Overtaken),
-            None => ForgetOutcome::Unknown,
-        }))
+        sqlx::query("DELETE FROM containarium.nodes WHERE node_id = $1").bind(self.0.to_string()).execute(tx).await?;
+        Ok(End::Commit(ForgetOutcome::Forgotten))
     }
 }
 
@@ -124,24 +133,19 @@ impl Work for TakeLease {
     type Output = Leased;
 
     async fn run(&mut self, tx: &mut PgConnection) -> Result<End<Leased>, Failure> {
-        let until: Option<i64> = sqlx::query_scalar(
-            "UPDATE containarium.key_state SET lease_holder = $1, lease_boot = $2, \
-                 lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $3 \
-             WHERE lease_holder IS NULL OR lease_holder = $1 \
-                 OR lease_until <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
-             RETURNING lease_until",
-        )
-        .bind(self.holder.node.to_string())
-        .bind(self.holder.boot.to_string())
-        .bind(micros(self.lasting))
-        .fetch_optional(&mut *tx)
-        .await?;
-        if let Some(until) = until {
-            return Ok(End::Commit(Leased::Until(Micros(until))));
+        let state = lock_key_state(tx).await?;
+        let now = Micros(sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?);
+        if let Some(lease) = state.lease.filter(|lease| guards::keeps_out(lease, self.holder.node, now)) {
+            return Ok(End::Rollback(Leased::HeldBy(lease)));
         }
-        // Given back between the two statements: it can be taken now.
-        let lease = read_key_state(tx).await?.lease.ok_or(Failure::Overtaken)?;
-        Ok(End::Rollback(Leased::HeldBy(lease)))
+        let until = now.0.saturating_add(micros(self.lasting));
+        sqlx::query("UPDATE containarium.key_state SET lease_holder = $1, lease_boot = $2, lease_until = $3")
+            .bind(self.holder.node.to_string())
+            .bind(self.holder.boot.to_string())
+            .bind(until)
+            .execute(tx)
+            .await?;
+        Ok(End::Commit(Leased::Until(Micros(until))))
     }
 }
 

@@ -30,7 +30,8 @@ impl Work for Retire<'_> {
 
     async fn run(&mut self, tx: &mut PgConnection) -> Result<End<Self::Output>, Failure> {
         // Not a guard: a rewrap leaves an index entry of each DEK under its old kid, and whoever scans them first marks them dead. Done
-        // here, creators of DEKs do not wait for it, as they do from the lock on.
+        // here, creators of DEKs do not wait for it, as they do from the lock on. Nor do they for a compiler.
+        sqlx::query("SELECT pg_catalog.set_config('jit', 'off', true)").execute(&mut *tx).await?;
         count_under(tx, self.old).await?;
         locks::master_exclusive(tx).await?;
         let state = match lock_fenced(tx, self.fence, KeyPhase::Verified).await? {
