@@ -79,6 +79,13 @@ impl SqliteStore {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)
     }
 
+    /// Folds the write-ahead log into the file and empties it: what a change took away stands in the log's older frames until then. A
+    /// reader of an older state can hold it up, for no longer than SQLite waits for a lock; the next checkpoint then does it. So a failure
+    /// here says nothing of the change, which is committed.
+    async fn fold_log(&self) {
+        drop(sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await);
+    }
+
     /// A reading transaction: its statements see one state.
     async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.readers.begin().await.map_err(store_error)

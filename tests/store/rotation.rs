@@ -21,7 +21,7 @@ pub(crate) const NEW: Kid = Kid::new([2; 16]);
 pub(crate) const ONE: Holder = holder(1, 1);
 pub(crate) const TWO: Holder = holder(2, 1);
 
-pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 
 pub(crate) const fn holder(node: u8, boot: u8) -> Holder {
     Holder { node: NodeId::new([node; 16]), boot: BootId::new([boot; 16]) }

@@ -91,7 +91,11 @@ impl Deks for SqliteStore {
     }
 
     async fn shred(&self, tenant: &Tenant, when: ShredWhen) -> Result<ShredOutcome, StoreError> {
-        committed!(self, |tx| shred::shred(tx, tenant, when))
+        let outcome = committed!(self, |tx| shred::shred(tx, tenant, when));
+        if let Ok(ShredOutcome::Done { .. }) = outcome {
+            self.fold_log().await;
+        }
+        outcome
     }
 
     async fn blocked_tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<TenantRecord>, StoreError> {

@@ -62,7 +62,11 @@ impl Masters for SqliteStore {
     }
 
     async fn retire(&self, fence: &Fence, old: Kid) -> Result<Fenced<RetireOutcome>, StoreError> {
-        committed!(self, |tx| rotation::retire(tx, fence, old))
+        let outcome = committed!(self, |tx| rotation::retire(tx, fence, old));
+        if let Ok(Fenced::Done(RetireOutcome::Retired(_))) = outcome {
+            self.fold_log().await;
+        }
+        outcome
     }
 
     async fn destroy_master(

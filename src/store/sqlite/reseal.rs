@@ -9,6 +9,10 @@ use crate::model::{DekRecord, DekVersion, SecretName, SecretVersion, Tenant};
 use crate::store::deks::{ResealOutcome, Resealer, SealedVersion};
 use crate::store::rows::SealedVersionRow;
 
+/// The plus keeps SQLite from the index by DEK, which has no order of names: each page would sort all that is left.
+pub(super) const SEALED_UNDER: &str = "SELECT name, version, ciphertext FROM secret_versions \
+    WHERE tenant = ?1 AND +dek_version = ?2 AND (name, version) > (?3, ?4) ORDER BY name, version LIMIT ?5";
+
 pub(super) async fn sealed_under<'c>(
     executor: impl Executor<'c, Database = Sqlite>,
     tenant: &Tenant,
@@ -16,16 +20,12 @@ pub(super) async fn sealed_under<'c>(
     after: Option<(&SecretName, SecretVersion)>,
     limit: u32,
 ) -> Result<Vec<SealedVersion>, StoreError> {
-    // The plus keeps SQLite from the index by DEK, which has no order of names: each page would sort all that is left.
-    let query = sqlx::query_as(
-        "SELECT name, version, ciphertext FROM secret_versions \
-         WHERE tenant = ?1 AND +dek_version = ?2 AND (name, version) > (?3, ?4) ORDER BY name, version LIMIT ?5",
-    )
-    .bind(tenant.as_str())
-    .bind(i64::from(dek.get()))
-    .bind(after.map_or("", |(name, _)| name.as_str()))
-    .bind(after.map_or(Ok(0), |(_, version)| column(version))?)
-    .bind(i64::from(limit));
+    let query = sqlx::query_as(SEALED_UNDER)
+        .bind(tenant.as_str())
+        .bind(i64::from(dek.get()))
+        .bind(after.map_or("", |(name, _)| name.as_str()))
+        .bind(after.map_or(Ok(0), |(_, version)| column(version))?)
+        .bind(i64::from(limit));
     let rows: Vec<SealedVersionRow> = query.fetch_all(executor).await.map_err(store_error)?;
     rows.into_iter().map(|row| row.record(tenant)).collect()
 }
@@ -44,7 +44,7 @@ pub(super) async fn reseal(
         (_, None) => return Ok(ResealOutcome::NoActiveDek),
         (_, Some(active)) => active,
     };
-    let mut resealed = 0;
+    let mut count = 0;
     for (index, version) in versions.iter().enumerate() {
         if !is_as_read(connection, tenant, from, version).await? {
             continue;
@@ -53,9 +53,9 @@ pub(super) async fn reseal(
             Ok(ciphertext) => replace(connection, version, &active, &ciphertext).await?,
             Err(refusal) => return Ok(ResealOutcome::Refused(refusal)),
         }
-        resealed += 1;
+        count += 1;
     }
-    Ok(ResealOutcome::Resealed(resealed))
+    Ok(ResealOutcome::Resealed(count))
 }
 
 async fn is_as_read(

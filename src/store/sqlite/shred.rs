@@ -74,17 +74,18 @@ async fn record(connection: &mut SqliteConnection, tenant: &Tenant) -> Result<Op
     row.map(TenantRow::record).transpose()
 }
 
+pub(super) const BLOCKED: &str = concat!(
+    "SELECT ",
+    tenant_record!(),
+    " FROM tenants t WHERE t.shred_at IS NOT NULL AND t.tenant > ?1 ORDER BY t.tenant LIMIT ?2"
+);
+
 pub(super) async fn blocked(
     pool: &SqlitePool,
     after: Option<&Tenant>,
     limit: u32,
 ) -> Result<Vec<TenantRecord>, StoreError> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        tenant_record!(),
-        " FROM tenants t WHERE t.shred_at IS NOT NULL AND t.tenant > ?1 ORDER BY t.tenant LIMIT ?2"
-    );
-    let query = sqlx::query_as(SQL).bind(after.map_or("", Tenant::as_str)).bind(i64::from(limit));
+    let query = sqlx::query_as(BLOCKED).bind(after.map_or("", Tenant::as_str)).bind(i64::from(limit));
     let rows: Vec<TenantRow> = query.fetch_all(pool).await.map_err(store_error)?;
     rows.into_iter().map(TenantRow::record).collect()
 }

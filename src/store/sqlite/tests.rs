@@ -3,8 +3,14 @@
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Row};
 
+use std::time::Duration;
+
 use super::*;
-use crate::model::{DekId, DekVersion};
+use crate::model::{BootId, DekId, DekVersion, EscrowKind, KeyMode, KeyPhase, NodeId};
+use crate::store::deks::{Deks, ShredOutcome, ShredWhen};
+use crate::store::masters::{
+    EscrowStage, Fence, Fenced, Holder, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped,
+};
 use crate::store::{Expect, FirstKey, Keep, NewDek, SealRefusal, Sealing, Slot, Source};
 
 struct Fake;
@@ -80,9 +86,8 @@ async fn connections_are_set_for_durability_and_distrust() {
 async fn a_writing_transaction_holds_the_lock_from_its_first_word() {
     let directory = tempfile::tempdir().unwrap();
     let store = with_alice(directory.path()).await;
-    let impatient = SqliteConnectOptions::new()
-        .filename(directory.path().join("containarium.db"))
-        .busy_timeout(std::time::Duration::ZERO);
+    let impatient =
+        SqliteConnectOptions::new().filename(directory.path().join("containarium.db")).busy_timeout(Duration::ZERO);
     let mut other = impatient.connect().await.unwrap();
     let transaction = store.begin().await.unwrap();
     // A deferred one would let another process write between what it reads and what it writes, and then fail.
@@ -182,4 +187,71 @@ async fn an_escaped_panic_in_a_sealer_leaves_the_writer_usable() {
     });
     assert!(panicked.await.unwrap_err().is_panic());
     assert_eq!(write(&store, 96).await, Ok(1));
+}
+
+/// Whether the file or its write-ahead log holds the wrapping of alice's DEK, as [`Fake`] made it.
+fn holds_wrapping(directory: &Path) -> bool {
+    let holds = |file: &str| std::fs::read(directory.join(file)).unwrap().windows(132).any(|bytes| bytes == [2; 132]);
+    holds("containarium.db") || holds("containarium.db-wal")
+}
+
+#[tokio::test]
+async fn a_shredded_wrapping_is_nowhere_in_the_files_from_that_moment_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    let (alice, _) = names();
+    store.schedule_shred(&alice, Duration::ZERO).await.unwrap();
+    assert!(holds_wrapping(directory.path()));
+    let shredded = store.shred(&alice, ShredWhen::Now).await.unwrap();
+    assert!(matches!(shredded, ShredOutcome::Done { .. }), "{shredded:?}");
+    assert!(!holds_wrapping(directory.path()));
+}
+
+#[tokio::test]
+async fn a_wrapping_by_a_retired_key_is_nowhere_in_the_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    let (old, new) = (Kid::new([1; 16]), Kid::new([2; 16]));
+    let holder = Holder { node: NodeId::new([1; 16]), boot: BootId::new([1; 16]) };
+    store.take_lease(holder, Duration::from_mins(1)).await.unwrap();
+    let fence = |epoch, active, phase| Fence { holder, epoch, active, phase };
+    let key = NewMaster { kid: new, mode: KeyMode::Normal, wrapped_file: None };
+    store.stage(&fence(1, old, KeyPhase::Idle), &key).await.unwrap();
+    let waiver = NewEscrow {
+        id: "waiver".to_owned(),
+        kid: new,
+        target: "root".to_owned(),
+        locator: None,
+        content_sha256: None,
+        kind: EscrowKind::Waiver,
+        stage: EscrowStage::Confirmed,
+    };
+    store.add_escrow(&waiver).await.unwrap();
+    store.flip(&fence(1, old, KeyPhase::Staged), new, &[]).await.unwrap();
+    let deks = store.deks_under(old, None, 10).await.unwrap();
+    let rewrapped = deks.into_iter().map(|dek| Rewrapped {
+        before: dek.wrapping().unwrap().clone(),
+        after: vec![9; 132],
+        tenant: dek.tenant,
+        version: dek.version,
+    });
+    store.rewrap(&fence(2, new, KeyPhase::Rewrapping), &rewrapped.collect::<Vec<_>>()).await.unwrap();
+    store.set_phase(&fence(2, new, KeyPhase::Rewrapping), KeyPhase::Verified).await.unwrap();
+    assert!(holds_wrapping(directory.path()));
+    let retired = store.retire(&fence(2, new, KeyPhase::Verified), old).await.unwrap();
+    assert!(matches!(retired, Fenced::Done(RetireOutcome::Retired(_))), "{retired:?}");
+    assert!(!holds_wrapping(directory.path()));
+}
+
+/// A million DEKs are read a page at a time: each page must find its place and stop.
+#[tokio::test]
+async fn pages_are_found_by_an_index_and_not_sorted() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = with_alice(directory.path()).await;
+    for page in [rewrap::UNDER, reseal::SEALED_UNDER, shred::BLOCKED] {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {page}"));
+        let plan: Vec<String> =
+            sqlx::query(explain).fetch_all(&store.readers).await.unwrap().iter().map(|row| row.get(3)).collect();
+        assert!(plan.iter().all(|step| !step.contains("SCAN") && !step.contains("B-TREE")), "{page}: {plan:#?}");
+    }
 }

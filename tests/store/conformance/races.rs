@@ -175,8 +175,8 @@ impl Resealer for Moves {
 
 pub(crate) async fn a_reencryption_beside_writes_loses_nothing(f: Fixture) {
     let f = f.with_alice().await;
-    let names: Vec<_> = (0..20).map(|secret| format!("S{secret}")).collect();
-    for named in &names {
+    let secrets: Vec<_> = (0..20).map(|secret| format!("S{secret}")).collect();
+    for named in &secrets {
         f.set(named, &["first"]).await;
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -206,7 +206,7 @@ pub(crate) async fn a_reencryption_beside_writes_loses_nothing(f: Fixture) {
     stop.store(true, Ordering::Relaxed);
     let times = writer.await.unwrap();
     assert_eq!(f.rows("secret_versions WHERE tenant = 'alice'").await, 20 + i64::from(times));
-    for named in &names {
+    for named in &secrets {
         let (_, versions) = f.store.versions(&tenant("alice"), &name(named)).await.unwrap().unwrap();
         assert!(versions.iter().all(|version| matches!(version.body, VersionBody::Live { dek: Some(_), .. })));
     }

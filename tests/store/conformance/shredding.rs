@@ -113,7 +113,7 @@ pub(crate) async fn a_shred_is_due_when_its_moment_has_come(f: Fixture) {
     assert!(f.store.due_shreds(10).await.unwrap().is_empty());
     assert_eq!(f.dek_states("alice").await, [(1, "decrypt_only"), (2, "active")]);
     f.database.run("UPDATE tenants SET shred_at = shred_at - 60000000 WHERE tenant = 'alice'").await.unwrap();
-    assert_eq!(f.store.due_shreds(10).await.unwrap(), [alice.clone()]);
+    assert_eq!(f.store.due_shreds(10).await.unwrap(), std::slice::from_ref(&alice));
     done(f.store.shred(&alice, ShredWhen::Due).await.unwrap());
     assert!(f.store.due_shreds(10).await.unwrap().is_empty());
 }
