@@ -11,6 +11,7 @@ mod status;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
 use crate::audit::{Audit, Outcome, Record};
@@ -19,7 +20,10 @@ use crate::keys::Keyring;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
+use job::Workers;
 use node::Node;
+use rotation::Rotation;
+use rotation::verify::Verifier;
 
 pub use error::{Error, Failure};
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
@@ -42,6 +46,9 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How many versions of a secret stay.
     pub keep_versions: NonZeroU32,
+    pub verifier: Verifier,
+    /// For how long a retired master key is kept.
+    pub retain_old: Duration,
 }
 
 /// The one service of a daemon.
@@ -53,6 +60,8 @@ pub struct Service {
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
     keep_versions: NonZeroU32,
+    workers: Workers,
+    rotation: Rotation,
 }
 
 /// One secret that a call touched, for the audit.
@@ -76,8 +85,18 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, node, access, audit, clock, keep_versions } = parts;
-        Self { store, keys, node, access, audit, clock, keep_versions }
+        let Parts { store, keys, node, access, audit, clock, keep_versions, verifier, retain_old } = parts;
+        Self {
+            store,
+            keys,
+            node,
+            access,
+            audit,
+            clock,
+            keep_versions,
+            workers: Workers::default(),
+            rotation: Rotation::new(verifier, retain_old),
+        }
     }
 
     /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.

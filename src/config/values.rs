@@ -12,6 +12,9 @@ use super::{ExistingKey, LogFormat};
 /// A key that is unwrapped once a month is not cached but kept.
 const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
 
+/// Ten years.
+const MAX_RETAIN: Duration = Duration::from_hours(3650 * 24);
+
 pub(super) fn path(given: &OsStr, base: Option<&Path>) -> Result<PathBuf, String> {
     if given.is_empty() {
         return Err("it is empty: give a path, or leave it out".to_owned());
@@ -52,10 +55,20 @@ pub(super) fn max_entries(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "it must be a number from 0 (no cache)".to_owned())
 }
 
-pub(super) fn max_age(text: &str) -> Result<Duration, String> {
-    let rule = "it must be a duration from \"1s\" to \"30d\", such as \"90s\", \"15m\" or \"1h\"";
+/// Nothing at all is allowed: who destroys an old key at once has the typed confirmation and the read-back copy to think it over.
+pub(super) fn retain_old(text: &str) -> Result<Duration, String> {
+    let rule = "it must be a duration from \"0s\" to \"3650d\", such as \"35d\" or \"12h\"";
+    duration(text).filter(|time| *time <= MAX_RETAIN).ok_or_else(|| rule.to_owned())
+}
+
+fn duration(text: &str) -> Option<Duration> {
     let days = SpanRelativeTo::days_are_24_hours();
     let span = text.parse::<Span>().ok().and_then(|span| span.to_duration(days).ok());
-    let age = span.and_then(|span| Duration::try_from(span).ok());
+    span.and_then(|span| Duration::try_from(span).ok())
+}
+
+pub(super) fn max_age(text: &str) -> Result<Duration, String> {
+    let rule = "it must be a duration from \"1s\" to \"30d\", such as \"90s\", \"15m\" or \"1h\"";
+    let age = duration(text);
     age.filter(|age| (Duration::from_secs(1)..=MAX_CACHE_AGE).contains(age)).ok_or_else(|| rule.to_owned())
 }

@@ -17,6 +17,12 @@ pub enum Action {
     Destroy,
     AdminTenants,
     AdminStatus,
+    RotateMaster,
+    RotationDryRun,
+    AbortRotation,
+    DestroyMaster,
+    FollowRotation,
+    StagedKey,
 }
 
 impl Action {
@@ -39,6 +45,12 @@ impl Action {
             Self::Destroy => "secret.destroy",
             Self::AdminTenants => "admin.tenants",
             Self::AdminStatus => "admin.status",
+            Self::RotateMaster => "admin.rotate-master",
+            Self::RotationDryRun => "admin.rotate-master.dry-run",
+            Self::AbortRotation => "admin.rotate-master.abort",
+            Self::DestroyMaster => "admin.rotate-master.destroy-old",
+            Self::FollowRotation => "admin.rotate-master.follow",
+            Self::StagedKey => "admin.rotate-master.staged",
         }
     }
 }

@@ -10,23 +10,22 @@ pub mod verify;
 mod walk;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::Error;
-use super::job::{Job, Watch, Workers};
-use super::node::Node;
-use crate::clock::Clock;
-use crate::keys::Keyring;
-use crate::model::{DekVersion, KeyMode, KeyPhase, Kid, NodeId, Tenant};
-use crate::store::Store;
+use super::job::{Job, Watch};
+use super::{Error, Request, Service, Touched};
+use crate::access::AdminGrant;
+use crate::audit::Outcome;
+use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, NodeId, Tenant};
 
 use execute::Carrier;
 use verify::Verifier;
 
-pub use report::{Outcome, Report, TenantValues};
+pub use report::{End, Report, TenantValues, Values};
 
 /// What an operator asks of the rotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +52,15 @@ pub enum Asked {
 }
 
 impl Asked {
+    const fn action(&self) -> Action {
+        match self {
+            Self::DryRun => Action::RotationDryRun,
+            Self::Start { .. } | Self::Resume { .. } => Action::RotateMaster,
+            Self::Abort => Action::AbortRotation,
+            Self::DestroyOld { .. } => Action::DestroyMaster,
+        }
+    }
+
     const fn proof(&self) -> Option<&Proof> {
         match self {
             Self::Resume { proof, .. } | Self::DestroyOld { proof, .. } => proof.as_ref(),
@@ -96,29 +104,25 @@ pub struct Order {
     pub who: String,
 }
 
-/// What the rotation is made of.
-pub struct RotationParts {
-    pub store: Arc<dyn Store>,
-    pub keys: Arc<Keyring>,
-    pub node: Arc<Node>,
-    pub clock: Arc<dyn Clock>,
-    pub verifier: Verifier,
-    /// For how long a retired key is kept.
-    pub retain_old: Duration,
-}
-
 /// How often it is looked for a rotation that nobody carries.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How soon one is taken up again that stopped for a reason that did not go away.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
-/// The rotations of a daemon: one run at a time.
-pub struct Rotation {
-    parts: Arc<RotationParts>,
+/// What a service has for its rotations: room for one run at a time.
+pub(super) struct Rotation {
     job: Job<Report>,
-    workers: Workers,
     /// What the run that is under way, or was last, goes by.
     told: Mutex<Told>,
+    verifier: Verifier,
+    /// For how long a retired key is kept.
+    retain_old: Duration,
+}
+
+impl Rotation {
+    pub(super) fn new(verifier: Verifier, retain_old: Duration) -> Self {
+        Self { job: Job::new("rotate-master"), told: Mutex::default(), verifier, retain_old }
+    }
 }
 
 /// An order that may change while it is carried out: what is staged and waits can be given up.
@@ -129,98 +133,117 @@ struct Told {
     changed: Arc<Notify>,
 }
 
-impl Rotation {
-    #[must_use]
-    pub fn new(parts: RotationParts, workers: Workers) -> Self {
-        Self { parts: Arc::new(parts), job: Job::new("rotate-master"), workers, told: Mutex::default() }
-    }
-
-    /// Begins a run in a task of its own: whoever asked may hang up.
+impl Service {
+    /// Begins what was asked in a task of its own, or turns what is under way to it: whoever asked may hang up.
     ///
     /// # Errors
-    /// [`Error::Conflict`] while one is under way here; [`Error::Unavailable`] when the daemon is stopping.
-    pub fn begin(&self, order: Order) -> Result<Watch<Report>, Error> {
-        let told = Told { order: Arc::new(Mutex::new(Some(order))), changed: Arc::default() };
-        let (parts, given) = (Arc::clone(&self.parts), told.clone());
-        let watch = self.job.begin(&self.workers, |reporter| Carrier::new(parts, given, reporter).carry())?;
-        *lock(&self.told) = told;
-        Ok(watch)
-    }
-
-    /// Gives the staged key up; a run that waits while it is staged turns to that.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the daemon is stopping.
-    pub fn abort(&self, order: Order) -> Result<Watch<Report>, Error> {
-        match self.begin(order.clone()) {
-            Err(Error::Conflict(_)) => {
-                let told = lock(&self.told).clone();
-                *lock(&told.order) = Some(order);
-                told.changed.notify_one();
-                self.job.watch()
-            }
-            begun => begun,
-        }
-    }
-
-    /// The run that is under way, or the last one since this daemon started.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] where there was none.
-    pub fn attach(&self) -> Result<Watch<Report>, Error> {
-        self.job.watch()
-    }
-
-    /// Carries on what a crash left past the flip, on this node at once and on another when the lease lapsed. One that was stopped by
-    /// something that an operator must mend is begun once and left to them.
-    pub async fn watch(&self) {
-        let mut tried: Option<((u64, KeyPhase), Duration)> = None;
-        loop {
-            let now = self.parts.clock.monotonic();
-            let again = |at| tried.is_none_or(|(before, when)| before != at || now.saturating_sub(when) >= AGAIN_AFTER);
-            if let Some(at) = self.left_behind().await.filter(|at| again(*at)) {
-                let asked = Asked::Resume { proof: None, escrow: Escrow::Prove };
-                let order = Order { asked, without: Vec::new(), who: "daemon".to_owned() };
-                if self.begin(order).is_ok() {
-                    tracing::info!("going on with the rotation that is under way, phase {}", at.1);
-                    tried = Some((at, now));
-                }
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// A rotation past the flip that no other node carries: its epoch and phase.
-    async fn left_behind(&self) -> Option<(u64, KeyPhase)> {
-        self.parts.node.may_write().await.ok()?;
-        let state = self.parts.store.survey().await.ok()?.key_state?;
-        let past = matches!(state.phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting);
-        let lease = state.lease.filter(|lease| past && lease.node != self.parts.node.holder().node);
-        let is_carried = match lease {
-            Some(lease) => lease.until > self.parts.store.now().await.ok()?,
-            None => false,
+    /// [`Error::Conflict`] while one is under way here; [`Error::Unavailable`] when the daemon is stopping, or where the call could not be
+    /// recorded.
+    pub async fn rotate_master(
+        self: &Arc<Self>,
+        request: &Request,
+        grant: &AdminGrant,
+        asked: Asked,
+        without: Vec<NodeId>,
+    ) -> Result<Watch<Report>, Error> {
+        let action = asked.action();
+        let order = Order { asked, without, who: grant.identity().to_string() };
+        let begun = match order.asked {
+            Asked::Abort => self.abort_rotation(order),
+            _ => self.begin_rotation(order),
         };
-        (past && !is_carried).then_some((state.epoch, state.phase))
+        let outcome = begun.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), action, None, [Touched::nothing(outcome)]).await?;
+        begun
+    }
+
+    /// A look at the run that is under way, or was last.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there was none since the start; [`Error::Unavailable`] where the call could not be recorded.
+    pub async fn follow_rotation(&self, request: &Request, grant: &AdminGrant) -> Result<Watch<Report>, Error> {
+        let watch = self.rotation.job.watch();
+        let outcome = watch.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::FollowRotation, None, [Touched::nothing(outcome)]).await?;
+        watch
     }
 
     /// The key that waits for its proof.
     ///
     /// # Errors
     /// [`Error::NotFound`] where none is staged; [`Error::Unavailable`].
-    pub async fn staged(&self) -> Result<Staged, Error> {
-        let survey = self.parts.store.survey().await?;
-        let staged = survey.master_keys.iter().find(|key| key.state == crate::model::MasterKeyState::Staged);
-        let Some(key) = staged else {
-            return Err(Error::NotFound("no master key is staged; `containarium admin status` shows the phase".to_owned()));
-        };
-        Ok(Staged { kid: key.kid, path: self.parts.node.files().retained_path(key.kid) })
+    pub async fn staged_key(&self, request: &Request, grant: &AdminGrant) -> Result<Staged, Error> {
+        let staged = self.find_staged().await;
+        let outcome = staged.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::StagedKey, None, [Touched::nothing(outcome)]).await?;
+        staged
     }
 
-    /// Where the daemon keeps its key files: a copy there is none off the host.
-    #[must_use]
-    pub fn key_directory(&self) -> std::path::PathBuf {
-        let path = self.parts.node.files().path();
-        path.parent().map_or_else(|| path.clone(), std::path::Path::to_path_buf)
+    async fn find_staged(&self) -> Result<Staged, Error> {
+        let survey = self.store.survey().await?;
+        match survey.master_keys.iter().find(|key| key.state == MasterKeyState::Staged) {
+            Some(key) => Ok(Staged { kid: key.kid, path: self.node.files().retained_path(key.kid) }),
+            None => {
+                Err(Error::NotFound("no master key is staged; `containarium admin status` shows the phase".to_owned()))
+            }
+        }
+    }
+
+    fn begin_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
+        let told = Told { order: Arc::new(Mutex::new(Some(order))), changed: Arc::default() };
+        let (service, given) = (Arc::clone(self), told.clone());
+        let work = |reporter| Carrier::new(service, given, reporter).carry();
+        let watch = self.rotation.job.begin(&self.workers, work)?;
+        *lock(&self.rotation.told) = told;
+        Ok(watch)
+    }
+
+    /// A run that waits while its key is staged turns to giving it up.
+    fn abort_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
+        match self.begin_rotation(order.clone()) {
+            Err(Error::Conflict(_)) => {
+                let told = lock(&self.rotation.told).clone();
+                *lock(&told.order) = Some(order);
+                told.changed.notify_one();
+                self.rotation.job.watch()
+            }
+            begun => begun,
+        }
+    }
+
+    /// Carries on what a crash left past the flip, on this node at once and on another when the lease lapsed; until the daemon stops. One
+    /// that was stopped by something that an operator must mend is tried again now and then.
+    pub async fn carry_rotations_on(self: Arc<Self>) {
+        let mut tried: Option<((u64, KeyPhase), Duration)> = None;
+        loop {
+            let now = self.clock.monotonic();
+            let again = |at| tried.is_none_or(|(before, when)| before != at || now.saturating_sub(when) >= AGAIN_AFTER);
+            if let Some(at) = self.left_behind().await.filter(|at| again(*at)) {
+                let asked = Asked::Resume { proof: None, escrow: Escrow::Prove };
+                let order = Order { asked, without: Vec::new(), who: "daemon".to_owned() };
+                if self.begin_rotation(order).is_ok() {
+                    tracing::info!("going on with the rotation that is under way, phase {}", at.1);
+                    tried = Some((at, now));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.workers.stopping() => return,
+            }
+        }
+    }
+
+    /// A rotation past the flip that no other node carries: its epoch and phase.
+    async fn left_behind(&self) -> Option<(u64, KeyPhase)> {
+        self.node.may_write().await.ok()?;
+        let state = self.store.survey().await.ok()?.key_state?;
+        let past = matches!(state.phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting);
+        let lease = state.lease.filter(|lease| past && lease.node != self.node.holder().node);
+        let is_carried = match lease {
+            Some(lease) => lease.until > self.store.now().await.ok()?,
+            None => false,
+        };
+        (past && !is_carried).then_some((state.epoch, state.phase))
     }
 }
 
@@ -228,7 +251,7 @@ impl Rotation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Staged {
     pub kid: Kid,
-    pub path: std::path::PathBuf,
+    pub path: PathBuf,
 }
 
 /// The mutexes guard single values; a panic while one is held cannot leave half a change.

@@ -13,7 +13,7 @@ use super::plan::{self, Blocked, Here, Next, Run, Snapshot, Stale, Step, Stop, W
 use super::report::{self, Report, Tally};
 use super::verify::VerifyError;
 use super::walk::{self, WalkError, Walked};
-use super::{Asked, Order, Proof, RotationParts, Told, lock};
+use super::{Asked, Order, Proof, Told, lock};
 use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::failpoint;
 use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile};
@@ -22,7 +22,7 @@ use crate::model::{
     EscrowKind, EscrowRecord, KeyMode, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeId,
     NodeRecord,
 };
-use crate::service::Error;
+use crate::service::{Error, Service};
 use crate::service::job::Reporter;
 use crate::service::node::NodeError;
 use crate::store::StoreError;
@@ -149,7 +149,7 @@ pub(super) struct Seen {
 
 /// One run.
 pub(super) struct Carrier {
-    parts: Arc<RotationParts>,
+    service: Arc<Service>,
     told: Told,
     reporter: Reporter,
     run: Run,
@@ -171,9 +171,9 @@ impl Drop for Renewal {
 }
 
 impl Carrier {
-    pub(super) fn new(parts: Arc<RotationParts>, told: Told, reporter: Reporter) -> Self {
+    pub(super) fn new(service: Arc<Service>, told: Told, reporter: Reporter) -> Self {
         let (run, tally) = (Run::default(), Tally::default());
-        Self { parts, told, reporter, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
+        Self { service, told, reporter, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
     }
 
     /// Until it is done, or cannot go on.
@@ -191,7 +191,7 @@ impl Carrier {
             }
         };
         drop(self.renewal.take());
-        if let Err(error) = self.parts.store.release_lease(self.parts.node.holder()).await {
+        if let Err(error) = self.service.store.release_lease(self.service.node.holder()).await {
             tracing::debug!("the lease lapses by itself: {error}");
         }
         match &end {
@@ -227,7 +227,7 @@ impl Carrier {
         let Some(order) = lock(&self.told.order).clone() else {
             return Err(Trouble::Failed(Error::Incomplete("nothing was asked".to_owned())));
         };
-        self.parts.node.tick().await?;
+        self.service.node.tick().await?;
         let seen = self.look(&order).await?;
         self.phase = seen.state.phase;
         if seen.state.phase != KeyPhase::Idle {
@@ -235,14 +235,14 @@ impl Carrier {
         }
         let snapshot = Snapshot {
             asked: &order.asked,
-            me: self.parts.node.holder(),
+            me: self.service.node.holder(),
             state: &seen.state,
             keys: &seen.keys,
             escrows: &seen.escrows,
             nodes: &seen.nodes,
             without: &order.without,
             now: seen.now,
-            retain_old: self.parts.retain_old,
+            retain_old: self.service.rotation.retain_old,
             here: &seen.here,
             under_old: seen.under_old,
             stale: seen.stale,
@@ -284,7 +284,7 @@ impl Carrier {
     }
 
     async fn look(&self, order: &Order) -> Result<Seen, Trouble> {
-        let parts = &self.parts;
+        let parts = &self.service;
         let refused = parts.node.may_write().await.err();
         let survey = parts.store.survey().await?;
         let Some(state) = survey.key_state else {
@@ -326,6 +326,11 @@ impl Carrier {
         })
     }
 
+    async fn stale(&self) -> Result<Stale, Trouble> {
+        let some = self.service.store.made_before_active(None, 1).await?;
+        Ok(if some.is_empty() { Stale::None } else { Stale::Some })
+    }
+
     async fn main(&self) -> Result<Option<Kid>, Trouble> {
         let scan = self.with_files(|files| Ok(files.scan())).await?;
         Ok(match scan {
@@ -342,12 +347,12 @@ impl Carrier {
         &self,
         work: impl FnOnce(&KeyFiles) -> Result<T, KeyfileError> + Send + 'static,
     ) -> Result<Result<T, KeyfileError>, Trouble> {
-        let files = self.parts.node.files().clone();
+        let files = self.service.node.files().clone();
         tokio::task::spawn_blocking(move || work(&files)).await.map_err(|_| panicked())
     }
 
     async fn act(&mut self, step: Step, seen: &Seen, order: &Order) -> Result<(), Trouble> {
-        let holder = self.parts.node.holder();
+        let holder = self.service.node.holder();
         let fence =
             Fence { holder, epoch: seen.state.epoch, active: seen.state.active_kid, phase: seen.state.phase };
         match step {
@@ -376,7 +381,7 @@ impl Carrier {
     }
 
     async fn take_lease(&mut self) -> Result<(), Trouble> {
-        let (store, holder) = (Arc::clone(&self.parts.store), self.parts.node.holder());
+        let (store, holder) = (Arc::clone(&self.service.store), self.service.node.holder());
         store.take_lease(holder, LEASE).await?;
         failpoint::reached("rotation.leased");
         let renewing = async move {
@@ -393,12 +398,12 @@ impl Carrier {
     }
 
     async fn preflight(&mut self, state: &KeyState) -> Result<(), Trouble> {
-        let began = self.parts.clock.monotonic();
-        let total = self.parts.store.count_under(state.active_kid).await?;
-        let (store, keys) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.keys));
+        let began = self.service.clock.monotonic();
+        let total = self.service.store.count_under(state.active_kid).await?;
+        let (store, keys) = (Arc::clone(&self.service.store), Arc::clone(&self.service.keys));
         let tell = |done| self.tell("preflight", done, Some(total.in_use));
         let walked = walk::check(&*store, &keys, state.active_kid, tell).await?;
-        self.tally.preflight(&walked, total.quarantined, self.parts.clock.monotonic().saturating_sub(began));
+        self.tally.preflight(&walked, total.quarantined, self.service.clock.monotonic().saturating_sub(began));
         self.run.preflighted = true;
         self.note_damage(walked);
         failpoint::reached("rotation.preflighted");
@@ -427,7 +432,7 @@ impl Carrier {
         })?;
         failpoint::reached("rotation.staged-file");
         self.run.staged = Some(kid);
-        let entered = self.parts.store.stage(fence, &NewMaster { kid, mode, wrapped_file: None }).await;
+        let entered = self.service.store.stage(fence, &NewMaster { kid, mode, wrapped_file: None }).await;
         failpoint::reached("rotation.staged-row");
         let in_database = match entered {
             Ok(Fenced::Done(StageOutcome::Staged(_))) => true,
@@ -447,7 +452,7 @@ impl Carrier {
     /// Whether a commit came through is read, for as long as it takes.
     async fn is_known(&self, kid: Kid, why: &str) -> bool {
         loop {
-            match self.parts.store.survey().await {
+            match self.service.store.survey().await {
                 Ok(survey) => return survey.master_keys.iter().any(|key| key.kid == kid),
                 Err(error) => {
                     self.reporter.say(format!("waiting: {why}; {error}"), 0, None);
@@ -467,7 +472,7 @@ impl Carrier {
 
     async fn waive(&self, kid: Kid, who: &str) -> Result<(), Trouble> {
         failpoint::reached("rotation.waiving");
-        self.parts.store.add_escrow(&waiver(kid, who)?).await?;
+        self.service.store.add_escrow(&waiver(kid, who)?).await?;
         failpoint::reached("rotation.waived");
         Ok(())
     }
@@ -502,14 +507,14 @@ impl Carrier {
             kind: EscrowKind::Copy,
             stage: EscrowStage::ReadBack,
         };
-        self.parts.store.add_escrow(&escrow).await?;
+        self.service.store.add_escrow(&escrow).await?;
         failpoint::reached("rotation.recorded");
         Ok(())
     }
 
     async fn flip(&mut self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<(), Trouble> {
         failpoint::reached("rotation.flipping");
-        let flipped = self.parts.store.flip(fence, to, without).await?;
+        let flipped = self.service.store.flip(fence, to, without).await?;
         failpoint::reached("rotation.flipped");
         match flipped {
             Fenced::Done(FlipOutcome::Flipped(state)) => {
@@ -526,7 +531,7 @@ impl Carrier {
     }
 
     async fn rewrap(&mut self, fence: &Fence, old: Kid, left: u64) -> Result<(), Trouble> {
-        let (store, keys) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.keys));
+        let (store, keys) = (Arc::clone(&self.service.store), Arc::clone(&self.service.keys));
         let before = self.tally.rewrapped;
         let total = Some(before + left);
         let tell = |done| self.tell("rewrap", before + done, total);
@@ -548,7 +553,7 @@ impl Carrier {
     }
 
     async fn set_phase(&self, fence: &Fence, to: KeyPhase) -> Result<(), Trouble> {
-        if let Fenced::Elsewhere(state) = self.parts.store.set_phase(fence, to).await? {
+        if let Fenced::Elsewhere(state) = self.service.store.set_phase(fence, to).await? {
             self.elsewhere(&state);
         }
         Ok(())
@@ -557,7 +562,7 @@ impl Carrier {
     async fn verify(&mut self, fence: &Fence) -> Result<(), Trouble> {
         failpoint::reached("rotation.verifying");
         let tell = |done| self.tell("verify", done, None);
-        match self.parts.verifier.run(tell).await {
+        match self.service.rotation.verifier.run(tell).await {
             Err(VerifyError::Stopping(error)) => return Err(Trouble::Failed(error)),
             Err(VerifyError::Failed(why)) => self.run.verification = Some(why),
             Ok(walked) if walked.damaged.is_empty() => {
@@ -582,7 +587,7 @@ impl Carrier {
 
     async fn retire(&mut self, fence: &Fence, old: Kid) -> Result<(), Trouble> {
         failpoint::reached("rotation.retiring");
-        let retired = self.parts.store.retire(fence, old).await?;
+        let retired = self.service.store.retire(fence, old).await?;
         failpoint::reached("rotation.retired");
         match retired {
             Fenced::Done(RetireOutcome::Retired(_)) => {
@@ -597,7 +602,7 @@ impl Carrier {
 
     async fn abort(&mut self, fence: &Fence, kid: Kid) -> Result<(), Trouble> {
         failpoint::reached("rotation.aborting");
-        match self.parts.store.abort(fence, kid).await? {
+        match self.service.store.abort(fence, kid).await? {
             Fenced::Done(_) => {
                 failpoint::reached("rotation.aborted");
                 self.run.aborted = true;
@@ -614,7 +619,7 @@ impl Carrier {
             Waiver::None => None,
             Waiver::ByOperator => Some(waiver(kid, who)?),
         };
-        let outcome = self.parts.store.destroy_master(kid, self.parts.retain_old, waiver.as_ref()).await?;
+        let outcome = self.service.store.destroy_master(kid, self.service.rotation.retain_old, waiver.as_ref()).await?;
         failpoint::reached("rotation.destroyed");
         match outcome {
             DestroyOutcome::Destroyed => {
@@ -633,9 +638,9 @@ impl Carrier {
     }
 
     async fn report(&self, stop: Stop, order: &Order, seen: &Seen) -> Result<Report, Trouble> {
-        let mut report = Report::make(stop, seen, &self.tally, order, self.parts.node.files(), self.parts.retain_old);
+        let mut report = Report::make(stop, seen, &self.tally, order, self.service.node.files(), self.service.rotation.retain_old);
         if self.tally.mode == KeyMode::Compromised && stop == Stop::Rotated {
-            report.values = report::values_to_change(&*self.parts.store).await?;
+            report.values = report::values_to_change(&*self.service.store).await?;
         }
         Ok(report)
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::execute::{Seen, Trouble};
 use super::plan::Stop;
 use super::walk::Walked;
-use super::{Asked, Order};
+use super::Order;
 use crate::keys::keyfile::KeyFiles;
 use crate::model::{
-    EscrowKind, KeyMode, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeRecord, SecretName, Tenant,
+    EscrowKind, KeyMode, Kid, MasterKeyRecord, Micros, NodeRecord, SecretName, Tenant,
 };
 use crate::store::Store;
 
@@ -18,7 +18,7 @@ const PAGE: u32 = 1_000;
 
 /// How a run ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum End {
     DryRun,
     /// It waits for the proof of a copy.
     Staged,
@@ -29,7 +29,7 @@ pub enum Outcome {
     Nothing,
 }
 
-impl Outcome {
+impl End {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ impl Outcome {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    pub outcome: Outcome,
+    pub end: End,
     /// The key that it was about: the new one, or the one that was given up or destroyed.
     pub kid: Option<Kid>,
     /// The key that was replaced.
@@ -136,19 +136,19 @@ impl Report {
             Stop::Aborted => Self {
                 kid: tally.aborted,
                 did: vec!["gave the staged key up; its file is removed, and the active key is what it was".to_owned()],
-                ..Self::empty(Outcome::Aborted)
+                ..Self::empty(End::Aborted)
             },
             Stop::Destroyed(kid) => destroyed(kid, seen),
             Stop::Nothing => Self {
                 did: vec!["no rotation is under way; nothing was done".to_owned()],
-                ..Self::empty(Outcome::Nothing)
+                ..Self::empty(End::Nothing)
             },
         }
     }
 
-    const fn empty(outcome: Outcome) -> Self {
+    const fn empty(end: End) -> Self {
         Self {
-            outcome,
+            end,
             kid: None,
             old: None,
             deks: 0,
@@ -162,7 +162,7 @@ impl Report {
     /// One line for the log.
     pub(super) fn headline(&self) -> String {
         let kid = self.kid.map_or_else(String::new, |kid| format!(", kid {kid}"));
-        format!("rotation: {}{kid}, {} DEKs", self.outcome.as_str(), self.deks)
+        format!("rotation: {}{kid}, {} DEKs", self.end.as_str(), self.deks)
     }
 }
 
@@ -181,7 +181,7 @@ fn dry_run(seen: &Seen, tally: &Tally, order: &Order) -> Report {
     // A rewrap unwraps twice and wraps once, and the verification unwraps once more; writing takes about as long as that again.
     did.push(format!("from flip to retirement a rotation takes about {}", seconds(tally.took * 8)));
     let (kid, deks) = (Some(seen.state.active_kid), tally.checked);
-    Report { kid, deks, did, problems, ..Report::empty(Outcome::DryRun) }
+    Report { kid, deks, did, problems, ..Report::empty(End::DryRun) }
 }
 
 fn seconds(time: Duration) -> String {
@@ -198,7 +198,7 @@ fn staged(kid: Kid, seen: &Seen, files: &KeyFiles) -> Report {
     let lacking = seen.nodes.iter().filter(|node| !node.durable_kids.contains(&kid));
     left.extend(lacking.map(install));
     left.push("or give it up: `containarium admin rotate-master --abort`".to_owned());
-    Report { kid: Some(kid), did, left, ..Report::empty(Outcome::Staged) }
+    Report { kid: Some(kid), did, left, ..Report::empty(End::Staged) }
 }
 
 fn install(node: &NodeRecord) -> String {
@@ -238,7 +238,7 @@ fn rotated(seen: &Seen, tally: &Tally, files: &KeyFiles, retain: Duration) -> Re
         left.extend(compromised());
     }
     let deks = tally.rewrapped;
-    Report { kid: Some(kid), old, deks, did, left, ..Report::empty(Outcome::Rotated) }
+    Report { kid: Some(kid), old, deks, did, left, ..Report::empty(End::Rotated) }
 }
 
 fn old_key(key: &MasterKeyRecord, retain: Duration) -> Vec<String> {
@@ -276,7 +276,7 @@ fn destroyed(kid: Kid, seen: &Seen) -> Report {
     if let Some(retired_at) = retired_at {
         left.push(format!("keep its off-host copy for as long as any database backup from before {retired_at} is kept"));
     }
-    Report { kid: Some(kid), did, left, ..Report::empty(Outcome::Destroyed) }
+    Report { kid: Some(kid), did, left, ..Report::empty(End::Destroyed) }
 }
 
 /// Every tenant that has secrets, with the age of its oldest value.
