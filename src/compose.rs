@@ -100,8 +100,16 @@ pub struct Reader {
 /// # Errors
 /// [`ComposeError::Store`], also for a database whose schema is not this release's; [`ComposeError::KeyFile`].
 pub async fn reader(config: &Config) -> Result<Reader, ComposeError> {
-    let files = KeyFiles::at(&config.key_file)?;
-    let store: Arc<dyn Store> = match &config.database {
+    reader_at(&config.key_file, &config.database).await
+}
+
+/// As [`reader`], of a process that has no other settings.
+///
+/// # Errors
+/// As there.
+pub async fn reader_at(key_file: &Path, database: &Database) -> Result<Reader, ComposeError> {
+    let files = KeyFiles::at(key_file)?;
+    let store: Arc<dyn Store> = match database {
         Database::Sqlite { path } => Arc::new(SqliteStore::open_reading(path).await?),
         Database::Postgres { url } => Arc::new(PostgresStore::open_reading(url.text()).await?),
     };

@@ -40,6 +40,8 @@ pub struct Config {
     pub cache: CacheSettings,
     /// For how long a retired master key is kept.
     pub retain_old: Duration,
+    /// For how long backups of the database are kept; only their operator knows.
+    pub database_retention: Option<Duration>,
 }
 
 /// Where rows are kept.
@@ -163,6 +165,7 @@ impl Resolver<'_> {
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
+        let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -173,6 +176,7 @@ impl Resolver<'_> {
             keep_versions: keep_versions?,
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
             retain_old: retain_old?,
+            database_retention: database_retention?,
         })
     }
 
@@ -276,6 +280,19 @@ impl Resolver<'_> {
         let text = given.text();
         self.show(setting, text.as_ref().ok().map(|text| (*text).to_owned()), given.origin);
         self.keep(setting, text.and_then(parse))
+    }
+
+    /// A setting without a default.
+    fn optional<T>(
+        &mut self,
+        setting: Setting,
+        parse: impl FnOnce(&str) -> Result<Option<T>, String>,
+    ) -> Option<Option<T>> {
+        if self.layers.find(setting).is_none() {
+            self.show(setting, None, Origin::Default);
+            return Some(None);
+        }
+        self.value(setting, ("", None), parse)
     }
 
     fn show(&mut self, setting: Setting, value: Option<String>, origin: Origin) {

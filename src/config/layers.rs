@@ -23,6 +23,7 @@ pub enum Setting {
     CacheMaxEntries,
     CacheMaxAge,
     KeysRetainOld,
+    DatabaseRetention,
 }
 
 /// Where a setting may be given.
@@ -56,6 +57,7 @@ impl Setting {
         Self::CacheMaxEntries,
         Self::CacheMaxAge,
         Self::KeysRetainOld,
+        Self::DatabaseRetention,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -74,6 +76,7 @@ impl Setting {
             Self::CacheMaxEntries => "cache.max_entries",
             Self::CacheMaxAge => "cache.max_age",
             Self::KeysRetainOld => "keys.retain_old",
+            Self::DatabaseRetention => "backup.database_retention",
         }
     }
 
@@ -92,7 +95,11 @@ impl Setting {
     pub(super) const fn reach(self) -> Reach {
         match self {
             Self::Config => Reach::NotInFile,
-            Self::KeepVersions | Self::CacheMaxEntries | Self::CacheMaxAge | Self::KeysRetainOld => Reach::FileOnly,
+            Self::KeepVersions
+            | Self::CacheMaxEntries
+            | Self::CacheMaxAge
+            | Self::KeysRetainOld
+            | Self::DatabaseRetention => Reach::FileOnly,
             _ => Reach::Everywhere,
         }
     }

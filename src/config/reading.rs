@@ -57,13 +57,13 @@ impl Reading {
         struct Read {
             key_file: String,
             sqlite: Option<String>,
-            postgres: Option<Zeroizing<String>>,
+            postgres: Option<String>,
         }
         let read: Read = serde_json::from_slice(json).map_err(|_| "these are not the settings that the daemon hands over")?;
         let database = match (read.sqlite, read.postgres) {
             (Some(path), None) => Database::Sqlite { path: path.into() },
             (None, Some(url)) => {
-                Database::Postgres { url: DatabaseUrl::parse(&url).map_err(|_| "the database's URL is none")? }
+                Database::Postgres { url: DatabaseUrl::parse(&Zeroizing::new(url)).map_err(|_| "the database's URL is none")? }
             }
             _ => return Err("exactly one database is read"),
         };

@@ -14,6 +14,8 @@ const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
 
 /// Ten years.
 const MAX_RETAIN: Duration = Duration::from_hours(3650 * 24);
+/// A hundred years: so that a moment plus this stays one that can be written.
+const MAX_RETENTION: Duration = Duration::from_hours(36_500 * 24);
 
 pub(super) fn path(given: &OsStr, base: Option<&Path>) -> Result<PathBuf, String> {
     if given.is_empty() {
@@ -61,14 +63,19 @@ pub(super) fn retain_old(text: &str) -> Result<Duration, String> {
     duration(text).filter(|time| *time <= MAX_RETAIN).ok_or_else(|| rule.to_owned())
 }
 
-fn duration(text: &str) -> Option<Duration> {
-    let days = SpanRelativeTo::days_are_24_hours();
-    let span = text.parse::<Span>().ok().and_then(|span| span.to_duration(days).ok());
-    span.and_then(|span| Duration::try_from(span).ok())
-}
-
 pub(super) fn max_age(text: &str) -> Result<Duration, String> {
     let rule = "it must be a duration from \"1s\" to \"30d\", such as \"90s\", \"15m\" or \"1h\"";
-    let age = duration(text);
-    age.filter(|age| (Duration::from_secs(1)..=MAX_CACHE_AGE).contains(age)).ok_or_else(|| rule.to_owned())
+    let age = duration(text).filter(|age| (Duration::from_secs(1)..=MAX_CACHE_AGE).contains(age));
+    age.ok_or_else(|| rule.to_owned())
+}
+
+pub(super) fn database_retention(text: &str) -> Result<Option<Duration>, String> {
+    let rule = "it must be a duration from \"0s\" (there are no backups) to \"36500d\", such as \"35d\" or \"26w\"";
+    duration(text).filter(|kept| *kept <= MAX_RETENTION).map(Some).ok_or_else(|| rule.to_owned())
+}
+
+/// A day is 24 hours and a week seven days; months and years have no length of their own.
+fn duration(text: &str) -> Option<Duration> {
+    let span = text.parse::<Span>().ok()?.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(span).ok()
 }
