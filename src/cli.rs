@@ -13,6 +13,7 @@ mod refusal;
 mod secrets;
 mod settings;
 mod shell;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ impl Invocation {
     #[must_use]
     pub const fn threads(&self) -> Threads {
         match self.0 {
-            Command::Daemon(_) => Threads::Many,
+            Command::Daemon(_) | Command::VerifyDeks => Threads::Many,
             _ => Threads::One,
         }
     }
@@ -64,6 +65,7 @@ pub fn parse() -> Result<Invocation, ExitCode> {
 pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
     let done = match invocation.0 {
         Command::Daemon(settings) => daemon(settings, unprotected).await,
+        Command::VerifyDeks => verify::run().await,
         Command::Secrets(arguments) => secrets::run(arguments).await,
         Command::Admin(arguments) => admin::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
@@ -134,6 +136,9 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Show or check the daemon's settings
     Config(configuration::ConfigArgs),
+    /// Open every DEK with the keys as they are on disk: run by the daemon during a rotation
+    #[command(hide = true, name = crate::service::rotation::verify::SUBCOMMAND)]
+    VerifyDeks,
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions { shell: clap_complete::Shell },

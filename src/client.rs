@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::crypto::SecretValue;
 use crate::model::{SecretName, SecretVersion, Tenant};
 use crate::wire::{
-    ChangeAnswer, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine, RollbackRequest, SecretMetadata,
+    ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine, RollbackRequest, RotateMasterRequest, RotationKeysAnswer, RotationReport, SecretMetadata,
     SetBody, StatusAnswer, StreamLine, TenantsAnswer, VersionsAnswer, one_value, set_json,
 };
 
@@ -151,6 +151,53 @@ impl Client {
     /// [`ClientError`].
     pub async fn status(&self) -> Result<StatusAnswer, ClientError> {
         self.ask(Target::new(Method::GET, ["v1", "admin", "status"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// Begins, resumes or tries a rotation of the master key, and follows it to its end.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate_master(
+        &self,
+        request: &RotateMasterRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotationReport, ClientError> {
+        self.follow(Target::new(Method::POST, ["v1", "admin", "rotate-master"]), Some(json(request)?), on_progress).await
+    }
+
+    /// Follows the rotation that is under way, or tells how the last one ended.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn follow_rotation(
+        &self,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotationReport, ClientError> {
+        self.follow(Target::new(Method::GET, ["v1", "admin", "rotate-master"]), None, on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn abort_rotation(&self, on_progress: impl FnMut(ProgressLine)) -> Result<RotationReport, ClientError> {
+        self.follow(Target::new(Method::POST, ["v1", "admin", "rotate-master", "abort"]), None, on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn destroy_old_master(
+        &self,
+        request: &DestroyOldRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotationReport, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "rotate-master", "destroy-old"]);
+        self.follow(target, Some(json(request)?), on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotation_keys(&self) -> Result<RotationKeysAnswer, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "admin", "rotate-master", "keys"]);
+        self.ask(target, None, MAX_LISTING_BYTES).await
     }
 
     async fn change(&self, target: Target, json: Zeroizing<Vec<u8>>) -> Result<ChangeAnswer, ClientError> {

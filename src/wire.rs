@@ -3,6 +3,7 @@
 //! Values pass through [`Text`] and [`Base64`], which go straight from the parser into a [`SecretValue`]. An error of serde can quote
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
+mod rotation;
 mod stream;
 
 use std::fmt;
@@ -14,6 +15,10 @@ use zeroize::Zeroizing;
 use crate::crypto::SecretValue;
 use crate::model::{Delivery, Micros, SecretName, SecretRecord, SecretVersion, Tenant};
 
+pub use rotation::{
+    DestroyOldRequest, EscrowChoice, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest, RotationKeysAnswer,
+    RotationReport, StagedKey, ValuesToChange,
+};
 pub use stream::{ProgressLine, StreamLine};
 
 /// The most bytes that a request's body may have: a legal value of 65,536 bytes can take 393,218 bytes of JSON.

@@ -1,5 +1,7 @@
 //! `containarium admin …`
 
+mod rotation;
+
 use clap::{Args, Subcommand};
 
 use crate::client::Client;
@@ -30,6 +32,12 @@ enum AdminCommand {
     /// It answers while the keys are locked too, and says why they are.
     #[command(after_help = "Examples:\n  containarium admin status\n  containarium admin status -o json")]
     Status,
+    /// Make a new master key, wrap every DEK by it, and retire the old one, while secrets are served
+    ///
+    /// It stages the new key and stops; once a copy of it off the host is proven (--resume --prove-from) it goes on by itself to the
+    /// end. Hanging up stops nothing. docs/KEY_ROTATION.md has each step, and each failure with its one command.
+    #[command(after_help = rotation::EXAMPLES)]
+    RotateMaster(rotation::RotateMasterArgs),
 }
 
 pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
@@ -38,6 +46,7 @@ pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
     match arguments.command {
         AdminCommand::Tenants => tenants(&client, format).await,
         AdminCommand::Status => status(&client, format).await,
+        AdminCommand::RotateMaster(arguments) => rotation::run(&client, format, arguments).await,
     }
 }
 

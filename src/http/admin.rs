@@ -1,5 +1,7 @@
 //! Administration, on the socket only.
 
+pub(super) mod rotation;
+
 use std::collections::BTreeMap;
 
 use axum::extract::State;

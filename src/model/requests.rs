@@ -22,7 +22,7 @@ pub enum Action {
     AbortRotation,
     DestroyMaster,
     FollowRotation,
-    StagedKey,
+    RotationKeys,
 }
 
 impl Action {
@@ -50,7 +50,7 @@ impl Action {
             Self::AbortRotation => "admin.rotate-master.abort",
             Self::DestroyMaster => "admin.rotate-master.destroy-old",
             Self::FollowRotation => "admin.rotate-master.follow",
-            Self::StagedKey => "admin.rotate-master.staged",
+            Self::RotationKeys => "admin.rotate-master.keys",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod execute;
 mod plan;
+pub mod proof;
 mod report;
 pub mod verify;
 mod walk;
@@ -20,7 +21,7 @@ use super::job::{Job, Watch};
 use super::{Error, Request, Service, Touched};
 use crate::access::AdminGrant;
 use crate::audit::Outcome;
-use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, NodeId, Tenant};
+use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId, Tenant};
 
 use execute::Carrier;
 use verify::Verifier;
@@ -168,25 +169,28 @@ impl Service {
         watch
     }
 
-    /// The key that waits for its proof.
+    /// The keys that a rotation, or the end of an old key, is about.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where none is staged; [`Error::Unavailable`].
-    pub async fn staged_key(&self, request: &Request, grant: &AdminGrant) -> Result<Staged, Error> {
-        let staged = self.find_staged().await;
-        let outcome = staged.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
-        self.record(request, grant.identity(), Action::StagedKey, None, [Touched::nothing(outcome)]).await?;
-        staged
+    /// [`Error::Unavailable`].
+    pub async fn rotation_keys(&self, request: &Request, grant: &AdminGrant) -> Result<RotationKeys, Error> {
+        let keys = self.find_rotation_keys().await;
+        let outcome = keys.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::RotationKeys, None, [Touched::nothing(outcome)]).await?;
+        keys
     }
 
-    async fn find_staged(&self) -> Result<Staged, Error> {
-        let survey = self.store.survey().await?;
-        match survey.master_keys.iter().find(|key| key.state == MasterKeyState::Staged) {
-            Some(key) => Ok(Staged { kid: key.kid, path: self.node.files().retained_path(key.kid) }),
-            None => {
-                Err(Error::NotFound("no master key is staged; `containarium admin status` shows the phase".to_owned()))
-            }
-        }
+    async fn find_rotation_keys(&self) -> Result<RotationKeys, Error> {
+        let keys = self.store.survey().await?.master_keys;
+        let files = self.node.files();
+        let in_state = |state| keys.iter().filter(move |key| key.state == state);
+        let staged =
+            in_state(MasterKeyState::Staged).next().map(|key| Staged { kid: key.kid, path: files.retained_path(key.kid) });
+        let mut retired: Vec<(Kid, Micros)> = in_state(MasterKeyState::Retired)
+            .filter_map(|key| key.retired_at.map(|at| (key.kid, at)))
+            .collect();
+        retired.sort_by_key(|(_, at)| *at);
+        Ok(RotationKeys { key_file: files.path(), staged, retired })
     }
 
     fn begin_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
@@ -245,6 +249,15 @@ impl Service {
         };
         (past && !is_carried).then_some((state.epoch, state.phase))
     }
+}
+
+/// The keys that are not the one in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotationKeys {
+    pub key_file: PathBuf,
+    pub staged: Option<Staged>,
+    /// With the moment of retirement, the oldest first.
+    pub retired: Vec<(Kid, Micros)>,
 }
 
 /// A staged key, and its file on this node.
