@@ -17,8 +17,10 @@ use zeroize::Zeroizing;
 use crate::crypto::SecretValue;
 use crate::model::{SecretName, SecretVersion, Tenant};
 use crate::wire::{
-    ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine, RollbackRequest, RotateMasterRequest, RotationKeysAnswer, RotationReport, SecretMetadata,
-    SetBody, StatusAnswer, StreamLine, TenantsAnswer, VersionsAnswer, one_value, set_json,
+    ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
+    QuarantineAnswer, QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, RotateMasterRequest,
+    RotationKeysAnswer, RotationReport, SecretMetadata, SetBody, ShredAnswer, ShredRequest, StatusAnswer, StreamLine,
+    TenantsAnswer, VersionsAnswer, one_value, set_json,
 };
 
 pub use error::{ClientError, Effect, ErrorClass};
@@ -162,17 +164,15 @@ impl Client {
         request: &RotateMasterRequest,
         on_progress: impl FnMut(ProgressLine),
     ) -> Result<RotationReport, ClientError> {
-        self.follow(Target::new(Method::POST, ["v1", "admin", "rotate-master"]), Some(json(request)?), on_progress).await
+        self.follow(Target::new(Method::POST, ["v1", "admin", "rotate-master"]), Some(json(request)?), on_progress)
+            .await
     }
 
     /// Follows the rotation that is under way, or tells how the last one ended.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn follow_rotation(
-        &self,
-        on_progress: impl FnMut(ProgressLine),
-    ) -> Result<RotationReport, ClientError> {
+    pub async fn follow_rotation(&self, on_progress: impl FnMut(ProgressLine)) -> Result<RotationReport, ClientError> {
         self.follow(Target::new(Method::GET, ["v1", "admin", "rotate-master"]), None, on_progress).await
     }
 
@@ -198,6 +198,32 @@ impl Client {
     pub async fn rotation_keys(&self) -> Result<RotationKeysAnswer, ClientError> {
         let target = Target::new(Method::GET, ["v1", "admin", "rotate-master", "keys"]);
         self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// Gives tenants new DEKs, and follows that to its end.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate_dek(
+        &self,
+        request: &RotateDekRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotateDekAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "rotate-dek"]);
+        self.follow(target, Some(json(request)?), on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn shred(&self, request: &ShredRequest) -> Result<ShredAnswer, ClientError> {
+        self.ask(Target::new(Method::POST, ["v1", "admin", "shred"]), Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn quarantine(&self, request: &QuarantineRequest) -> Result<QuarantineAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "quarantine"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 
     async fn change(&self, target: Target, json: Zeroizing<Vec<u8>>) -> Result<ChangeAnswer, ClientError> {

@@ -84,6 +84,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         keep_versions: config.keep_versions,
         verifier: Verifier::new(config.for_reading()?),
         retain_old: config.retain_old,
+        database_retention: config.database_retention,
     }));
     Ok(Composed { store, audit, clock, node, service, opener })
 }

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
-pub use reading::{NotText, Reading};
 pub use layers::{Environment, Flags, Origin, Setting, User};
+pub use reading::{NotText, Reading};
 
 use file::FileLayer;
 use layers::Layers;
@@ -165,7 +165,7 @@ impl Resolver<'_> {
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
-        let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
+        let database_retention = self.database_retention();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -176,7 +176,7 @@ impl Resolver<'_> {
             keep_versions: keep_versions?,
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
             retain_old: retain_old?,
-            database_retention: database_retention?,
+            database_retention,
         })
     }
 
@@ -282,17 +282,13 @@ impl Resolver<'_> {
         self.keep(setting, text.and_then(parse))
     }
 
-    /// A setting without a default.
-    fn optional<T>(
-        &mut self,
-        setting: Setting,
-        parse: impl FnOnce(&str) -> Result<Option<T>, String>,
-    ) -> Option<Option<T>> {
-        if self.layers.find(setting).is_none() {
-            self.show(setting, None, Origin::Default);
-            return Some(None);
+    /// `None` where it is not given, or wrongly, which is an error then.
+    fn database_retention(&mut self) -> Option<Duration> {
+        if self.layers.find(Setting::DatabaseRetention).is_none() {
+            self.show(Setting::DatabaseRetention, None, Origin::Default);
+            return None;
         }
-        self.value(setting, ("", None), parse)
+        self.value(Setting::DatabaseRetention, ("", Duration::ZERO), values::database_retention)
     }
 
     fn show(&mut self, setting: Setting, value: Option<String>, origin: Origin) {

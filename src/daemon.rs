@@ -94,11 +94,14 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, stopped));
     notify(&[NotifyState::Ready]);
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
+    service.keep_shredding();
+    service.keep_rotating();
+    let ticked = Arc::clone(&service);
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);
         loop {
             ticks.tick().await;
-            service.tick();
+            ticked.tick();
             metrics.tick();
         }
     });
@@ -110,7 +113,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     tracing::info!("stopping: no new connections; requests under way are finished");
     notify(&[NotifyState::Stopping]);
     stop.send_replace(true);
-    if served.await.is_err() {
+    // Who watches long work is a connection that waits for its end.
+    let (served, ()) = tokio::join!(served, service.stop_work());
+    if served.is_err() {
         tracing::error!("the listener ended with a panic");
     }
     keeping.abort();

@@ -22,7 +22,8 @@ pub const fn reached(_name: &'static str) {}
 pub fn arm(setting: &str) -> Result<(), String> {
     use rustix::process::{Signal, getpid, kill_process};
     for entry in setting.split(';').filter(|entry| !entry.is_empty()) {
-        let (name, action) = entry.split_once('=').ok_or_else(|| format!("{entry}: a failpoint is NAME=kill or NAME=stop"))?;
+        let (name, action) =
+            entry.split_once('=').ok_or_else(|| format!("{entry}: a failpoint is NAME=kill or NAME=stop"))?;
         let signal = match action {
             "kill" => Signal::KILL,
             "stop" => Signal::STOP,

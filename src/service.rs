@@ -1,6 +1,7 @@
 //! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
 
 mod dek;
+pub mod deks;
 mod error;
 pub mod job;
 pub mod node;
@@ -20,7 +21,8 @@ use crate::keys::Keyring;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
-use job::Workers;
+use deks::RotatedDeks;
+use job::{Job, Workers};
 use node::Node;
 use rotation::Rotation;
 use rotation::verify::Verifier;
@@ -49,6 +51,8 @@ pub struct Parts {
     pub verifier: Verifier,
     /// For how long a retired master key is kept.
     pub retain_old: Duration,
+    /// For how long backups of the database are kept, where that is known.
+    pub database_retention: Option<Duration>,
 }
 
 /// The one service of a daemon.
@@ -60,8 +64,17 @@ pub struct Service {
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
     keep_versions: NonZeroU32,
-    workers: Workers,
     rotation: Rotation,
+    database_retention: Option<Duration>,
+    workers: Workers,
+    rotating_deks: Job<RotatedDeks>,
+}
+
+/// Who does something, as records say it.
+struct By<'a> {
+    request_id: &'a str,
+    identity: String,
+    pid: Option<i32>,
 }
 
 /// One secret that a call touched, for the audit.
@@ -85,7 +98,8 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, node, access, audit, clock, keep_versions, verifier, retain_old } = parts;
+        let Parts { store, keys, node, access, audit, clock, keep_versions, verifier, retain_old, database_retention } =
+            parts;
         Self {
             store,
             keys,
@@ -94,9 +108,16 @@ impl Service {
             audit,
             clock,
             keep_versions,
-            workers: Workers::default(),
             rotation: Rotation::new(verifier, retain_old),
+            database_retention,
+            workers: Workers::default(),
+            rotating_deks: Job::new("rotate-dek"),
         }
+    }
+
+    /// Stops long work where it can be resumed, and waits for that. Called when the daemon stops, before the store is closed.
+    pub async fn stop_work(&self) {
+        self.workers.stop().await;
     }
 
     /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.
@@ -166,14 +187,25 @@ impl Service {
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
         let Identity::Socket { pid, .. } = identity;
+        let by = By { request_id: &request.id, identity: identity.to_string(), pid: *pid };
+        self.write_records(&by, action, tenant, touched).await
+    }
+
+    async fn write_records(
+        &self,
+        by: &By<'_>,
+        action: Action,
+        tenant: Option<&Tenant>,
+        touched: impl IntoIterator<Item = Touched>,
+    ) -> Result<(), Error> {
         let at = self.clock.wall();
         let records: Vec<Record> = touched
             .into_iter()
             .map(|touched| Record {
                 at,
-                request_id: request.id.clone(),
-                identity: identity.to_string(),
-                pid: *pid,
+                request_id: by.request_id.to_owned(),
+                identity: by.identity.clone(),
+                pid: by.pid,
                 action,
                 tenant: tenant.cloned(),
                 name: touched.name,
@@ -188,6 +220,20 @@ impl Service {
             let then = if made { "; read before trying again" } else { "" };
             Error::Unavailable(format!("{what}{error}{then}"))
         })
+    }
+
+    /// Records what an administrator did to a tenant, or tried to, and hands its result on.
+    async fn recorded_admin<T>(
+        &self,
+        request: &Request,
+        grant: &AdminGrant,
+        action: Action,
+        tenant: &Tenant,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), action, Some(tenant), [Touched::nothing(outcome)]).await?;
+        result
     }
 
     /// Records a call on one secret and hands its result on.

@@ -3,6 +3,7 @@
 //! Values pass through [`Text`] and [`Base64`], which go straight from the parser into a [`SecretValue`]. An error of serde can quote
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
+mod deks;
 mod rotation;
 mod stream;
 
@@ -15,9 +16,13 @@ use zeroize::Zeroizing;
 use crate::crypto::SecretValue;
 use crate::model::{Delivery, Micros, SecretName, SecretRecord, SecretVersion, Tenant};
 
+pub use deks::{
+    QuarantineAnswer, QuarantineMode, QuarantineRequest, RotateDekAnswer, RotateDekMode, RotateDekRequest, ShredAnswer,
+    ShredMode, ShredRequest,
+};
 pub use rotation::{
-    DestroyOldRequest, EscrowChoice, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest, RotationKeysAnswer,
-    RotationReport, StagedKey, ValuesToChange,
+    DestroyOldRequest, EscrowChoice, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest,
+    RotationKeysAnswer, RotationReport, StagedKey, ValuesToChange,
 };
 pub use stream::{ProgressLine, StreamLine};
 
@@ -431,8 +436,14 @@ pub struct TenantsAnswer {
 pub struct TenantItem {
     pub username: String,
     pub created_at: String,
-    /// `active`, or `blocked` while a shred is pending or done.
+    /// `active`; `blocked` while a shred is pending; `shredded`.
     pub state: String,
+    /// RFC 3339; when a pending shred destroys its DEKs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shred_at: Option<String>,
+    /// RFC 3339; when that was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shredded_at: Option<String>,
     /// Secrets that can be read.
     pub secrets: u64,
     /// The active DEK's version.

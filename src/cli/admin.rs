@@ -1,5 +1,6 @@
 //! `containarium admin …`
 
+mod deks;
 mod rotation;
 
 use clap::{Args, Subcommand};
@@ -38,7 +39,43 @@ enum AdminCommand {
     /// end. Hanging up stops nothing. docs/KEY_ROTATION.md has each step, and each failure with its one command.
     #[command(after_help = rotation::EXAMPLES)]
     RotateMaster(rotation::RotateMasterArgs),
+    /// Give a tenant a new DEK, or all tenants
+    ///
+    /// The new DEK seals from now on; the old one decrypts only. With --reencrypt everything is sealed anew under it, while secrets
+    /// are read and written, and the old DEK is removed. Hanging up stops nothing; called again it is told that one is under way.
+    #[command(after_help = ROTATE_DEK_EXAMPLES)]
+    RotateDek(deks::RotateDekArgs),
+    /// Destroy a tenant's DEKs, so that its secrets are gone for good
+    ///
+    /// The tenant is blocked at once, and its DEKs are destroyed seven days later; until then --cancel brings everything back. Its name
+    /// stays reserved. Backups of the database open its secrets until they expire.
+    #[command(after_help = SHRED_EXAMPLES)]
+    Shred(deks::ShredArgs),
+    /// Set a damaged DEK aside, so that a rotation can pass it
+    ///
+    /// Only one that does not open is set aside. Its secrets answer `quarantined`; nothing is deleted. --release takes it back once it
+    /// opens again, with any master key that is among the key files.
+    #[command(after_help = QUARANTINE_EXAMPLES)]
+    Quarantine(deks::QuarantineArgs),
 }
+
+const ROTATE_DEK_EXAMPLES: &str = "\
+Examples:
+  containarium admin rotate-dek alice
+  containarium admin rotate-dek alice --reencrypt
+  containarium admin rotate-dek --all --reencrypt
+  containarium admin rotate-dek --all --resume";
+
+const SHRED_EXAMPLES: &str = "\
+Examples:
+  containarium admin shred alice
+  containarium admin shred alice --cancel
+  containarium admin shred alice --now --yes";
+
+const QUARANTINE_EXAMPLES: &str = "\
+Examples:
+  containarium admin quarantine alice 2
+  containarium admin quarantine alice 2 --release";
 
 pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
     let format = arguments.client.format();
@@ -47,6 +84,9 @@ pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
         AdminCommand::Tenants => tenants(&client, format).await,
         AdminCommand::Status => status(&client, format).await,
         AdminCommand::RotateMaster(arguments) => rotation::run(&client, format, arguments).await,
+        AdminCommand::RotateDek(arguments) => deks::rotate(&client, format, arguments).await,
+        AdminCommand::Shred(arguments) => deks::shred(&client, format, arguments).await,
+        AdminCommand::Quarantine(arguments) => deks::quarantine(&client, format, arguments).await,
     }
 }
 
@@ -78,7 +118,7 @@ impl Table {
         for tenant in tenants {
             let secrets = tenant.secrets.to_string();
             let dek = tenant.dek_version.map_or_else(|| "-".to_owned(), |version| version.to_string());
-            self.row([&*tenant.username, &tenant.state, &secrets, &dek, &tenant.created_at]);
+            self.row([&*tenant.username, &deks::state(tenant), &secrets, &dek, &tenant.created_at]);
         }
         self
     }

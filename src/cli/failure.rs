@@ -143,14 +143,26 @@ impl<'a> Deed<'a> {
         Self { kind: DeedKind::Read, text: format!("{verb} {tenant}"), tenant: Some(tenant), name: None }
     }
 
+    /// A change of a tenant as a whole.
+    pub(super) fn to_tenant(verb: &str, tenant: &'a Tenant) -> Self {
+        Self { kind: DeedKind::Change, ..Self::on_tenant(verb, tenant) }
+    }
+
+    /// A change of more than one tenant.
+    pub(super) fn to_all(verb: &str) -> Self {
+        Self { kind: DeedKind::Change, ..Self::on_daemon(verb) }
+    }
+
     pub(super) fn on_daemon(verb: &str) -> Self {
         Self { kind: DeedKind::Read, text: verb.to_owned(), tenant: None, name: None }
     }
 
     /// The command that shows how things stand.
     fn look(&self) -> Option<String> {
-        let (tenant, name) = (self.tenant?, self.name?);
-        Some(format!("look with `containarium secrets versions {tenant} {name}`"))
+        Some(match (self.tenant?, self.name) {
+            (tenant, Some(name)) => format!("look with `containarium secrets versions {tenant} {name}`"),
+            (_, None) => "look with `containarium admin tenants`".to_owned(),
+        })
     }
 
     /// The command that shows what there is.

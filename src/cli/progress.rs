@@ -27,6 +27,7 @@ pub(super) async fn shown<T, F: Future<Output = T>>(ask: impl FnOnce(watch::Send
 }
 
 /// A terminal that can draw over itself.
+#[expect(clippy::disallowed_methods, reason = "what a terminal can do is said by the environment; no setting of ours")]
 fn is_for_a_person() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");

@@ -14,7 +14,8 @@ use super::failure::{Exit, Failure};
 const MAX_SETTINGS: u64 = 64 * 1024;
 
 pub(super) async fn run() -> Result<(), Failure> {
-    let failed = |why: String| Failure::new(Exit::Failed, why).mend("only the daemon runs this command, during a rotation");
+    let failed =
+        |why: String| Failure::new(Exit::Failed, why).mend("only the daemon runs this command, during a rotation");
     let mut settings = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_SETTINGS).unwrap_or(0)));
     let read = std::io::stdin().lock().take(MAX_SETTINGS).read_to_end(&mut settings);
     read.map_err(|error| failed(format!("cannot read the settings: {error}")))?;

@@ -7,7 +7,7 @@ use super::transport::Answer;
 use crate::wire::Problem;
 
 /// The most characters of a daemon's words that go on.
-const MAX_DETAIL: usize = 500;
+const MAX_DETAIL: usize = 2000;
 
 /// The messages hold paths, numbers and a problem's `detail` (which has control characters, if the daemon sent some), and no other
 /// part of an answer: one that could not be read may hold a value.

@@ -59,12 +59,13 @@ impl Reading {
             sqlite: Option<String>,
             postgres: Option<String>,
         }
-        let read: Read = serde_json::from_slice(json).map_err(|_| "these are not the settings that the daemon hands over")?;
+        let read: Read =
+            serde_json::from_slice(json).map_err(|_| "these are not the settings that the daemon hands over")?;
         let database = match (read.sqlite, read.postgres) {
             (Some(path), None) => Database::Sqlite { path: path.into() },
-            (None, Some(url)) => {
-                Database::Postgres { url: DatabaseUrl::parse(&Zeroizing::new(url)).map_err(|_| "the database's URL is none")? }
-            }
+            (None, Some(url)) => Database::Postgres {
+                url: DatabaseUrl::parse(&Zeroizing::new(url)).map_err(|_| "the database's URL is none")?,
+            },
             _ => return Err("exactly one database is read"),
         };
         Ok(Self { key_file: read.key_file.into(), database })

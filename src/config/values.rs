@@ -69,9 +69,9 @@ pub(super) fn max_age(text: &str) -> Result<Duration, String> {
     age.ok_or_else(|| rule.to_owned())
 }
 
-pub(super) fn database_retention(text: &str) -> Result<Option<Duration>, String> {
+pub(super) fn database_retention(text: &str) -> Result<Duration, String> {
     let rule = "it must be a duration from \"0s\" (there are no backups) to \"36500d\", such as \"35d\" or \"26w\"";
-    duration(text).filter(|kept| *kept <= MAX_RETENTION).map(Some).ok_or_else(|| rule.to_owned())
+    duration(text).filter(|kept| *kept <= MAX_RETENTION).ok_or_else(|| rule.to_owned())
 }
 
 /// A day is 24 hours and a week seven days; months and years have no length of their own.

@@ -25,7 +25,11 @@ impl Keyring {
             let place = DekPlace { tenant: &row.tenant, version: row.version };
             let wrapped = crypto::wrap(kek, place, &dek)?;
             // The same key has the same id, and costs no further derivation.
-            if crypto::same_dek(&crypto::unwrap(kek, place, &wrapped)?, &dek) { Ok(wrapped) } else { Err(KeysError::WrongId) }
+            if crypto::same_dek(&crypto::unwrap(kek, place, &wrapped)?, &dek) {
+                Ok(wrapped)
+            } else {
+                Err(KeysError::WrongId)
+            }
         })
     }
 

@@ -23,12 +23,51 @@ pub enum Action {
     DestroyMaster,
     FollowRotation,
     RotationKeys,
+    RotateDek,
+    /// Looks at a `rotate-dek` that is under way, or was.
+    FollowRotateDek,
+    /// Seals a tenant's versions anew under its active DEK.
+    Reencrypt,
+    /// Blocks a tenant whose DEKs are to be destroyed later.
+    ScheduleShred,
+    CancelShred,
+    /// Destroys a tenant's DEKs.
+    Shred,
+    QuarantineDek,
+    ReleaseDek,
 }
 
 impl Action {
-    /// Whether it changes a secret.
+    /// Whether it changes something.
     pub const fn changes(self) -> bool {
-        matches!(self, Self::Set | Self::BatchSet | Self::Rollback | Self::Delete | Self::Undelete | Self::Destroy)
+        match self {
+            Self::Get
+            | Self::BatchGet
+            | Self::List
+            | Self::Versions
+            | Self::AdminTenants
+            | Self::AdminStatus
+            | Self::RotationDryRun
+            | Self::FollowRotation
+            | Self::RotationKeys
+            | Self::FollowRotateDek => false,
+            Self::Set
+            | Self::BatchSet
+            | Self::Rollback
+            | Self::Delete
+            | Self::Undelete
+            | Self::Destroy
+            | Self::RotateMaster
+            | Self::AbortRotation
+            | Self::DestroyMaster
+            | Self::RotateDek
+            | Self::Reencrypt
+            | Self::ScheduleShred
+            | Self::CancelShred
+            | Self::Shred
+            | Self::QuarantineDek
+            | Self::ReleaseDek => true,
+        }
     }
 
     pub const fn as_str(self) -> &'static str {
@@ -51,6 +90,14 @@ impl Action {
             Self::DestroyMaster => "admin.rotate-master.destroy-old",
             Self::FollowRotation => "admin.rotate-master.follow",
             Self::RotationKeys => "admin.rotate-master.keys",
+            Self::RotateDek => "admin.rotate-dek",
+            Self::FollowRotateDek => "admin.rotate-dek.follow",
+            Self::Reencrypt => "admin.reencrypt",
+            Self::ScheduleShred => "admin.shred.schedule",
+            Self::CancelShred => "admin.shred.cancel",
+            Self::Shred => "admin.shred",
+            Self::QuarantineDek => "admin.quarantine",
+            Self::ReleaseDek => "admin.quarantine.release",
         }
     }
 }

@@ -122,14 +122,14 @@ impl<T: Clone> Watch<T> {
         tokio::select! {
             biased;
             changed = self.end.changed() => Some(self.result(changed.is_ok())),
-            changed = self.progress.changed() => match changed {
-                Ok(()) => Some(Stage::Running(self.progress.borrow_and_update().clone())),
-                // The reporter is gone, so the end is near.
-                Err(_) => {
-                    let said = self.end.changed().await.is_ok();
-                    Some(self.result(said))
+            changed = self.progress.changed() => {
+                if changed.is_ok() {
+                    return Some(Stage::Running(self.progress.borrow_and_update().clone()));
                 }
-            },
+                // The reporter is gone, so the end is near.
+                let said = self.end.changed().await.is_ok();
+                Some(self.result(said))
+            }
         }
     }
 

@@ -18,10 +18,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::job::{Job, Watch};
+use super::open::SYSTEM_SECRETS;
 use super::{Error, Request, Service, Touched};
 use crate::access::AdminGrant;
 use crate::audit::Outcome;
-use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId, Tenant};
+use crate::crypto::SecretValue;
+use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId, SecretName, Tenant};
+use crate::store::{Expect, Intent, Keep, Source};
 
 use execute::Carrier;
 use verify::Verifier;
@@ -184,11 +187,11 @@ impl Service {
         let keys = self.store.survey().await?.master_keys;
         let files = self.node.files();
         let in_state = |state| keys.iter().filter(move |key| key.state == state);
-        let staged =
-            in_state(MasterKeyState::Staged).next().map(|key| Staged { kid: key.kid, path: files.retained_path(key.kid) });
-        let mut retired: Vec<(Kid, Micros)> = in_state(MasterKeyState::Retired)
-            .filter_map(|key| key.retired_at.map(|at| (key.kid, at)))
-            .collect();
+        let staged = in_state(MasterKeyState::Staged)
+            .next()
+            .map(|key| Staged { kid: key.kid, path: files.retained_path(key.kid) });
+        let mut retired: Vec<(Kid, Micros)> =
+            in_state(MasterKeyState::Retired).filter_map(|key| key.retired_at.map(|at| (key.kid, at))).collect();
         retired.sort_by_key(|(_, at)| *at);
         Ok(RotationKeys { key_file: files.path(), staged, retired })
     }
@@ -217,7 +220,11 @@ impl Service {
 
     /// Carries on what a crash left past the flip, on this node at once and on another when the lease lapsed; until the daemon stops. One
     /// that was stopped by something that an operator must mend is tried again now and then.
-    pub async fn carry_rotations_on(self: Arc<Self>) {
+    pub fn keep_rotating(self: &Arc<Self>) {
+        self.workers.spawn(Arc::clone(self).carry_rotations_on());
+    }
+
+    async fn carry_rotations_on(self: Arc<Self>) {
         let mut tried: Option<((u64, KeyPhase), Duration)> = None;
         loop {
             let now = self.clock.monotonic();
@@ -235,6 +242,27 @@ impl Service {
                 () = self.workers.stopping() => return,
             }
         }
+    }
+
+    /// New keys for token rows and audit records, beside the versions before: what these signed is verified with them.
+    async fn renew_system_keys(&self) -> Result<(), Error> {
+        let failed = |why: String| Error::Incomplete(format!("the system's own keys were not replaced: {why}"));
+        let mut intents = Vec::with_capacity(SYSTEM_SECRETS.len());
+        let mut values = Vec::with_capacity(SYSTEM_SECRETS.len());
+        for name in SYSTEM_SECRETS {
+            let name = SecretName::parse(name).map_err(|error| failed(error.to_string()))?;
+            let (expect, keep) = (Expect::Anything, Keep::All);
+            intents.push(Intent {
+                tenant: Tenant::system(),
+                name,
+                source: Source::Value,
+                expect,
+                delivery: None,
+                keep,
+            });
+            values.push(Some(SecretValue::make_key().map_err(|error| failed(error.to_string()))?));
+        }
+        self.write_all(&intents, &values).await.map(drop)
     }
 
     /// A rotation past the flip that no other node carries: its epoch and phase.

@@ -86,7 +86,8 @@ pub(super) async fn run(client: &Client, format: Format, arguments: RotateMaster
     let RotateMasterArgs { what, escrow, prove_from, without_nodes, yes } = arguments;
     let escrow = escrow.into();
     if prove_from.is_some() && !(what.resume || what.destroy_old) {
-        let failure = Failure::usage("--prove-from goes with --resume or --destroy-old; nothing was asked of the daemon");
+        let failure =
+            Failure::usage("--prove-from goes with --resume or --destroy-old; nothing was asked of the daemon");
         return Err(failure.mend("`containarium admin rotate-master` stages the key that is then to be proven"));
     }
     if what.destroy_old {
@@ -150,8 +151,9 @@ fn staged_copy(keys: &RotationKeysAnswer, from: &Path) -> Result<ProofOfCopy, Fa
 fn copy(from: &Path, wanted: &[&str], key_file: &str) -> Result<ProofOfCopy, Failure> {
     let wanted: Vec<Kid> = wanted.iter().filter_map(|kid| Kid::from_hex(kid)).collect();
     let read = proof::read(from, &wanted, Path::new(key_file)).map_err(|error| {
-        Failure::new(Exit::Failed, format!("the copy proves nothing: {error}"))
-            .mend("copy the key's file off the host, as bytes, and feed that copy back from there with --prove-from FILE")
+        Failure::new(Exit::Failed, format!("the copy proves nothing: {error}")).mend(
+            "copy the key's file off the host, as bytes, and feed that copy back from there with --prove-from FILE",
+        )
     })?;
     let sha256 = data_encoding::HEXLOWER.encode(&read.sha256);
     Ok(ProofOfCopy { kid: read.kid.to_string(), locator: read.locator, sha256 })

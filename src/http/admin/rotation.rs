@@ -129,7 +129,9 @@ fn asked(body: &RotateMasterRequest) -> Result<Asked, Refused> {
     };
     match proof {
         None => Ok(asked),
-        Some(_) => Err(Refused::invalid("`proof` goes with `mode`: `resume`: there is no key to prove before one is staged")),
+        Some(_) => {
+            Err(Refused::invalid("`proof` goes with `mode`: `resume`: there is no key to prove before one is staged"))
+        }
     }
 }
 

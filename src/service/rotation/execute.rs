@@ -13,18 +13,18 @@ use super::plan::{self, Blocked, Here, Next, Run, Snapshot, Stale, Step, Stop, W
 use super::report::{self, Report, Tally};
 use super::verify::VerifyError;
 use super::walk::{self, WalkError, Walked};
-use super::{Asked, Order, Proof, Told, lock};
+use super::{Asked, Damaged, Order, Proof, Told, lock};
 use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::failpoint;
 use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile};
 use crate::keys::{Keys, KeysError};
 use crate::model::{
     EscrowKind, EscrowRecord, KeyMode, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeId,
-    NodeRecord,
+    NodeRecord, Tenant,
 };
-use crate::service::{Error, Service};
 use crate::service::job::Reporter;
 use crate::service::node::NodeError;
+use crate::service::{Error, Service};
 use crate::store::StoreError;
 use crate::store::masters::{
     DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, NewEscrow, NewMaster, RetireOutcome, StageOutcome,
@@ -34,6 +34,8 @@ use crate::store::masters::{
 /// For how long another node is kept out without a sign of life.
 const LEASE: Duration = Duration::from_secs(30);
 const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// Tenants that are read at a time.
+const TENANTS: u32 = 500;
 /// Between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a database that is away is tried before the flip, where an operator can as well ask again.
@@ -353,8 +355,7 @@ impl Carrier {
 
     async fn act(&mut self, step: Step, seen: &Seen, order: &Order) -> Result<(), Trouble> {
         let holder = self.service.node.holder();
-        let fence =
-            Fence { holder, epoch: seen.state.epoch, active: seen.state.active_kid, phase: seen.state.phase };
+        let fence = Fence { holder, epoch: seen.state.epoch, active: seen.state.active_kid, phase: seen.state.phase };
         match step {
             Step::TakeLease => return self.take_lease().await,
             Step::Preflight => return self.preflight(&seen.state).await,
@@ -367,7 +368,7 @@ impl Carrier {
             Step::Reopen => self.set_phase(&fence, KeyPhase::Rewrapping).await?,
             Step::Promote(kid) => self.promote(kid).await?,
             Step::Retire(old) => self.retire(&fence, old).await?,
-            Step::Reencrypt => self.reencrypt(&fence).await?,
+            Step::Reencrypt => self.reencrypt().await?,
             Step::Finish => {
                 failpoint::reached("rotation.reencrypted");
                 self.set_phase(&fence, KeyPhase::Idle).await?;
@@ -420,10 +421,9 @@ impl Carrier {
 
     /// The file first: a row without a file would be a promise that this node cannot keep. A file without a row is nobody's.
     async fn stage(&mut self, fence: &Fence, mode: KeyMode) -> Result<(), Trouble> {
-        let master = MasterKey::make_random().map_err(|error| Trouble::Failed(Error::Unavailable(error.to_string())))?;
-        let staged = self.with_files(move |files| {
-            files.lock()?.stage(&master)
-        });
+        let master =
+            MasterKey::make_random().map_err(|error| Trouble::Failed(Error::Unavailable(error.to_string())))?;
+        let staged = self.with_files(move |files| files.lock()?.stage(&master));
         let kid = staged.await?.map_err(|error| {
             Trouble::Failed(Error::Unavailable(format!(
                 "the new key was not staged, and nothing happened: {error}. Mend that, then start again with `containarium admin \
@@ -600,6 +600,52 @@ impl Carrier {
         Ok(())
     }
 
+    /// Every tenant with a DEK from before, one after the other; what is wrong with one keeps no other from its turn.
+    async fn reencrypt(&mut self) -> Result<(), Trouble> {
+        let (mut walked, mut after) = (Walked::default(), None);
+        let total = self.service.store.counts().await?.tenants;
+        loop {
+            let page = self.service.store.made_before_active(after.as_ref(), TENANTS).await?;
+            for tenant in &page {
+                self.tell("reencrypt", self.tally.reencrypted, Some(total)).map_err(Trouble::Failed)?;
+                if let Some(damaged) = self.reencrypt_tenant(tenant).await? {
+                    walked.damaged.push(damaged);
+                }
+            }
+            after = page.into_iter().next_back();
+            if after.is_none() {
+                break;
+            }
+        }
+        self.note_damage(walked);
+        Ok(())
+    }
+
+    async fn reencrypt_tenant(&mut self, tenant: &Tenant) -> Result<Option<Damaged>, Trouble> {
+        failpoint::reached("rotation.renewing-dek");
+        if let Err(error) = self.service.renew_dek(tenant).await {
+            return unless_away(tenant, error);
+        }
+        failpoint::reached("rotation.renewed-dek");
+        if tenant.is_system() {
+            // The versions before stay: records of their time are verified with them.
+            self.service.renew_system_keys().await.map_err(Trouble::Failed)?;
+            failpoint::reached("rotation.renewed-system-keys");
+        }
+        let sealed = match self.service.reencrypt_tenant(tenant, &self.reporter, &|_, _| ()).await {
+            Ok(sealed) => sealed,
+            Err(error) => return unless_away(tenant, error),
+        };
+        failpoint::reached("rotation.reencrypted-tenant");
+        self.tally.reencrypted += 1;
+        let why = || format!("{} versions do not open: {}", sealed.left, sealed.damaged.join("; "));
+        Ok((sealed.left > 0 || !sealed.damaged.is_empty()).then(|| Damaged {
+            tenant: tenant.clone(),
+            version: None,
+            why: why(),
+        }))
+    }
+
     async fn abort(&mut self, fence: &Fence, kid: Kid) -> Result<(), Trouble> {
         failpoint::reached("rotation.aborting");
         match self.service.store.abort(fence, kid).await? {
@@ -638,11 +684,22 @@ impl Carrier {
     }
 
     async fn report(&self, stop: Stop, order: &Order, seen: &Seen) -> Result<Report, Trouble> {
-        let mut report = Report::make(stop, seen, &self.tally, order, self.service.node.files(), self.service.rotation.retain_old);
+        let mut report =
+            Report::make(stop, seen, &self.tally, order, self.service.node.files(), self.service.rotation.retain_old);
         if self.tally.mode == KeyMode::Compromised && stop == Stop::Rotated {
             report.values = report::values_to_change(&*self.service.store).await?;
         }
         Ok(report)
+    }
+}
+
+/// What concerns one tenant is kept for the end; a database that is away is waited for.
+fn unless_away(tenant: &Tenant, error: Error) -> Result<Option<Damaged>, Trouble> {
+    match error {
+        Error::Unavailable(why) => Err(Trouble::Away(why)),
+        // Blocked or gone since: nothing of it is read any more.
+        Error::Denied(_) | Error::NotFound(_) => Ok(None),
+        error => Ok(Some(Damaged { tenant: tenant.clone(), version: None, why: error.to_string() })),
     }
 }
 

@@ -250,6 +250,13 @@ fn damage(deks: &[Damaged], more: u64) -> String {
     if more > 0 {
         text.push(format!("and {more} more"));
     }
+    if deks.iter().any(|damaged| damaged.version.is_none()) {
+        return format!(
+            "{}. Set such a secret anew or destroy that version, or set a DEK aside with `containarium admin quarantine TENANT \
+             DEK_VERSION`; then go on with `containarium admin rotate-master --resume`",
+            text.join("; ")
+        );
+    }
     let first = deks.first().map_or_else(
         || "TENANT DEK_VERSION".to_owned(),
         |first| {

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
+use super::Order;
 use super::execute::{Seen, Trouble};
 use super::plan::Stop;
 use super::walk::Walked;
-use super::Order;
 use crate::keys::keyfile::KeyFiles;
-use crate::model::{
-    EscrowKind, KeyMode, Kid, MasterKeyRecord, Micros, NodeRecord, SecretName, Tenant,
-};
+use crate::model::{EscrowKind, KeyMode, Kid, MasterKeyRecord, Micros, NodeRecord, SecretName, Tenant};
 use crate::store::Store;
 
 /// Tenants whose values are named; more are counted.
@@ -139,10 +137,9 @@ impl Report {
                 ..Self::empty(End::Aborted)
             },
             Stop::Destroyed(kid) => destroyed(kid, seen),
-            Stop::Nothing => Self {
-                did: vec!["no rotation is under way; nothing was done".to_owned()],
-                ..Self::empty(End::Nothing)
-            },
+            Stop::Nothing => {
+                Self { did: vec!["no rotation is under way; nothing was done".to_owned()], ..Self::empty(End::Nothing) }
+            }
         }
     }
 
@@ -175,7 +172,10 @@ fn dry_run(seen: &Seen, tally: &Tally, order: &Order) -> Report {
     }));
     let mut did = vec![format!("opened {} DEKs with the active key in {}", tally.checked, seconds(tally.took))];
     if tally.quarantined > 0 {
-        did.push(format!("{} quarantined DEKs would stay under the old key and keep it from being destroyed", tally.quarantined));
+        did.push(format!(
+            "{} quarantined DEKs would stay under the old key and keep it from being destroyed",
+            tally.quarantined
+        ));
     }
     did.push(format!("{} nodes would have to hold the new key", seen.nodes.len()));
     // A rewrap unwraps twice and wraps once, and the verification unwraps once more; writing takes about as long as that again.
@@ -185,7 +185,11 @@ fn dry_run(seen: &Seen, tally: &Tally, order: &Order) -> Report {
 }
 
 fn seconds(time: Duration) -> String {
-    if time < Duration::from_secs(10) { format!("{:.1} s", time.as_secs_f64()) } else { format!("{} s", time.as_secs()) }
+    if time < Duration::from_secs(10) {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{} s", time.as_secs())
+    }
 }
 
 fn staged(kid: Kid, seen: &Seen, files: &KeyFiles) -> Report {
@@ -193,7 +197,8 @@ fn staged(kid: Kid, seen: &Seen, files: &KeyFiles) -> Report {
     let did = vec![format!("staged a new master key, kid {kid}, in {}; the active key is what it was", path.display())];
     let mut left = vec![
         format!("copy {} off this host, as bytes, to where it can be reached when this host cannot", path.display()),
-        "prove the copy by feeding it back from there: `containarium admin rotate-master --resume --prove-from FILE`".to_owned(),
+        "prove the copy by feeding it back from there: `containarium admin rotate-master --resume --prove-from FILE`"
+            .to_owned(),
     ];
     let lacking = seen.nodes.iter().filter(|node| !node.durable_kids.contains(&kid));
     left.extend(lacking.map(install));
@@ -220,13 +225,19 @@ fn rotated(seen: &Seen, tally: &Tally, files: &KeyFiles, retain: Duration) -> Re
         did.push(format!("another process opened {} DEKs with the keys as they are on disk", tally.verified));
     }
     if tally.reencrypted > 0 {
-        did.push(format!("gave {} tenants a new DEK, and sealed every version of their secrets under it", tally.reencrypted));
+        did.push(format!(
+            "gave {} tenants a new DEK, and sealed every version of their secrets under it",
+            tally.reencrypted
+        ));
     }
     let mut left = Vec::new();
     left.extend(seen.nodes.iter().filter(|node| !node.durable_kids.contains(&kid)).map(install));
     let waived = seen.escrows.iter().any(|escrow| escrow.kid == kid && escrow.kind == EscrowKind::Copy);
     if !waived {
-        left.push(format!("no copy of {kid} off this host is proven: the loss of {} is the loss of every secret", files.path().display()));
+        left.push(format!(
+            "no copy of {kid} off this host is proven: the loss of {} is the loss of every secret",
+            files.path().display()
+        ));
     }
     let key = seen.keys.iter().find(|key| Some(key.kid) == old);
     if let Some(key) = key {
@@ -246,7 +257,10 @@ fn old_key(key: &MasterKeyRecord, retain: Duration) -> Vec<String> {
     let retain = i64::try_from(retain.as_micros()).unwrap_or(i64::MAX);
     let due = Micros(retired_at.0.saturating_add(retain));
     vec![
-        format!("keep the off-host copy of {} for as long as any database backup from before {retired_at} is kept", key.kid),
+        format!(
+            "keep the off-host copy of {} for as long as any database backup from before {retired_at} is kept",
+            key.kid
+        ),
         format!("not before {due}: `containarium admin rotate-master --destroy-old`"),
     ]
 }
@@ -265,16 +279,22 @@ fn compromised() -> [String; 3] {
 fn destroyed(kid: Kid, seen: &Seen) -> Report {
     let holding: Vec<String> =
         seen.nodes.iter().filter(|node| node.durable_kids.contains(&kid)).map(|node| node.node.to_string()).collect();
-    let did = vec![format!("marked master key {kid} as destroyed; each node removes every copy of it when it sees that")];
+    let did =
+        vec![format!("marked master key {kid} as destroyed; each node removes every copy of it when it sees that")];
     let retired_at = seen.keys.iter().find(|key| key.kid == kid).and_then(|key| key.retired_at);
     let mut left = Vec::new();
     if holding.is_empty() {
         left.push(format!("no known node holds {kid} any more: it is done"));
     } else {
-        left.push(format!("these nodes hold it still, and remove it when they are up: {}; `containarium admin nodes` shows them", holding.join(", ")));
+        left.push(format!(
+            "these nodes hold it still, and remove it when they are up: {}; `containarium admin nodes` shows them",
+            holding.join(", ")
+        ));
     }
     if let Some(retired_at) = retired_at {
-        left.push(format!("keep its off-host copy for as long as any database backup from before {retired_at} is kept"));
+        left.push(format!(
+            "keep its off-host copy for as long as any database backup from before {retired_at} is kept"
+        ));
     }
     Report { kid: Some(kid), did, left, ..Report::empty(End::Destroyed) }
 }

@@ -44,9 +44,16 @@ pub(super) enum VerifyError {
 #[serde(rename_all = "lowercase")]
 pub enum Line {
     Opened(u64),
-    Damaged { tenant: String, version: Option<u32>, why: String },
+    Damaged {
+        tenant: String,
+        version: Option<u32>,
+        why: String,
+    },
     /// The last one.
-    Done { opened: u64, more: u64 },
+    Done {
+        opened: u64,
+        more: u64,
+    },
 }
 
 impl Verifier {
@@ -138,7 +145,8 @@ pub async fn check(store: &dyn Store, files: &KeyFiles, mut say: impl FnMut(&Lin
     let masters = main.into_iter().chain(scan.retained).map(|key| key.master).collect::<Vec<_>>();
     let ring = Ring::new(state.active_kid, &masters);
     drop(masters);
-    let keys = Arc::new(Keyring::locked(String::new(), CacheLimits { max_entries: 0, max_age: Duration::from_secs(1) }));
+    let keys =
+        Arc::new(Keyring::locked(String::new(), CacheLimits { max_entries: 0, max_age: Duration::from_secs(1) }));
     keys.open(ring);
     let (mut opened, mut more) = (0, 0);
     for key in survey.master_keys.iter().filter(|key| key.in_use) {
