@@ -82,7 +82,17 @@ pub fn no_runtime(error: &std::io::Error) -> ExitCode {
     failure.mend("look for a limit on threads or open files with `ulimit -a`").report()
 }
 
+/// Points at which a test kills or stops the daemon; a setting that exists with the feature only.
+#[cfg(feature = "failpoints")]
+fn arm_failpoints() -> Result<(), Failure> {
+    #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
+    let setting = std::env::var("CONTAINARIUM_FAILPOINTS").unwrap_or_default();
+    crate::failpoint::arm(&setting).map_err(Failure::usage)
+}
+
 async fn daemon(arguments: settings::SettingsArgs, unprotected: &[Warning]) -> Result<(), Failure> {
+    #[cfg(feature = "failpoints")]
+    arm_failpoints()?;
     let effective = config::load(&arguments.into(), &config::Environment::of_process());
     let config = effective.map_err(|errors| Failure::of_settings(&errors))?.config;
     crate::daemon::run(config, unprotected).await.map_err(|error| Failure::logged(error.exit_code()))

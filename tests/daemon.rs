@@ -5,6 +5,7 @@ mod api;
 mod damage;
 mod faults;
 mod leaks;
+mod rotation;
 mod secrets;
 mod start;
 

@@ -59,6 +59,14 @@ impl Site {
         wait_for(self.database().number(sql))
     }
 
+    pub(crate) fn texts(&self, sql: &str) -> Vec<String> {
+        wait_for(self.database().texts(sql))
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.database_url().is_some()
+    }
+
     pub(crate) fn sql_bytes(&self, bytes: &[u8]) -> String {
         self.database().bytes(bytes)
     }
@@ -268,6 +276,11 @@ impl Daemon {
         let mut child = self.child.take().unwrap();
         signal(&child, rustix::process::Signal::TERM);
         child.wait().unwrap()
+    }
+
+    /// How it ended by itself.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        self.child.take().unwrap().wait().unwrap()
     }
 
     /// SIGKILL: nothing is tidied up.

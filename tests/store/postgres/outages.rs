@@ -127,6 +127,10 @@ impl Database for NoDatabase {
         unreachable!()
     }
 
+    async fn texts(&self, _sql: &str) -> Vec<String> {
+        unreachable!()
+    }
+
     fn bytes(&self, _bytes: &[u8]) -> String {
         unreachable!()
     }
