@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::crypto::SecretValue;
-use crate::model::{SecretName, SecretVersion, Tenant};
+use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
+use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::{
     ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
     QuarantineAnswer, QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, RotateMasterRequest,
@@ -153,6 +154,36 @@ impl Client {
     /// [`ClientError`].
     pub async fn status(&self) -> Result<StatusAnswer, ClientError> {
         self.ask(Target::new(Method::GET, ["v1", "admin", "status"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// The daemons that share the database.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn nodes(&self) -> Result<NodesAnswer, ClientError> {
+        self.ask(Target::new(Method::GET, ["v1", "admin", "nodes"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn forget_node(&self, node: NodeId) -> Result<ForgetAnswer, ClientError> {
+        let id = node.to_string();
+        self.ask(Target::new(Method::POST, ["v1", "admin", "nodes", &id, "forget"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// What accepting the database as it is would mean.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn restore_plan(&self) -> Result<RestorePlanAnswer, ClientError> {
+        self.ask(Target::new(Method::GET, ["v1", "admin", "accept-restore"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn accept_restore(&self, request: &AcceptRestoreRequest) -> Result<AcceptRestoreAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "accept-restore"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 
     /// Begins, resumes or tries a rotation of the master key, and follows it to its end.

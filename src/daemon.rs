@@ -81,9 +81,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
     let Composed { store, audit, clock, node, service, opener } = compose::daemon(&config).await?;
-    // Before anything else is done to database or files: whether this node's id is another's, and whether the database went back.
-    node.tick().await?;
+    node.look_back().await?;
     let opened = opener.open().await?;
+    // Before anything is served: whether another process uses this node's id.
     node.tick().await?;
     let socket = socket::bind(&config.socket)?;
     tracing::info!("listening on {}", config.socket.display());

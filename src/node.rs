@@ -25,8 +25,8 @@ pub use log::Fate;
 
 const RECORD: &str = "node.json";
 const LOG: &str = "critical.jsonl";
-/// Far more starts without a heartbeat than fit into the time for which a dead process counts as live.
-const MOST_BOOTS: usize = 32;
+/// Far more starts than fit into the time for which a dead process counts as live.
+const MOST_BOOTS: usize = 64;
 
 /// How far a database has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ struct Record {
     node_id: Hex16,
     /// The data directory's own: a copy has another.
     inode: u64,
-    /// This process, last, and those before it since the last heartbeat that is known to have arrived: the database may name any.
+    /// This process, last, and those before it: the database may name any of them, a restored one also one that is long dead.
     boot_ids: Vec<Hex16>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     highest: Option<WireMark>,
@@ -120,11 +120,11 @@ struct Found {
 }
 
 impl NodeFile {
-    /// Opens the record in this data directory, making it with these fresh ids where there is none, and enters `boot` as the process
-    /// that runs now.
+    /// Opens the record in this data directory, or begins one with these fresh ids where there is none. Nothing is written yet, but for a
+    /// torn line or a large log put right: a start that is refused leaves everything as it was.
     ///
     /// # Errors
-    /// [`NodeFileError`]; nothing was changed, but for a torn line or a large log put right.
+    /// [`NodeFileError`].
     pub fn open(dir: &Path, fresh: NodeId, boot: BootId) -> Result<(Self, Vec<Notice>), NodeFileError> {
         let mut notices = Vec::new();
         let inode = inode(dir)?;
@@ -151,14 +151,18 @@ impl NodeFile {
             record.boot_ids.clear();
             record.inode = inode;
         }
-        // The first may be the one that the database names; those in the middle are the least likely.
-        while record.boot_ids.len() >= MOST_BOOTS {
-            record.boot_ids.remove(1);
-        }
+        let oldest = record.boot_ids.len().saturating_sub(MOST_BOOTS - 1);
+        record.boot_ids.drain(..oldest);
         record.boot_ids.push(Hex16(*boot.as_bytes()));
-        let file = Self { dir: dir.to_owned(), record, boot, earlier, log };
-        file.write(&file.record)?;
-        Ok((file, notices))
+        Ok((Self { dir: dir.to_owned(), record, boot, earlier, log }, notices))
+    }
+
+    /// Enters this process into the record: before its first heartbeat, since after a crash the database may name it.
+    ///
+    /// # Errors
+    /// [`NodeFileError::Io`]
+    pub fn enter(&self) -> Result<(), NodeFileError> {
+        self.write(&self.record)
     }
 
     #[must_use]
@@ -177,17 +181,6 @@ impl NodeFile {
         self.earlier.contains(&boot)
     }
 
-    /// The database names this process by now: earlier ones need not be remembered.
-    ///
-    /// # Errors
-    /// [`NodeFileError::Io`]
-    pub fn settle(&mut self) -> Result<(), NodeFileError> {
-        if self.record.boot_ids.len() == 1 {
-            return Ok(());
-        }
-        self.replace(Record { boot_ids: vec![Hex16(*self.boot.as_bytes())], ..self.record.clone() })
-    }
-
     /// The highest that was seen.
     #[must_use]
     pub fn highest(&self) -> Option<Mark> {
@@ -204,28 +197,34 @@ impl NodeFile {
     /// Holds what was found in the database against what was seen of it. One that is behind is remembered as such, on disk, until
     /// it is accepted: while shreds are replayed into it, its generation may well pass the one that was seen.
     ///
-    /// Somebody else's acceptance shows in that both epoch and generation are above what was seen.
+    /// Somebody else's acceptance shows in that both epoch and generation are above what was seen. And where it was another database
+    /// that was found, by a setting gone wrong, the right one is as good as ever.
     ///
     /// # Errors
     /// [`NodeFileError::Io`], where it could not be remembered; [`NodeFile::behind`] says so all the same.
     pub fn judge(&mut self, found: Option<Mark>) -> Result<(), NodeFileError> {
         let Some(seen) = self.highest() else { return Ok(()) };
+        let is_same = |mark: &Mark| mark.db_id == seen.db_id;
+        let went_on = found.is_some_and(|mark| mark.is_at_least(seen));
+        let Some(before) = self.behind() else {
+            return if went_on { Ok(()) } else { self.hold(found) };
+        };
         let accepted =
-            |mark: Mark| mark.db_id == seen.db_id && mark.epoch > seen.epoch && mark.generation > seen.generation;
-        if self.record.behind.is_some() {
-            return match found {
-                Some(mark) if accepted(mark) => self.replace(Record { behind: None, ..self.record.clone() }),
-                _ => Ok(()),
-            };
+            found.is_some_and(|mark| went_on && mark.epoch > seen.epoch && mark.generation > seen.generation);
+        let was_another = !before.found.is_some_and(|mark| is_same(&mark));
+        if accepted || (was_another && went_on) {
+            self.replace(Record { behind: None, ..self.record.clone() })
+        } else if was_another && found.is_some_and(|mark| is_same(&mark)) {
+            self.hold(found)
+        } else {
+            Ok(())
         }
-        if found.is_some_and(|mark| mark.is_at_least(seen)) {
-            return Ok(());
-        }
-        let behind = Some(Found { found: found.map(|mark| WireMark::of(mark)) });
-        let record = Record { behind: behind.clone(), ..self.record.clone() };
-        let written = self.write(&record);
-        self.record = record;
-        written
+    }
+
+    /// Remembered also where the disk does not take it.
+    fn hold(&mut self, found: Option<Mark>) -> Result<(), NodeFileError> {
+        self.record.behind = Some(Found { found: found.map(WireMark::of) });
+        self.write(&self.record)
     }
 
     /// Whether [`NodeFile::note`] has something to write for this mark.
@@ -385,3 +384,6 @@ impl WireMark {
         Mark { db_id: self.db_id.0, epoch: self.epoch, generation: self.generation }
     }
 }
+
+#[cfg(test)]
+mod tests;

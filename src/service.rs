@@ -3,8 +3,10 @@
 mod dek;
 pub mod deks;
 mod error;
+pub mod install;
 pub mod job;
 pub mod node;
+mod nodes;
 pub mod open;
 pub mod rotation;
 mod secrets;
@@ -28,6 +30,7 @@ use rotation::Rotation;
 use rotation::verify::Verifier;
 
 pub use error::{Error, Failure};
+pub use nodes::Nodes;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
 

@@ -3,8 +3,10 @@
 
 mod api;
 mod damage;
+mod deks;
 mod faults;
 mod leaks;
+mod nodes;
 mod rotation;
 mod secrets;
 mod start;

@@ -104,7 +104,7 @@ fn is_root() -> bool {
 }
 
 /// Whether strace is there; in CI it must be.
-fn has_strace() -> bool {
+pub(crate) fn has_strace() -> bool {
     let there = Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success());
     #[expect(clippy::disallowed_methods, reason = "a test asks where it runs")]
     let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");

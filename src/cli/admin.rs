@@ -1,6 +1,7 @@
 //! `containarium admin …`
 
 mod deks;
+mod nodes;
 mod rotation;
 
 use clap::{Args, Subcommand};
@@ -11,7 +12,7 @@ use crate::wire::{StatusAnswer, TenantItem, TenantsAnswer};
 use super::failure::{Deed, Failure};
 use super::output::{Format, Table, print_json};
 use super::secrets::endless;
-use super::settings::ClientArgs;
+use super::settings::{ClientArgs, SettingsArgs};
 
 #[derive(Args)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
@@ -57,6 +58,19 @@ enum AdminCommand {
     /// opens again, with any master key that is among the key files.
     #[command(after_help = QUARANTINE_EXAMPLES)]
     Quarantine(deks::QuarantineArgs),
+    /// List the daemons that share the database, and which keys each holds
+    Nodes(nodes::NodesArgs),
+    /// Put a master key into this node's key files
+    ///
+    /// Reads the 32 bytes of a key file on standard input, and keeps them in secrets.key.d beside the key file, where the database knows
+    /// that key as staged, active or decrypt-only. It works in its own process, with the daemon's settings, beside a running daemon or
+    /// without one: run it as the user that the daemon runs as.
+    #[command(after_help = INSTALL_EXAMPLES)]
+    InstallKey(SettingsArgs),
+    /// Accept a restored database, after writes were closed because it went back
+    ///
+    /// Shows which keys the database needs and which are held, and which shreds are done again; asks; then opens writes.
+    AcceptRestore(nodes::AcceptRestoreArgs),
 }
 
 const ROTATE_DEK_EXAMPLES: &str = "\
@@ -77,16 +91,24 @@ Examples:
   containarium admin quarantine alice 2
   containarium admin quarantine alice 2 --release";
 
+const INSTALL_EXAMPLES: &str = "\
+Examples:
+  containarium admin install-key < /media/backup/secrets.key
+  ssh OTHER-NODE cat /etc/containarium/secrets.key | containarium admin install-key";
+
 pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
     let format = arguments.client.format();
-    let client = arguments.client.client()?;
+    let client = move || arguments.client.client();
     match arguments.command {
-        AdminCommand::Tenants => tenants(&client, format).await,
-        AdminCommand::Status => status(&client, format).await,
-        AdminCommand::RotateMaster(arguments) => rotation::run(&client, format, arguments).await,
-        AdminCommand::RotateDek(arguments) => deks::rotate(&client, format, arguments).await,
-        AdminCommand::Shred(arguments) => deks::shred(&client, format, arguments).await,
-        AdminCommand::Quarantine(arguments) => deks::quarantine(&client, format, arguments).await,
+        AdminCommand::RotateMaster(arguments) => rotation::run(&client()?, format, arguments).await,
+        AdminCommand::Tenants => tenants(&client()?, format).await,
+        AdminCommand::Status => status(&client()?, format).await,
+        AdminCommand::Nodes(arguments) => nodes::nodes(&client()?, format, arguments).await,
+        AdminCommand::InstallKey(settings) => nodes::install_key(format, settings).await,
+        AdminCommand::AcceptRestore(arguments) => nodes::accept_restore(&client()?, format, &arguments).await,
+        AdminCommand::RotateDek(arguments) => deks::rotate(&client()?, format, arguments).await,
+        AdminCommand::Shred(arguments) => deks::shred(&client()?, format, arguments).await,
+        AdminCommand::Quarantine(arguments) => deks::quarantine(&client()?, format, arguments).await,
     }
 }
 

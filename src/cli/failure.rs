@@ -132,15 +132,23 @@ pub(super) struct Deed<'a> {
     text: String,
     tenant: Option<&'a Tenant>,
     name: Option<&'a SecretName>,
+    /// The command that shows how things stand, where it is not about a secret.
+    shown_by: Option<&'static str>,
 }
 
 impl<'a> Deed<'a> {
     pub(super) fn on_secret(kind: DeedKind, verb: &str, tenant: &'a Tenant, name: &'a SecretName) -> Self {
-        Self { kind, text: format!("{verb} {tenant}/{name}"), tenant: Some(tenant), name: Some(name) }
+        Self { kind, text: format!("{verb} {tenant}/{name}"), tenant: Some(tenant), name: Some(name), shown_by: None }
     }
 
     pub(super) fn on_tenant(verb: &str, tenant: &'a Tenant) -> Self {
-        Self { kind: DeedKind::Read, text: format!("{verb} {tenant}"), tenant: Some(tenant), name: None }
+        Self {
+            kind: DeedKind::Read,
+            text: format!("{verb} {tenant}"),
+            tenant: Some(tenant),
+            name: None,
+            shown_by: None,
+        }
     }
 
     /// A change of a tenant as a whole.
@@ -148,17 +156,21 @@ impl<'a> Deed<'a> {
         Self { kind: DeedKind::Change, ..Self::on_tenant(verb, tenant) }
     }
 
-    /// A change of more than one tenant.
-    pub(super) fn to_all(verb: &str) -> Self {
-        Self { kind: DeedKind::Change, ..Self::on_daemon(verb) }
+    pub(super) fn on_daemon(verb: &str) -> Self {
+        Self { kind: DeedKind::Read, text: verb.to_owned(), tenant: None, name: None, shown_by: None }
     }
 
-    pub(super) fn on_daemon(verb: &str) -> Self {
-        Self { kind: DeedKind::Read, text: verb.to_owned(), tenant: None, name: None }
+    /// A change of the daemon or its database; `shown_by` is the command that shows how things stand.
+    pub(super) fn on_daemon_changing(verb: &str, shown_by: &'static str) -> Self {
+        let shown_by = Some(shown_by);
+        Self { kind: DeedKind::Change, text: verb.to_owned(), tenant: None, name: None, shown_by }
     }
 
     /// The command that shows how things stand.
     fn look(&self) -> Option<String> {
+        if let Some(command) = self.shown_by {
+            return Some(format!("look with `{command}`"));
+        }
         Some(match (self.tenant?, self.name) {
             (tenant, Some(name)) => format!("look with `containarium secrets versions {tenant} {name}`"),
             (_, None) => "look with `containarium admin tenants`".to_owned(),
@@ -167,6 +179,9 @@ impl<'a> Deed<'a> {
 
     /// The command that shows what there is.
     fn browse(&self) -> Option<String> {
+        if self.shown_by.is_some() {
+            return self.look();
+        }
         Some(match (self.tenant?, self.name) {
             (tenant, Some(_)) => format!("see what there is with `containarium secrets list {tenant}`"),
             (_, None) => "see which tenants there are with `containarium admin tenants`".to_owned(),

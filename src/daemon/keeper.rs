@@ -28,8 +28,8 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(node: Arc<Node>, opener: Opener, opened: Opened) -> Self {
-        let locked = match opened {
+    pub(super) fn new(node: Arc<Node>, opener: Opener, start: Opened) -> Self {
+        let locked = match start {
             Opened::Ready => None,
             Opened::Locked(reason) => {
                 tracing::error!("the secrets store is not ready: {reason}");
@@ -96,12 +96,11 @@ impl Keeper {
     }
 
     fn tell(&mut self) {
+        let waiting = self.node.waiting_for();
         let status = match &self.locked {
             Some(reason) => format!("Waiting for keys: {reason}"),
-            None => {
-                let waiting = self.node.waiting_for();
-                if waiting.is_empty() { READY.to_owned() } else { format!("Not ready: {}", waiting.join("; ")) }
-            }
+            None if waiting.is_empty() => READY.to_owned(),
+            None => format!("Not ready: {}", waiting.join("; ")),
         };
         if status != self.told {
             notify(&[NotifyState::Status(&status)]);

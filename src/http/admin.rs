@@ -1,6 +1,7 @@
 //! Administration, on the socket only.
 
 pub(super) mod deks;
+pub(super) mod nodes;
 pub(super) mod rotation;
 
 use std::collections::BTreeMap;

@@ -304,7 +304,8 @@ impl Reason {
     fn show_put_back(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (owner, dir) = (user(self.files.owner), self.retained_dir());
         f.write_str(
-            "\nPut the backup of each key that was not found back (BACKUP is your copy of it), then start again:",
+            "\nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user \
+             (BACKUP is your copy of it, or the key file of another node), and start again. Or put it back by hand:",
         )?;
         write!(f, "\n  install -d -m 0700 -o {owner} {}", sh(&dir))?;
         for kid in self.missing() {

@@ -35,6 +35,10 @@ pub enum Action {
     Shred,
     QuarantineDek,
     ReleaseDek,
+    AdminNodes,
+    AdminForgetNode,
+    AdminRestorePlan,
+    AdminAcceptRestore,
 }
 
 impl Action {
@@ -50,7 +54,9 @@ impl Action {
             | Self::RotationDryRun
             | Self::FollowRotation
             | Self::RotationKeys
-            | Self::FollowRotateDek => false,
+            | Self::FollowRotateDek
+            | Self::AdminNodes
+            | Self::AdminRestorePlan => false,
             Self::Set
             | Self::BatchSet
             | Self::Rollback
@@ -66,7 +72,9 @@ impl Action {
             | Self::CancelShred
             | Self::Shred
             | Self::QuarantineDek
-            | Self::ReleaseDek => true,
+            | Self::ReleaseDek
+            | Self::AdminForgetNode
+            | Self::AdminAcceptRestore => true,
         }
     }
 
@@ -98,6 +106,10 @@ impl Action {
             Self::Shred => "admin.shred",
             Self::QuarantineDek => "admin.quarantine",
             Self::ReleaseDek => "admin.quarantine.release",
+            Self::AdminNodes => "admin.nodes",
+            Self::AdminForgetNode => "admin.forget-node",
+            Self::AdminRestorePlan => "admin.restore-plan",
+            Self::AdminAcceptRestore => "admin.accept-restore",
         }
     }
 }

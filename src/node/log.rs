@@ -70,9 +70,10 @@ struct Line {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Shred {
     tenant: String,
-    shred_at: i64,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    shredded_at: Option<i64>,
+    #[serde(rename = "shred_at")]
+    due_at: i64,
+    #[serde(rename = "shredded_at", skip_serializing_if = "Option::is_none", default)]
+    done_at: Option<i64>,
 }
 
 impl CriticalLog {
@@ -87,7 +88,7 @@ impl CriticalLog {
         let mut bad = 0;
         for line in bytes.get(..whole).unwrap_or_default().split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
         {
-            match serde_json::from_slice::<Line>(line).ok().and_then(|line| line.parse()) {
+            match serde_json::from_slice::<Line>(line).ok().and_then(Line::parse) {
                 Some(line) => log.fold(line),
                 None => bad += 1,
             }
@@ -142,14 +143,10 @@ impl CriticalLog {
     fn write(&self, line: &Folded) -> Result<(), NodeFileError> {
         let bytes = self.bytes_of(line)?;
         let mut options = OpenOptions::new();
-        let file = write::open(&self.path, options.append(true))?;
-        let (mut file, is_new) = match file {
-            Some(file) => (file, false),
-            None => {
-                let made = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&self.path);
-                (made.map_err(|cause| failed("make", &self.path, cause))?, true)
-            }
-        };
+        let there = write::open(&self.path, options.append(true))?;
+        let is_new = there.is_none();
+        let made = || options.create_new(true).mode(0o600).open(&self.path);
+        let mut file = there.map_or_else(made, Ok).map_err(|cause| failed("make", &self.path, cause))?;
         let length = file.metadata().map_err(|cause| failed("look at", &self.path, cause))?.len();
         let written = file.write_all(&bytes).and_then(|()| file.sync_all());
         if let Err(cause) = written {
@@ -207,11 +204,9 @@ impl CriticalLog {
 impl Line {
     fn of(line: &Folded) -> Self {
         let shred = |(tenant, fate): (&Tenant, &Fate)| match *fate {
-            Fate::Pending { shred_at } => {
-                Some(Shred { tenant: tenant.to_string(), shred_at: shred_at.0, shredded_at: None })
-            }
+            Fate::Pending { shred_at } => Some(Shred { tenant: tenant.to_string(), due_at: shred_at.0, done_at: None }),
             Fate::Shredded { shred_at, shredded_at } => {
-                Some(Shred { tenant: tenant.to_string(), shred_at: shred_at.0, shredded_at: Some(shredded_at.0) })
+                Some(Shred { tenant: tenant.to_string(), due_at: shred_at.0, done_at: Some(shredded_at.0) })
             }
             Fate::Cancelled => None,
         };
@@ -228,8 +223,8 @@ impl Line {
     fn parse(self) -> Option<Folded> {
         let mut fates = BTreeMap::new();
         for shred in self.shredded {
-            let shred_at = Micros(shred.shred_at);
-            let fate = match shred.shredded_at {
+            let shred_at = Micros(shred.due_at);
+            let fate = match shred.done_at {
                 Some(at) => Fate::Shredded { shred_at, shredded_at: Micros(at) },
                 None => Fate::Pending { shred_at },
             };

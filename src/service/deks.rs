@@ -67,25 +67,38 @@ pub struct RotatedDeks {
 #[derive(Default)]
 struct Left {
     versions: u64,
+    tenants: u64,
     named: Vec<String>,
 }
 
 impl Left {
     fn add(&mut self, reencrypted: &Reencrypted) {
         self.versions += reencrypted.left;
+        self.name(reencrypted.damaged.iter().cloned());
+    }
+
+    fn add_tenant(&mut self, tenant: &Tenant, why: &str) {
+        tracing::error!(%tenant, "its DEK was not rotated: {why}");
+        self.tenants += 1;
+        self.name([format!("tenant {tenant}: {why}")]);
+    }
+
+    fn name(&mut self, what: impl IntoIterator<Item = String>) {
         let room = NAMED.saturating_sub(self.named.len());
-        self.named.extend(reencrypted.damaged.iter().take(room).cloned());
+        self.named.extend(what.into_iter().take(room));
     }
 
     fn into_result(self, done: RotatedDeks) -> Result<RotatedDeks, Error> {
-        if self.versions == 0 {
+        if self.versions == 0 && self.tenants == 0 {
             return Ok(done);
         }
         let RotatedDeks { rotated, reencrypted, removed, .. } = done;
-        let (versions, named) = (self.versions, self.named.join("; "));
+        let Self { versions, tenants, named } = self;
+        let named = named.join("; ");
+        let failed = if tenants == 0 { String::new() } else { format!("; {tenants} tenants failed") };
         Err(Error::Incomplete(format!(
-            "{versions} versions do not open and stay as they are, with the DEKs that sealed them; all else is done ({rotated} new DEKs, \
-             {reencrypted} versions re-encrypted, {removed} old DEKs removed). Set such a secret anew and destroy the version, or \
+            "{versions} versions do not open and stay as they are, with the DEKs that sealed them{failed}; all else is done ({rotated} new \
+             DEKs, {reencrypted} versions re-encrypted, {removed} old DEKs removed). Set such a secret anew and destroy the version, or \
              quarantine a DEK that does not open; then --resume. The daemon's log names each, such as: {named}"
         )))
     }
@@ -174,6 +187,7 @@ impl DekWalk<'_> {
         let step = format!("re-encrypting the versions of {tenant}");
         let say = |versions, total| self.reporter.say(step.clone(), versions, Some(total));
         self.tenant(tenant, &say, &mut done, &mut left).await?;
+        done.tenants = 1;
         left.into_result(done)
     }
 
@@ -183,13 +197,17 @@ impl DekWalk<'_> {
         let store = &self.service.store;
         let total = store.counts().await?.tenants + 1;
         let mut after: Option<Tenant> = None;
-        let mut next = vec![Tenant::system()];
+        let mut next = vec![(Tenant::system(), 0)];
         loop {
-            for tenant in &next {
+            for (tenant, secrets) in &next {
                 self.reporter.say("rotating the DEKs of tenants", done.tenants, Some(total));
                 match self.tenant(tenant, &|_, _| (), &mut done, &mut left).await {
+                    Err(Error::NotFound(_)) if *secrets > 0 => {
+                        left.add_tenant(tenant, "it has secrets, and its DEKs are missing from the database");
+                    }
                     // A tenant that has no DEK needs no new one.
                     Ok(()) | Err(Error::NotFound(_)) => {}
+                    Err(Error::Internal(failure)) => left.add_tenant(tenant, &failure.to_string()),
                     Err(Error::Denied(_)) => done.blocked += 1,
                     Err(error) => return Err(error),
                 }
@@ -198,7 +216,7 @@ impl DekWalk<'_> {
             let Page { items, more: _ } = store.tenants(after.as_ref(), TENANTS).await?;
             let Some(last) = items.last() else { break };
             after = Some(last.tenant.clone());
-            next = items.into_iter().map(|record| record.tenant).collect();
+            next = items.into_iter().map(|record| (record.tenant, record.secrets)).collect();
         }
         left.into_result(done)
     }

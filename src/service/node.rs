@@ -5,7 +5,10 @@
 //! the node's record is carried on, its keys and key files converge to what the database says, and its heartbeat says what it holds.
 //! Every step can be the last before a crash: the next tick does it again.
 
+mod beat;
 mod converge;
+mod mark;
+mod restore;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,20 +23,17 @@ use crate::clock::Clock;
 use crate::crypto::{self, NoRandom};
 use crate::keys::keyfile::{KeyFiles, Synced};
 use crate::keys::{Keyring, Keys};
-use crate::model::{BootId, KeyState, Kid, Micros, NodeId, TenantRecord};
+use crate::model::{BootId, Kid, Micros, NodeId};
 use crate::node::{Behind, Mark, NodeFile, NodeFileError, Notice};
-use crate::store::masters::{Beat, Beaten, Holder};
-use crate::store::{Store, StoreError};
+use crate::store::masters::Holder;
+use crate::store::{Store, StoreError, Survey};
+
+pub use restore::{Agreed, Deed, Gaps, NeededKey, Replay, RestorePlan};
 
 /// How often the daemon ticks.
 pub const TICK: Duration = Duration::from_secs(2);
-/// The longest that a node says nothing; a node counts as live for three times as long.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-/// The longest that the generation stays as it is, so that last night's dump is noticed too.
-const MARK: Duration = Duration::from_hours(1);
 /// How long a key that is not there is not looked for again.
 const MISSED: Duration = Duration::from_secs(1);
-const PAGE: u32 = 1000;
 
 /// Why a tick did not come to its end. What it did before stays done.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,14 @@ enum Seen {
     Behind(Behind),
     /// This process is one too many.
     Taken,
+}
+
+/// The database, held against what was seen of it.
+struct Judged {
+    survey: Survey,
+    behind: Option<Behind>,
+    /// Whether that it is behind could be written down.
+    recorded: Result<(), NodeError>,
 }
 
 #[derive(Debug, Clone)]
@@ -120,10 +128,7 @@ impl Node {
         let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
         let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
         for notice in notices {
-            match notice {
-                Notice::Copied => tracing::info!("{notice}"),
-                _ => tracing::warn!("{notice}"),
-            }
+            if notice == Notice::Copied { tracing::info!("{notice}") } else { tracing::warn!("{notice}") }
         }
         let standing = Standing { seen: Seen::Nothing, problems: Vec::new() };
         Ok(Self {
@@ -149,6 +154,15 @@ impl Node {
     #[must_use]
     pub const fn files(&self) -> &KeyFiles {
         &self.files
+    }
+
+    /// Looks whether the database went back, and changes nothing in it: the first thing that a start asks.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn look_back(&self) -> Result<(), NodeError> {
+        let _alone = self.ticking.lock().await;
+        self.survey().await?.recorded
     }
 
     /// Looks at the database, and brings record, keys, key files and heartbeat up to it. Who changed the state of the master keys or
@@ -246,8 +260,8 @@ impl Node {
         )
     }
 
-    async fn tick_alone(&self, progress: &mut Progress) -> Result<(), NodeError> {
-        self.begun.fetch_add(1, Ordering::AcqRel);
+    /// The state of the database, held against what this node has seen.
+    async fn survey(&self) -> Result<Judged, NodeError> {
         let survey = match self.store.survey().await {
             Ok(survey) => survey,
             Err(error) => {
@@ -255,99 +269,32 @@ impl Node {
                 return Err(error.into());
             }
         };
-        let state = survey.key_state.as_ref();
-        let mark = state.map(Mark::of);
+        let mark = survey.key_state.as_ref().map(Mark::of);
         let (judged, behind) = self.with_file(move |file| (file.judge(mark), file.behind())).await?;
         self.stand(behind.map_or(Seen::Good, Seen::Behind));
-        judged?;
+        Ok(Judged { survey, behind, recorded: judged.map_err(NodeError::from) })
+    }
+
+    async fn tick_alone(&self, progress: &mut Progress) -> Result<(), NodeError> {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        let Judged { survey, behind, mut recorded } = self.survey().await?;
+        let state = survey.key_state.as_ref();
         let mut look = self.look(progress).await?;
         self.load_keys(&survey, &look.scan);
-        if behind.is_none() {
-            if let Some(state) = state {
-                self.note(progress, state).await?;
-            }
-            if self.converge_files(&survey, &mut look).await? {
-                let problems = std::mem::take(&mut look.problems);
-                look = self.look(progress).await?;
-                look.problems.extend(problems);
-            }
+        if let Some(state) = state.filter(|_| behind.is_none()) {
+            recorded = recorded.and(self.note(progress, state).await);
         }
+        // No file goes while what is known of the database is not on the disk.
+        if behind.is_none() && recorded.is_ok() && self.converge_files(&survey, &mut look).await? {
+            let problems = std::mem::take(&mut look.problems);
+            look = self.look(progress).await?;
+            look.problems.extend(problems);
+        }
+        look.problems.extend(recorded.as_ref().err().map(ToString::to_string));
         self.tell(look.problems);
-        self.beat(progress, look.durable, self.epoch_served(state)).await
-    }
-
-    fn epoch_served(&self, state: Option<&KeyState>) -> u64 {
-        match (&*self.keys.state(), state) {
-            (Keys::Open(ring), Some(state)) if ring.holds(state.active_kid) => state.epoch,
-            _ => 0,
-        }
-    }
-
-    /// Carries the record on; and raises the generation where it was the same for an hour.
-    async fn note(&self, progress: &mut Progress, state: &KeyState) -> Result<(), NodeError> {
-        let mut mark = Mark::of(state);
-        if self.is_mark_due(progress, mark).await? {
-            mark = Mark::of(&self.store.raise_generation().await?);
-        }
-        if !self.with_file(move |file| file.lacks(mark)).await? {
-            return Ok(());
-        }
-        // After the mark was read: what is noted may be more than belongs to it, never less.
-        let blocked = self.blocked_tenants().await?;
-        let at = self.clock.wall();
-        Ok(self.with_file(move |file| file.note(mark, at, &blocked)).await??)
-    }
-
-    async fn is_mark_due(&self, progress: &mut Progress, mark: Mark) -> Result<bool, NodeError> {
-        let now = self.clock.monotonic();
-        if let Some((seen, since)) = progress.generation
-            && seen == mark.generation
-        {
-            return Ok(now.saturating_sub(since) >= MARK);
-        }
-        let is_first = progress.generation.replace((mark.generation, now)).is_none();
-        // Across restarts only the wall clock knows. Where it was set, a mark too many does no harm.
-        let noted = self.with_file(move |file| file.noted_at().filter(|_| file.highest() == Some(mark))).await?;
-        let age = noted.map_or(0, |noted| self.clock.wall().0.saturating_sub(noted.0));
-        Ok(is_first && age >= i64::try_from(MARK.as_micros()).unwrap_or(i64::MAX))
-    }
-
-    pub(super) async fn blocked_tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
-        let mut all: Vec<TenantRecord> = Vec::new();
-        loop {
-            let after = all.last().map(|tenant| tenant.tenant.clone());
-            let page = self.store.blocked_tenants(after.as_ref(), PAGE).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
-    }
-
-    async fn beat(&self, progress: &mut Progress, durable: Vec<Kid>, epoch: u64) -> Result<(), NodeError> {
-        let now = self.clock.monotonic();
-        if let Some((kids, before, at)) = &progress.beaten
-            && (kids, *before) == (&durable, epoch)
-            && now.saturating_sub(*at) < HEARTBEAT
-        {
-            return Ok(());
-        }
-        let mut beat = Beat { holder: self.holder, previous_boot: None, durable_kids: &durable, epoch };
-        let mut beaten = self.store.heartbeat(&beat).await?;
-        if let Beaten::Taken { boot, .. } = beaten
-            && self.with_file(move |file| file.is_earlier(boot)).await?
-        {
-            beat.previous_boot = Some(boot);
-            beaten = self.store.heartbeat(&beat).await?;
-        }
-        if let Beaten::Taken { boot, seen_at } = beaten {
-            self.stand(Seen::Taken);
-            return Err(NodeError::Taken { node: self.holder.node, boot, seen_at });
-        }
-        if progress.beaten.replace((durable, epoch, now)).is_none() {
-            self.with_file(NodeFile::settle).await??;
-        }
-        Ok(())
+        // A full disk is no reason to fall silent: other nodes would take this one for dead.
+        self.beat(progress, look.durable, self.epoch_served(state)).await?;
+        recorded
     }
 
     fn stand(&self, seen: Seen) {
@@ -373,7 +320,7 @@ impl Node {
         for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
             tracing::warn!("{problem}");
         }
-        self.standing.store(Arc::new(Standing { seen: before.seen.clone(), problems }));
+        self.standing.store(Arc::new(Standing { seen: before.seen, problems }));
     }
 
     /// The record's files are written on a thread that may block.

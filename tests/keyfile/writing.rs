@@ -2,7 +2,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use containarium::keys::keyfile::KeyfileError;
+use containarium::keys::keyfile::{KeyfileError, Synced};
 
 use super::*;
 
@@ -208,4 +208,59 @@ fn a_read_only_file_system_is_said_and_changes_nothing() {
     assert!(matches!(error, KeyfileError::ReadOnly { .. }), "{error}");
     drop(tmpfs);
     assert_eq!(main_kid(&place.files().scan()), old);
+}
+
+#[test]
+fn every_copy_of_a_key_is_removed_under_whatever_name_it_lies_and_no_other_file_is() {
+    let place = Place::new();
+    place.install();
+    let lock = place.files().lock().unwrap();
+    let (gone, kept) = (key(), key());
+    let (kid, other) = (lock.stage(&gone).unwrap(), lock.stage(&kept).unwrap());
+    install_key(&place.retained().join("by-hand"), &gone);
+    install_key(&place.retained().join("unreadable"), &gone);
+    set_mode(&place.retained().join("unreadable"), 0o600);
+    let mut removed = lock.unlink_copies(kid).unwrap();
+    removed.sort();
+    let mut expected = vec![place.retained().join(kid.to_string()), place.retained().join("by-hand")];
+    expected.sort();
+    assert_eq!(removed, expected);
+    let mut left = vec![OsString::from(other.to_string()), "unreadable".into()];
+    left.sort();
+    assert_eq!(names(&place.retained()), left, "what cannot be read may be another key's only copy");
+    assert!(lock.unlink_copies(kid).unwrap().is_empty(), "again is fine");
+}
+
+#[test]
+fn no_copy_of_the_key_in_use_is_removed() {
+    let place = Place::new();
+    let kid = place.install();
+    let lock = place.files().lock().unwrap();
+    assert!(matches!(lock.unlink_copies(kid), Err(KeyfileError::IsMain { .. })));
+    set_mode(&place.main(), 0o600);
+    assert!(matches!(lock.unlink_copies(kid), Err(KeyfileError::MainIsBad { .. })), "it may be this very key");
+    assert!(place.main().exists());
+}
+
+#[test]
+fn a_key_counts_as_durable_once_its_file_is_good_and_synced() {
+    let place = Place::new();
+    let main = place.install();
+    let staged = place.files().lock().unwrap().stage(&key()).unwrap();
+    let bad = install(&place.retained().join("bad"));
+    set_mode(&place.retained().join("bad"), 0o600);
+    let mut synced = Synced::default();
+    let mut expected = vec![main, staged];
+    expected.sort();
+    for _ in 0..2 {
+        let (kids, problems) = place.files().durable(&place.files().scan(), &mut synced);
+        assert_eq!(kids, expected);
+        assert!(!kids.contains(&bad) && problems.is_empty());
+    }
+    let scan = place.files().scan();
+    fs::remove_file(place.retained().join(staged.to_string())).unwrap();
+    let (kids, _) = place.files().durable(&scan, &mut Synced::default());
+    assert_eq!(kids, [main], "what went since the scan is no acknowledged key");
+    let (kids, _) = place.files().durable(&place.files().scan(), &mut synced);
+    assert_eq!(kids, [main]);
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use containarium::store::SqliteStore;
+use containarium::store::{Masters, SqliteStore};
 use containarium::store::{Store, StoreError};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -151,4 +151,42 @@ async fn tables(file: &Path) -> i64 {
     let tables = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     tables
+}
+
+#[tokio::test]
+async fn a_file_opened_for_reading_is_read_beside_its_daemon_and_never_written() {
+    let (_directory, file) = a_file();
+    let daemon = SqliteStore::open(&file).await.unwrap();
+    daemon.first_key(&mut Key::numbered(1)).await.unwrap();
+    let reader = SqliteStore::open_reading(&file).await.unwrap();
+    assert_eq!(reader.survey().await.unwrap(), daemon.survey().await.unwrap());
+    assert!(reader.raise_generation().await.is_err());
+    daemon.raise_generation().await.unwrap();
+    assert_eq!(reader.survey().await.unwrap(), daemon.survey().await.unwrap(), "what came since is seen");
+    reader.close().await;
+    daemon.close().await;
+    let before = std::fs::read(&file).unwrap();
+    let reader = SqliteStore::open_reading(&file).await.unwrap();
+    assert_eq!(reader.survey().await.unwrap().key_state.unwrap().generation, 2);
+    reader.close().await;
+    assert!(std::fs::read(&file).unwrap() == before, "without a daemon too");
+}
+
+#[tokio::test]
+async fn a_file_of_another_schema_is_not_opened_for_reading_nor_migrated() {
+    let reading = async |file: &Path| SqliteStore::open_reading(file).await.map(drop).unwrap_err();
+    let (_directory, file) = a_file();
+    assert!(matches!(reading(&file).await, StoreError::Unavailable(_)));
+    assert!(!file.exists(), "it is not made");
+    run(&file, "CREATE TABLE other (a INTEGER)").await;
+    unusable(&reading(&file).await, "not a database of this product");
+    for damage in [
+        "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+        "UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 20261124000002",
+        "UPDATE _sqlx_migrations SET success = FALSE WHERE version = 20261124000002",
+    ] {
+        let (_directory, file) = closed_store().await;
+        run(&file, damage).await;
+        unusable(&reading(&file).await, "not this release's");
+    }
 }

@@ -14,6 +14,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use containarium::store::{PostgresStore, SqliteStore, Store};
 use serde_json::Value;
 
 use super::stores::Database;
@@ -43,6 +44,35 @@ impl Site {
 
     pub(crate) fn on_server(url: String) -> Self {
         Self { dir: tempfile::tempdir().unwrap(), postgres: None, server_url: Some(url) }
+    }
+
+    /// Another node's place on the same PostgreSQL.
+    pub(crate) fn sharing(&self) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), postgres: self.postgres.clone(), server_url: self.server_url.clone() }
+    }
+
+    /// The database's store, beside a daemon that may have it open.
+    pub(crate) async fn store(&self) -> Arc<dyn Store> {
+        match self.database_url() {
+            Some(url) => Arc::new(PostgresStore::open(url).await.unwrap()),
+            None => Arc::new(SqliteStore::open(&self.data_dir().join("containarium.db")).await.unwrap()),
+        }
+    }
+
+    /// Keeps the database as it is now; no daemon has it open.
+    pub(crate) fn keep_copy(&self) {
+        match &self.postgres {
+            Some(database) => wait_for(database.keep_copy()),
+            None => drop(std::fs::copy(self.data_dir().join("containarium.db"), self.path("copy.db")).unwrap()),
+        }
+    }
+
+    /// Puts the database back as it was kept; on PostgreSQL daemons may have it open.
+    pub(crate) fn put_copy_back(&self) {
+        match &self.postgres {
+            Some(database) => wait_for(database.put_copy_back()),
+            None => drop(std::fs::copy(self.path("copy.db"), self.data_dir().join("containarium.db")).unwrap()),
+        }
     }
 
     /// Runs a statement past the daemon, with every guard of the database on.
@@ -278,9 +308,24 @@ impl Daemon {
         child.wait().unwrap()
     }
 
-    /// How it ended by itself.
+    /// Forgets what was told until now.
+    pub(crate) fn hush(&mut self) {
+        while received(&self.listener).is_some() {}
+        self.messages.clear();
+    }
+
+    /// Waits until it ends by itself.
     pub(crate) fn ended(mut self) -> ExitStatus {
-        self.child.take().unwrap().wait().unwrap()
+        let mut child = self.child.take().unwrap();
+        let begun = Instant::now();
+        loop {
+            // What it tells on its way out is the event; the wait for it is bounded.
+            received(&self.listener);
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it goes on");
+        }
     }
 
     /// SIGKILL: nothing is tidied up.

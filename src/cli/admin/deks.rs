@@ -81,7 +81,7 @@ pub(super) async fn rotate(client: &Client, format: Format, arguments: RotateDek
         async move { client.rotate_dek(request, |line| drop(say.send_replace(Some(line)))).await }
     });
     let deed = tenant.as_ref().map_or_else(
-        || Deed::to_all("rotate the DEKs of all tenants"),
+        || Deed::on_daemon_changing("rotate the DEKs of all tenants", "containarium admin tenants"),
         |tenant| Deed::to_tenant("rotate the DEK of", tenant),
     );
     let answer = answer.await.map_err(|error| Failure::of_request(&deed, &error))?;

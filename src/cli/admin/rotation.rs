@@ -131,7 +131,7 @@ async fn followed<T, F: Future<Output = T>>(ask: impl FnOnce(Box<dyn FnMut(Progr
 }
 
 fn of_request<T>(verb: &str, answer: Result<T, ClientError>) -> Result<T, Failure> {
-    answer.map_err(|error| Failure::of_request(&Deed::to_all(verb), &error))
+    answer.map_err(|error| Failure::of_request(&Deed::on_daemon_changing(verb, "containarium admin status"), &error))
 }
 
 async fn keys(client: &Client) -> Result<RotationKeysAnswer, Failure> {

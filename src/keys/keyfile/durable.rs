@@ -20,11 +20,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    #[expect(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "the types of these fields differ between platforms"
-    )]
+    #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between platforms")]
     pub(super) const fn of(stat: &Stat) -> Self {
         Self {
             device: stat.st_dev as u64,

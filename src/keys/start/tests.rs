@@ -164,7 +164,8 @@ fn a_lost_or_wrong_key_is_answered_with_what_to_type() {
              \n  needed: {one} (active), not found\
              \n  needed: {two}, not found\
              \n  found:  nothing at {PATH}\
-             \nPut the backup of each key that was not found back (BACKUP is your copy of it), then start again:\
+             \nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user (BACKUP \
+             is your copy of it, or the key file of another node), and start again. Or put it back by hand:\
              \n  install -d -m 0700 -o root {PATH}.d\
              \n  install -m 0400 -o root BACKUP {PATH}.d/{one}\
              \n  install -m 0400 -o root BACKUP {PATH}.d/{two}\

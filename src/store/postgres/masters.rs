@@ -77,7 +77,6 @@ impl Masters for PostgresStore {
     }
 
     async fn set_phase(&self, fence: &Fence, to: KeyPhase) -> Result<Fenced<KeyState>, StoreError> {
-        guards::check_phase(fence.phase, to)?;
         run_tx(&self.pool, "set_phase", &mut SetPhase { fence, to }).await
     }
 

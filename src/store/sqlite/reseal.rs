@@ -9,9 +9,9 @@ use crate::model::{DekRecord, DekVersion, SecretName, SecretVersion, Tenant};
 use crate::store::deks::{ResealOutcome, Resealer, SealedVersion};
 use crate::store::rows::SealedVersionRow;
 
-/// The plus keeps SQLite from the index by DEK, which has no order of names: each page would sort all that is left.
+/// By the primary key, in whose order the versions are wanted: in that of the index by DEK each page would sort all that is left.
 pub(super) const SEALED_UNDER: &str = "SELECT name, version, ciphertext FROM secret_versions \
-    WHERE tenant = ?1 AND +dek_version = ?2 AND (name, version) > (?3, ?4) ORDER BY name, version LIMIT ?5";
+    WHERE tenant = ?1 AND dek_version = ?2 AND (name, version) > (?3, ?4) ORDER BY name, version LIMIT ?5";
 
 pub(super) async fn sealed_under<'c>(
     executor: impl Executor<'c, Database = Sqlite>,

@@ -248,10 +248,16 @@ async fn a_wrapping_by_a_retired_key_is_nowhere_in_the_files() {
 async fn pages_are_found_by_an_index_and_not_sorted() {
     let directory = tempfile::tempdir().unwrap();
     let store = with_alice(directory.path()).await;
-    for page in [rewrap::UNDER, reseal::SEALED_UNDER, shred::BLOCKED] {
+    let pages = [
+        (rewrap::UNDER, "deks_by_kid (kid=? AND (state,tenant,dek_version)>"),
+        (reseal::SEALED_UNDER, "sqlite_autoindex_secret_versions_1 (tenant=? AND (name,version)>"),
+        (shred::BLOCKED, "tenants_blocked (tenant>"),
+    ];
+    for (page, index) in pages {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {page}"));
         let plan: Vec<String> =
             sqlx::query(explain).fetch_all(&store.readers).await.unwrap().iter().map(|row| row.get(3)).collect();
+        assert!(plan[0].starts_with("SEARCH") && plan[0].contains(index), "{page}: {plan:#?}");
         assert!(plan.iter().all(|step| !step.contains("SCAN") && !step.contains("B-TREE")), "{page}: {plan:#?}");
     }
 }

@@ -21,7 +21,8 @@ fn two_rotations_at_once_are_one_too_many(site: &Site) {
         assert!(said.contains(&kid) && said.contains("--resume`") && said.contains("--abort`"), "{said}");
     }
     // A node that is not there is waited for, so the run stays; a second POST meanwhile is refused, and GET follows.
-    let now = if site.is_postgres() { "(extract(epoch FROM now()) * 1000000)::bigint" } else { "unixepoch() * 1000000" };
+    let now =
+        if site.is_postgres() { "(extract(epoch FROM now()) * 1000000)::bigint" } else { "unixepoch() * 1000000" };
     let (node, boot) = ("ab".repeat(16), "cd".repeat(16));
     site.run_sql(&format!(
         "INSERT INTO nodes (node_id, boot_id, durable_kids, epoch, seen_at) VALUES ('{node}', '{boot}', '', 1, {now})"
@@ -97,10 +98,8 @@ fn a_copy_that_is_none_proves_nothing(site: &Site) {
     assert_eq!(phase(site), "staged");
     assert_eq!(site.number("SELECT count(*) FROM escrows"), 0);
     // What only claims to be a proof is held against the key file.
-    let claim = format!(
-        r#"{{"mode":"resume","proof":{{"kid":"{kid}","locator":"x","sha256":"{}"}}}}"#,
-        "00".repeat(32)
-    );
+    let claim =
+        format!(r#"{{"mode":"resume","proof":{{"kid":"{kid}","locator":"x","sha256":"{}"}}}}"#, "00".repeat(32));
     let answer = daemon.request("POST", "/v1/admin/rotate-master", claim.as_bytes());
     assert!(String::from_utf8_lossy(&answer.body).contains("another SHA-256"), "{answer:?}");
     let key = std::fs::read(&staged).unwrap();

@@ -284,6 +284,12 @@ pub(crate) async fn a_dek_that_is_released_is_active_only_where_nothing_took_its
     f.dek("alice").await;
     release(&back, 0xA3).await;
     assert_eq!(f.dek_states("alice").await, [(1, "decrypt_only"), (2, "decrypt_only"), (3, "active")]);
+    // By hand only: the highest is aside, and a lower one is active.
+    let highest = f.dek_row("alice", 3).await;
+    quarantine(&f, &highest).await;
+    f.database.run("UPDATE deks SET state = 'active' WHERE tenant = 'alice' AND dek_version = 1").await.unwrap();
+    release(&highest, 0xA4).await;
+    assert_eq!(f.dek_states("alice").await, [(1, "active"), (2, "decrypt_only"), (3, "decrypt_only")]);
 }
 
 pub(crate) async fn a_dek_is_released_under_the_active_key_only(f: Fixture) {

@@ -1,7 +1,8 @@
-use containarium::store::{PostgresStore, StoreError, Together};
+use containarium::store::{Masters, PostgresStore, Store, StoreError, Together};
 
-use crate::store::fakes::Values;
+use crate::store::fakes::{Key, Values};
 use crate::store::steps::intent;
+use crate::support::stores::Database;
 use crate::support::stores::postgres::PostgresDatabase;
 
 /// Why a store cannot be opened.
@@ -81,4 +82,22 @@ async fn a_batch_that_names_a_place_twice_is_refused_whole() {
     let outcome = f.store.write(&twice, Together::Each, &Values::of(&["one", "two", "three"])).await;
     assert!(matches!(&outcome, Err(StoreError::Refused(why)) if why.contains("alice/A")), "{outcome:?}");
     assert_eq!(f.rows("secrets WHERE tenant = 'alice'").await, 0);
+}
+
+#[tokio::test]
+async fn a_database_opened_for_reading_is_read_beside_its_daemons_and_never_written() {
+    let database = PostgresDatabase::create().await;
+    let reading = async || PostgresStore::open_reading(&database.url).await;
+    assert!(matches!(reading().await.map(drop), Err(StoreError::Unusable(_))), "it was never started on");
+    assert_eq!(database.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'containarium'").await, 0);
+    let daemon = database.fixture().await.store;
+    daemon.first_key(&mut Key::numbered(1)).await.unwrap();
+    let reader = reading().await.unwrap();
+    assert_eq!(reader.survey().await.unwrap(), daemon.survey().await.unwrap());
+    assert!(reader.raise_generation().await.is_err());
+    daemon.raise_generation().await.unwrap();
+    assert_eq!(reader.survey().await.unwrap(), daemon.survey().await.unwrap(), "what came since is seen");
+    reader.close().await;
+    database.execute("DELETE FROM containarium._sqlx_migrations WHERE version = 20261124000003").await;
+    assert!(matches!(reading().await.map(drop), Err(StoreError::Unusable(_))));
 }

@@ -68,7 +68,7 @@ async fn a_role_that_may_not_create_is_told_so_and_works_once_nothing_is_pending
     let url = format!("{}&user={role}", database.url);
     let outcome = PostgresStore::open(&url).await.map(drop);
     let Err(StoreError::Refused(why)) = outcome else { panic!("{outcome:?}") };
-    assert!(why.contains("3 migrations are pending") && why.contains("CREATE"), "{why}");
+    assert!(why.contains(" migrations are pending") && why.contains("CREATE"), "{why}");
 
     drop(database.fixture().await);
     let outcome = PostgresStore::open(&url).await.map(drop);

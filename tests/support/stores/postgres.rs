@@ -44,6 +44,27 @@ impl PostgresDatabase {
         self.fixture_at("").await
     }
 
+    /// Keeps the database as it is now, under another name; nobody else may be connected.
+    pub(crate) async fn keep_copy(&self) {
+        let name = &self.name;
+        self.on_server(&[format!("CREATE DATABASE {name}_copy TEMPLATE {name}")]).await;
+    }
+
+    /// Puts the copy in the database's place, whoever is connected.
+    pub(crate) async fn put_copy_back(&self) {
+        let name = &self.name;
+        let forced = format!("DROP DATABASE {name} WITH (FORCE)");
+        self.on_server(&[forced, format!("ALTER DATABASE {name}_copy RENAME TO {name}")]).await;
+    }
+
+    async fn on_server(&self, statements: &[String]) {
+        let mut connection = self.server.connect().await.unwrap();
+        for statement in statements {
+            connection.execute(AssertSqlSafe(statement.clone())).await.unwrap();
+        }
+        connection.close().await.unwrap();
+    }
+
     /// With further parameters for the URL.
     pub(crate) async fn fixture_at(self: &Arc<Self>, parameters: &str) -> Fixture {
         let store = PostgresStore::open(&format!("{}{parameters}", self.url)).await.unwrap();

@@ -141,7 +141,6 @@ impl Flip<'_> {
 
 pub(super) struct SetPhase<'a> {
     pub(super) fence: &'a Fence,
-    /// Allowed from the fence's phase.
     pub(super) to: KeyPhase,
 }
 
@@ -156,6 +155,7 @@ impl Work for SetPhase<'_> {
             Ok(state) => state,
             Err(state) => return Ok(End::Rollback(Fenced::Elsewhere(state))),
         };
+        guards::check_phase(state.phase, self.to)?;
         let state = if self.to == KeyPhase::Idle { finish(tx).await? } else { enter(tx, self.to, state.mode).await? };
         Ok(End::Commit(Fenced::Done(state)))
     }

@@ -1,0 +1,95 @@
+//! A master key put into a node's key files by an operator: in the command's own process, beside a daemon or without one.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use crate::crypto::{self, ImageError, KeyfileImage};
+use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
+use crate::model::{Kid, MasterKeyState};
+use crate::store::{Store, StoreError};
+
+/// The key, and what was done with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    pub kid: Kid,
+    /// What the database calls it.
+    pub state: MasterKeyState,
+    /// Where it lies, durable.
+    pub path: PathBuf,
+    pub placed: Placed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    Now,
+    /// It lay there already.
+    Before,
+}
+
+/// Why no key was installed. Nothing was written; no message holds a byte of what was read.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    #[error("standard input cannot be read: {0}")]
+    Read(#[source] io::Error),
+    #[error("what came on standard input is not a master key: {0}")]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the database has never held a key, so no key belongs to it")]
+    NoKey,
+    #[error("the database does not know this key (kid {kid}); it waits for {}", list(.wanted))]
+    Unknown { kid: Kid, wanted: Vec<Kid> },
+    #[error("the database knows this key (kid {kid}) as {state}, and needs it no more; it waits for {}", list(.wanted))]
+    NotWanted { kid: Kid, state: MasterKeyState, wanted: Vec<Kid> },
+    #[error(transparent)]
+    KeyFile(#[from] KeyfileError),
+}
+
+/// Reads a master key and keeps it in `secrets.key.d`, under the key files' lock, where the database knows it as staged, active or
+/// decrypt-only. A daemon takes it from there within seconds.
+///
+/// # Errors
+/// [`InstallError`].
+pub async fn install_key(
+    store: &dyn Store,
+    files: &KeyFiles,
+    input: &mut (impl Read + Send),
+) -> Result<Installed, InstallError> {
+    let image = KeyfileImage::read_from(input).map_err(InstallError::Read)?;
+    let master = image.master()?;
+    let kid = crypto::kid(&master);
+    let survey = store.survey().await?;
+    if survey.key_state.is_none() {
+        return Err(InstallError::NoKey);
+    }
+    let is_wanted = |state: MasterKeyState| {
+        matches!(state, MasterKeyState::Staged | MasterKeyState::Active | MasterKeyState::DecryptOnly)
+    };
+    let wanted = || survey.master_keys.iter().filter(|key| is_wanted(key.state)).map(|key| key.kid).collect();
+    let state = match survey.master_keys.iter().find(|key| key.kid == kid) {
+        None => return Err(InstallError::Unknown { kid, wanted: wanted() }),
+        Some(key) if !is_wanted(key.state) => {
+            return Err(InstallError::NotWanted { kid, state: key.state, wanted: wanted() });
+        }
+        Some(key) => key.state,
+    };
+    let lock = files.lock()?;
+    if let Some(path) = main_of(&files.scan(), kid) {
+        return Ok(Installed { kid, state, path, placed: Placed::Before });
+    }
+    let path = files.retained_path(kid);
+    let placed = if files.scan().retained.iter().any(|key| key.path == path) { Placed::Before } else { Placed::Now };
+    lock.stage(&master)?;
+    Ok(Installed { kid, state, path, placed })
+}
+
+fn main_of(scan: &Scan, kid: Kid) -> Option<PathBuf> {
+    match &scan.main {
+        MainFile::Key(key) if key.kid == kid => Some(key.path.clone()),
+        _ => None,
+    }
+}
+
+fn list(kids: &[Kid]) -> String {
+    kids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,55 @@
+//! How far the database has come, carried on in this node's record.
+
+use std::time::Duration;
+
+use super::{Node, NodeError, Progress};
+use crate::model::{KeyState, TenantRecord};
+use crate::node::Mark;
+use crate::store::StoreError;
+
+/// The longest that the generation stays as it is, so that last night's dump is noticed too.
+const LONGEST: Duration = Duration::from_hours(1);
+const PAGE: u32 = 1000;
+
+impl Node {
+    /// Carries the record on; and raises the generation where it was the same for an hour.
+    pub(super) async fn note(&self, progress: &mut Progress, state: &KeyState) -> Result<(), NodeError> {
+        let mut mark = Mark::of(state);
+        if self.is_mark_due(progress, mark).await? {
+            mark = Mark::of(&self.store.raise_generation().await?);
+        }
+        if !self.with_file(move |file| file.lacks(mark)).await? {
+            return Ok(());
+        }
+        // After the mark was read: what is noted may be more than belongs to it, never less.
+        let blocked = self.blocked_tenants().await?;
+        let at = self.clock.wall();
+        Ok(self.with_file(move |file| file.note(mark, at, &blocked)).await??)
+    }
+
+    async fn is_mark_due(&self, progress: &mut Progress, mark: Mark) -> Result<bool, NodeError> {
+        let now = self.clock.monotonic();
+        if let Some((seen, since)) = progress.generation
+            && seen == mark.generation
+        {
+            return Ok(now.saturating_sub(since) >= LONGEST);
+        }
+        let is_first = progress.generation.replace((mark.generation, now)).is_none();
+        // Across restarts only the wall clock knows. Where it was set, a mark too many does no harm.
+        let noted = self.with_file(move |file| file.noted_at().filter(|_| file.highest() == Some(mark))).await?;
+        let age = noted.map_or(0, |noted| self.clock.wall().0.saturating_sub(noted.0));
+        Ok(is_first && age >= i64::try_from(LONGEST.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    pub(super) async fn blocked_tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
+        let mut all: Vec<TenantRecord> = Vec::new();
+        loop {
+            let after = all.last().map(|tenant| tenant.tenant.clone());
+            let page = self.store.blocked_tenants(after.as_ref(), PAGE).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+}

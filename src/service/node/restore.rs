@@ -1,0 +1,229 @@
+//! A database that went back, and what accepting it takes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::converge::is_needed;
+use super::{Node, NodeError, Progress, Seen};
+use crate::access::AdminGrant;
+use crate::audit::Outcome;
+use crate::keys::Keys;
+use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord};
+use crate::node::{Behind, Fate, Mark, NodeFile};
+use crate::service::{Error, Request, Service, Touched};
+use crate::store::deks::{ShredOutcome, ShredWhen};
+use crate::store::masters::AtLeast;
+
+/// What accepting a restored database means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestorePlan {
+    /// Absent where there is nothing to accept.
+    pub behind: Option<Behind>,
+    /// How far the database is now; absent where it holds no key.
+    pub now: Option<Mark>,
+    /// The keys that it needs, the active one first.
+    pub needed: Vec<NeededKey>,
+    /// What is done again, by tenant.
+    pub replay: Vec<Replay>,
+    /// Whether this node's log holds everything up to the highest generation that it saw. If not, a shred that was made since the
+    /// restored state may be undone by accepting it, and nobody here knows.
+    pub complete: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeededKey {
+    pub kid: Kid,
+    pub state: MasterKeyState,
+    /// Whether it is loaded here.
+    pub held: bool,
+}
+
+/// What the log says of a tenant and the restored database does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    pub tenant: Tenant,
+    pub deed: Deed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// Its DEKs are destroyed, for good.
+    Shred,
+    /// It is blocked, and its DEKs are destroyed then.
+    ScheduleShred(Micros),
+    CancelShred,
+}
+
+/// What the operator agreed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed {
+    /// The state that they were shown.
+    pub epoch: u64,
+    pub generation: u64,
+    pub gaps: Gaps,
+}
+
+/// What to do where the log is not complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gaps {
+    Refuse,
+    Accept,
+}
+
+impl Service {
+    /// What accepting the database as it is would mean.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn restore_plan(&self, request: &Request, grant: &AdminGrant) -> Result<RestorePlan, Error> {
+        let plan = self.node.restore_plan().await;
+        let outcome = plan.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::AdminRestorePlan, None, [Touched::nothing(outcome)]).await?;
+        plan
+    }
+
+    /// Accepts the database as it is: what the log says and the database does not is done again, then epoch and generation rise above
+    /// all that this node has seen, so that other nodes are content too, and writes are open.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where there is nothing to accept, where the database is not as it was shown, or the log has gaps that were
+    /// not agreed to; [`Error::Unavailable`]. A call that broke off is made again.
+    pub async fn accept_restore(
+        &self,
+        request: &Request,
+        grant: &AdminGrant,
+        agreed: Agreed,
+    ) -> Result<(Mark, Vec<Replay>), Error> {
+        let accepted = self.node.accept_restore(agreed).await;
+        let outcome = accepted.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::AdminAcceptRestore, None, [Touched::nothing(outcome)]).await?;
+        accepted
+    }
+}
+
+impl Node {
+    async fn restore_plan(&self) -> Result<RestorePlan, Error> {
+        let mut progress = self.ticking.lock().await;
+        self.tick_alone(&mut progress).await?;
+        self.plan_alone().await
+    }
+
+    async fn plan_alone(&self) -> Result<RestorePlan, Error> {
+        let survey = self.store.survey().await?;
+        let now = survey.key_state.as_ref().map(Mark::of);
+        let loaded = |kid: Kid| matches!(&*self.keys.state(), Keys::Open(ring) if ring.holds(kid));
+        let mut needed: Vec<NeededKey> = survey
+            .master_keys
+            .iter()
+            .filter(|key| is_needed(key))
+            .map(|key| NeededKey { kid: key.kid, state: key.state, held: loaded(key.kid) })
+            .collect();
+        needed.sort_by_key(|key| key.state != MasterKeyState::Active);
+        let db_id = now.map(|mark| mark.db_id);
+        let (behind, complete, fates) = self
+            .with_file(move |file| {
+                (file.behind(), file.is_complete(), db_id.map(|id| file.fates(id)).unwrap_or_default())
+            })
+            .await?;
+        let mut replay = replays(&fates, &self.blocked_tenants().await?);
+        if behind.is_none() {
+            replay.clear();
+        }
+        Ok(RestorePlan { behind, now, needed, replay: self.of_known_tenants(replay).await?, complete })
+    }
+
+    /// A tenant that is younger than the restored state has nothing there to shred.
+    async fn of_known_tenants(&self, replay: Vec<Replay>) -> Result<Vec<Replay>, Error> {
+        let mut known = Vec::with_capacity(replay.len());
+        for deed in replay {
+            if !self.store.deks(&deed.tenant).await?.is_empty() {
+                known.push(deed);
+            }
+        }
+        Ok(known)
+    }
+
+    async fn accept_restore(&self, agreed: Agreed) -> Result<(Mark, Vec<Replay>), Error> {
+        // No tick comes between: it would see shreds being replayed.
+        let mut progress = self.ticking.lock().await;
+        self.tick_alone(&mut progress).await?;
+        let plan = self.plan_alone().await?;
+        let Some(behind) = plan.behind else {
+            return Err(Error::Conflict(
+                "there is nothing to accept: the database is not behind what this node has seen".into(),
+            ));
+        };
+        let Some(now) = plan.now else {
+            return Err(Error::Conflict(
+                "the database holds no key, so there is nothing to accept; restore it first".into(),
+            ));
+        };
+        if (now.epoch, now.generation) != (agreed.epoch, agreed.generation) {
+            return Err(Error::Conflict(format!(
+                "the database is at {now} by now; look at it again before accepting it"
+            )));
+        }
+        if !plan.complete && agreed.gaps == Gaps::Refuse {
+            return Err(Error::Conflict(
+                "this node's log does not hold everything up to what it saw last: a shred may be undone, and nobody here would know".into(),
+            ));
+        }
+        for replay in &plan.replay {
+            self.replay(replay).await?;
+        }
+        let accepted = self.accept(&mut progress, behind, now).await?;
+        Ok((accepted, plan.replay))
+    }
+
+    async fn accept(&self, progress: &mut Progress, behind: Behind, now: Mark) -> Result<Mark, Error> {
+        let at_least = AtLeast {
+            epoch: behind.seen.epoch.max(now.epoch) + 1,
+            generation: behind.seen.generation.max(now.generation) + 1,
+        };
+        let mark = Mark::of(&self.store.accept_restore(at_least).await?);
+        let (blocked, at) = (self.blocked_tenants().await?, self.clock.wall());
+        let written = self.with_file(move |file: &mut NodeFile| file.accept(mark, at, &blocked)).await?;
+        written.map_err(NodeError::from)?;
+        self.stand(Seen::Good);
+        self.tick_alone(progress).await?;
+        Ok(mark)
+    }
+
+    async fn replay(&self, replay: &Replay) -> Result<(), Error> {
+        let Replay { tenant, deed } = replay;
+        let outcome = match *deed {
+            Deed::Shred => {
+                self.store.schedule_shred(tenant, Duration::ZERO).await?;
+                self.store.shred(tenant, ShredWhen::Now).await?
+            }
+            Deed::ScheduleShred(at) => {
+                let wait = at.0.saturating_sub(self.store.now().await?.0);
+                let wait = Duration::from_micros(u64::try_from(wait).unwrap_or(0));
+                self.store.schedule_shred(tenant, wait).await?
+            }
+            Deed::CancelShred => self.store.cancel_shred(tenant).await?,
+        };
+        match outcome {
+            ShredOutcome::Done { .. } => tracing::warn!(%tenant, "replayed into the restored database: {deed:?}"),
+            ShredOutcome::NoTenant | ShredOutcome::Elsewhere(_) => {
+                tracing::info!(%tenant, "the restored database was so already: {deed:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn replays(fates: &BTreeMap<Tenant, Fate>, blocked: &[TenantRecord]) -> Vec<Replay> {
+    let deed = |tenant: &Tenant, fate: Fate| {
+        let found = blocked.iter().find(|record| record.tenant == *tenant);
+        let is_shredded = found.is_some_and(|record| record.shredded_at.is_some());
+        match fate {
+            _ if is_shredded => None,
+            Fate::Shredded { .. } => Some(Deed::Shred),
+            Fate::Pending { shred_at } => found.is_none().then_some(Deed::ScheduleShred(shred_at)),
+            Fate::Cancelled => found.map(|_| Deed::CancelShred),
+        }
+    };
+    let replay = |(tenant, fate): (&Tenant, &Fate)| Some(Replay { tenant: tenant.clone(), deed: deed(tenant, *fate)? });
+    fates.iter().filter_map(replay).collect()
+}

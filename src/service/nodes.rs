@@ -1,0 +1,51 @@
+//! The nodes of a database, for operators.
+
+use crate::access::AdminGrant;
+use crate::audit::Outcome;
+use crate::model::{Action, NodeId, NodeRecord};
+use crate::store::masters::ForgetOutcome;
+
+use super::{Error, Request, Service, Touched};
+
+/// Every node that the database knows, and which of them answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nodes {
+    pub this: NodeId,
+    /// By id.
+    pub nodes: Vec<NodeRecord>,
+}
+
+impl Service {
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn nodes(&self, request: &Request, grant: &AdminGrant) -> Result<Nodes, Error> {
+        let nodes = self.store.nodes().await.map_err(Error::from);
+        let result = nodes.map(|nodes| Nodes { this: self.node.holder().node, nodes });
+        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::AdminNodes, None, [Touched::nothing(outcome)]).await?;
+        result
+    }
+
+    /// Forgets a node that is gone for good, so that no rotation waits for it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] for one that is live; [`Error::Unavailable`].
+    pub async fn forget_node(&self, request: &Request, grant: &AdminGrant, node: NodeId) -> Result<(), Error> {
+        let result = self.forget(node).await;
+        let outcome = result.as_ref().map_or_else(Error::outcome, |()| Outcome::Ok);
+        self.record(request, grant.identity(), Action::AdminForgetNode, None, [Touched::nothing(outcome)]).await?;
+        result
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<(), Error> {
+        self.node.may_write().await?;
+        match self.store.forget_node(node).await? {
+            ForgetOutcome::Forgotten => Ok(()),
+            ForgetOutcome::Unknown => Err(Error::NotFound(format!("there is no node {node}"))),
+            ForgetOutcome::Live(record) => Err(Error::Conflict(format!(
+                "node {node} is live, last seen {}; stop its daemon, and forget it 30 seconds later",
+                record.seen_at
+            ))),
+        }
+    }
+}
