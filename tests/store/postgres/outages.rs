@@ -127,10 +127,6 @@ impl Database for NoDatabase {
         unreachable!()
     }
 
-    async fn texts(&self, _sql: &str) -> Vec<String> {
-        unreachable!()
-    }
-
     fn bytes(&self, _bytes: &[u8]) -> String {
         unreachable!()
     }
