@@ -33,7 +33,7 @@ pub(crate) trait Database: Send + Sync {
 
     /// The first column of a query, as texts; where a test needs it.
     async fn texts(&self, sql: &str) -> Vec<String> {
-        unimplemented!("{sql}")
+        unreachable!("{sql}")
     }
 
     /// Bytes as a literal of this database's SQL.

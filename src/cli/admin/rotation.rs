@@ -19,6 +19,7 @@ use super::super::progress;
 
 #[derive(Args)]
 #[group(id = "what", multiple = false)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line, of which one may be given")]
 struct What {
     /// Open every DEK, count, and say what would stop a rotation; change nothing
     #[arg(long)]
@@ -119,8 +120,8 @@ async fn rotate(client: &Client, request: &RotateMasterRequest) -> Result<Rotati
     let watches = request.mode == RotateMasterMode::Resume && request.proof.is_none();
     match answer {
         Err(conflict) if watches && conflict.class() == ErrorClass::Conflict => {
-            let watched = followed(|say| async move { client.follow_rotation(say).await }).await;
-            watched.map_err(|error| if error.class() == ErrorClass::NotFound { conflict } else { error })
+            let seen = followed(|say| async move { client.follow_rotation(say).await }).await;
+            seen.map_err(|error| if error.class() == ErrorClass::NotFound { conflict } else { error })
         }
         answer => answer,
     }
@@ -204,7 +205,7 @@ fn text(report: &RotationReport) -> String {
     let mut text = format!("{}\n", plain(&report.end));
     for (title, lines) in [("Done", &report.did), ("Would stop it", &report.problems), ("Left to do", &report.left)] {
         if !lines.is_empty() {
-            text.push_str(&format!("{title}:\n"));
+            text.extend([title, ":\n"]);
             text.extend(lines.iter().map(|line| format!("  - {}\n", plain(line))));
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use super::plan::{self, Blocked, Here, Next, Run, Snapshot, Stale, Step, Stop, Waiver};
+use super::plan::{self, Blocked, Ended, Here, Next, Run, Snapshot, Stale, Step, Stop, Waiver};
 use super::report::{self, Report, Tally};
 use super::verify::VerifyError;
 use super::walk::{self, WalkError, Walked};
@@ -312,7 +312,7 @@ impl Carrier {
             Some(kid) => parts.store.count_under(kid).await?,
             None => UnderKey::default(),
         };
-        let stale = match state.phase {
+        let from_before = match state.phase {
             KeyPhase::Reencrypting => self.stale().await?,
             _ => Stale::None,
         };
@@ -324,7 +324,7 @@ impl Carrier {
             now: parts.store.now().await?,
             here,
             under_old,
-            stale,
+            stale: from_before,
         })
     }
 
@@ -543,18 +543,14 @@ impl Carrier {
                 self.note_damage(walked);
                 failpoint::reached("rotation.rewrapped");
             }
-            Err(state) => self.elsewhere(&state),
+            Err(state) => elsewhere(&state),
         }
         Ok(())
     }
 
-    fn elsewhere(&self, state: &KeyState) {
-        tracing::warn!("somebody else was at work: epoch {}, phase {}", state.epoch, state.phase);
-    }
-
     async fn set_phase(&self, fence: &Fence, to: KeyPhase) -> Result<(), Trouble> {
         if let Fenced::Elsewhere(state) = self.service.store.set_phase(fence, to).await? {
-            self.elsewhere(&state);
+            elsewhere(&state);
         }
         Ok(())
     }
@@ -595,7 +591,7 @@ impl Carrier {
                 self.tally.old = Some(old);
             }
             Fenced::Done(other) => tracing::warn!("not retired: {other:?}"),
-            Fenced::Elsewhere(state) => self.elsewhere(&state),
+            Fenced::Elsewhere(state) => elsewhere(&state),
         }
         Ok(())
     }
@@ -651,10 +647,10 @@ impl Carrier {
         match self.service.store.abort(fence, kid).await? {
             Fenced::Done(_) => {
                 failpoint::reached("rotation.aborted");
-                self.run.aborted = true;
+                self.run.ended = Some(Ended::Aborted);
                 self.tally.aborted = Some(kid);
             }
-            Fenced::Elsewhere(state) => self.elsewhere(&state),
+            Fenced::Elsewhere(state) => elsewhere(&state),
         }
         Ok(())
     }
@@ -669,7 +665,7 @@ impl Carrier {
         failpoint::reached("rotation.destroyed");
         match outcome {
             DestroyOutcome::Destroyed => {
-                self.run.destroyed = true;
+                self.run.ended = Some(Ended::Destroyed);
                 Ok(())
             }
             DestroyOutcome::NotRetired(state) => Err(match state {
@@ -701,6 +697,11 @@ fn unless_away(tenant: &Tenant, error: Error) -> Result<Option<Damaged>, Trouble
         Error::Denied(_) | Error::NotFound(_) => Ok(None),
         error => Ok(Some(Damaged { tenant: tenant.clone(), version: None, why: error.to_string() })),
     }
+}
+
+/// The fence did not hold: what was planned is not done, and the next look shows why.
+fn elsewhere(state: &KeyState) {
+    tracing::warn!("somebody else was at work: epoch {}, phase {}", state.epoch, state.phase);
 }
 
 fn random_id() -> Result<String, Trouble> {

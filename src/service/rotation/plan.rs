@@ -74,10 +74,17 @@ pub(super) struct Run {
     pub verification: Option<String>,
     /// Whether a step of this run changed anything.
     pub carried: bool,
-    /// Whether this run destroyed the key that it was asked to.
-    pub destroyed: bool,
-    /// Whether this run gave up the staged key.
-    pub aborted: bool,
+    /// What this run was asked for and has done.
+    pub ended: Option<Ended>,
+}
+
+/// A change that leaves nothing further to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The staged key was given up.
+    Aborted,
+    /// The old key was destroyed.
+    Destroyed,
 }
 
 /// A step, small enough that a crash inside it leaves what the next plan can go on from.
@@ -321,7 +328,7 @@ fn unfit(seen: &Snapshot<'_>) -> Option<Blocked> {
 }
 
 fn idle(seen: &Snapshot<'_>) -> Next {
-    if seen.run.aborted {
+    if seen.run.ended == Some(Ended::Aborted) {
         return Next::Stop(Stop::Aborted);
     }
     if let Some(staged) = seen.run.staged {
@@ -482,7 +489,9 @@ fn destroy_old(seen: &Snapshot<'_>, kid: Kid, proof: Option<&Proof>, escrow: Esc
         return Next::Blocked(Blocked::UnknownKey(kid));
     };
     match (key.state, key.retired_at) {
-        (MasterKeyState::Destroyed, _) if seen.run.destroyed => return Next::Stop(Stop::Destroyed(kid)),
+        (MasterKeyState::Destroyed, _) if seen.run.ended == Some(Ended::Destroyed) => {
+            return Next::Stop(Stop::Destroyed(kid));
+        }
         (MasterKeyState::Retired, Some(retired_at)) => {
             let retain = i64::try_from(seen.retain_old.as_micros()).unwrap_or(i64::MAX);
             let at = Micros(retired_at.0.saturating_add(retain));

@@ -78,10 +78,8 @@ pub(super) async fn check(
     let mut walked = Walked::default();
     let mut page = store.deks_under(under, None, PAGE).await?;
     while let Some(last) = page.last().map(DekCursor::of) {
-        let (read, opened) = tokio::join!(
-            store.deks_under(under, Some(&last), PAGE),
-            on_processors(page, keys, |keys, dek| keys.check(dek)),
-        );
+        let (read, opened) =
+            tokio::join!(store.deks_under(under, Some(&last), PAGE), on_processors(page, keys, Keyring::check),);
         failpoint::reached("rotation.checked-page");
         for (dek, result) in opened? {
             walked.done += u64::from(walked.judge(&dek, result)?.is_some());

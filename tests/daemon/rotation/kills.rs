@@ -67,8 +67,8 @@ fn collect(dir: &Path, named: &mut BTreeSet<String>) {
             collect(&path, named);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let source = std::fs::read_to_string(&path).unwrap();
-            let names = source.split("failpoint::reached(\"").skip(1).filter_map(|rest| rest.split('"').next());
-            named.extend(names.map(str::to_owned));
+            let found = source.split("failpoint::reached(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            named.extend(found.map(str::to_owned));
         }
     }
 }

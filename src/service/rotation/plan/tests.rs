@@ -75,7 +75,7 @@ fn a_waiting_node_is_waited_for_and_a_lost_one_must_be_named() {
     world.happen(&Event::TimePasses);
     world.run(0);
     let Some(Next::Blocked(blocked)) = world.ended(0) else { panic!("{:?}", world.ended(0)) };
-    assert!(blocked.to_string().contains(&format!("--without-node {}", world.node_id(1))), "{blocked}");
+    assert!(blocked.to_string().contains(&format!("--without-node {}", World::node_id(1))), "{blocked}");
     world.name_as_away(0, 1);
     world.run(0);
     assert_eq!(world.ended(0), Some(Next::Stop(Stop::Rotated)));

@@ -101,12 +101,22 @@ fn record(kid: Kid, state: MasterKeyState) -> MasterKeyRecord {
     MasterKeyRecord { kid, state, created_at: Micros(0), retired_at: None, in_use: false }
 }
 
-fn copy_of(kid: Kid, kind: EscrowKind) -> EscrowRecord {
+fn copy_of(kid: Kid, what: EscrowKind) -> EscrowRecord {
     let at = Some(Micros(0));
     let (started_at, confirmed_at) = (Micros(0), at);
     let (id, target) = (kid.to_string(), "file".to_owned());
-    let read_back_at = at.filter(|_| kind == EscrowKind::Copy);
-    EscrowRecord { id, kid, target, locator: None, content_sha256: None, kind, started_at, confirmed_at, read_back_at }
+    let read_back_at = at.filter(|_| what == EscrowKind::Copy);
+    EscrowRecord {
+        id,
+        kid,
+        target,
+        locator: None,
+        content_sha256: None,
+        kind: what,
+        started_at,
+        confirmed_at,
+        read_back_at,
+    }
 }
 
 impl World {
@@ -146,17 +156,17 @@ impl World {
         }
     }
 
-    pub(super) fn node_id(&self, node: usize) -> NodeId {
+    pub(super) fn node_id(node: usize) -> NodeId {
         NodeId::new([u8::try_from(node).unwrap(); 16])
     }
 
     fn holder(&self, node: usize) -> Holder {
-        Holder { node: self.node_id(node), boot: BootId::new([self.nodes[node].boot; 16]) }
+        Holder { node: Self::node_id(node), boot: BootId::new([self.nodes[node].boot; 16]) }
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeRecord> {
         let record = |(index, node): (usize, &Node)| NodeRecord {
-            node: self.node_id(index),
+            node: Self::node_id(index),
             boot: BootId::new([node.boot; 16]),
             durable_kids: node.said.iter().copied().collect(),
             epoch: self.state.epoch,
@@ -206,7 +216,7 @@ impl World {
     }
 
     pub(super) fn name_as_away(&mut self, node: usize, away: usize) {
-        let id = self.node_id(away);
+        let id = Self::node_id(away);
         self.nodes[node].without.push(id);
     }
 
@@ -500,13 +510,13 @@ impl World {
                 if fenced {
                     self.set_state(kid, MasterKeyState::Aborted);
                     self.end();
-                    self.nodes[index].run.aborted = true;
+                    self.nodes[index].run.ended = Some(Ended::Aborted);
                 }
                 fenced
             }
             Step::Destroy { kid, .. } => {
                 self.set_state(kid, MasterKeyState::Destroyed);
-                self.nodes[index].run.destroyed = true;
+                self.nodes[index].run.ended = Some(Ended::Destroyed);
                 true
             }
         };
