@@ -1,6 +1,7 @@
 //! Rotating the master key of a real daemon, on both stores.
 
 mod kills;
+mod nodes;
 mod refusals;
 
 use std::io::Write;

@@ -328,6 +328,23 @@ impl Daemon {
         }
     }
 
+    #[cfg(feature = "failpoints")]
+    /// Waits until it stopped itself (SIGSTOP).
+    pub(crate) fn stopped(&self) {
+        let begun = Instant::now();
+        let stat = format!("/proc/{}/stat", self.child.as_ref().unwrap().id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            assert!(begun.elapsed() < PATIENCE, "it goes on");
+            std::thread::yield_now();
+        }
+    }
+
+    #[cfg(feature = "failpoints")]
+    /// SIGCONT.
+    pub(crate) fn wake(&self) {
+        signal(self.child.as_ref().unwrap(), rustix::process::Signal::CONT);
+    }
+
     /// SIGKILL: nothing is tidied up.
     pub(crate) fn kill(mut self) {
         let mut child = self.child.take().unwrap();

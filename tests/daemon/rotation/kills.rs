@@ -101,6 +101,45 @@ mod rounds {
         }
     }
 
+    /// A rotator that sleeps through another's work finds that it is no longer meant, and changes nothing.
+    #[test]
+    fn a_zombie_rotator_that_wakes_finds_the_rotation_done_and_does_no_harm() {
+        for point in ["rotation.page-wrapped", "rotation.verified", "rotation.retiring"] {
+            let site = Site::postgres();
+            let other = site.sharing();
+            let first = site.start();
+            fill(&first, TENANTS);
+            let key = std::fs::read(site.key_file()).unwrap();
+            assert!(other.cli(["admin", "install-key"], &key).status.success());
+            let kid = rotated(&site, &[])["kid"].as_str().unwrap().to_owned();
+            let staged = std::fs::read(staged_file(&site, &kid)).unwrap();
+            assert!(other.cli(["admin", "install-key"], &staged).status.success());
+            assert_eq!(first.stop().code(), Some(0));
+            let mut command = site.command(["daemon"]);
+            command.env("CONTAINARIUM_FAILPOINTS", format!("{point}=stop"));
+            let zombie = site.start_with(command);
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| rotate(&site, &["--resume", WAIVE[0], WAIVE[1]]));
+                zombie.stopped();
+                site.run_sql("UPDATE key_state SET lease_until = 1");
+                let second = other.start();
+                let begun = Instant::now();
+                while phase(&other) != "idle" {
+                    assert!(begun.elapsed() < PATIENCE, "{point}: {}", other.log());
+                    std::thread::yield_now();
+                }
+                let before = other.texts("SELECT encode(wrapped, 'hex') FROM deks ORDER BY 1");
+                zombie.wake();
+                let (output, _) = asked.join().unwrap();
+                assert!(output.status.code().is_some_and(|code| [0, 6].contains(&code)), "{point}: {output:?}");
+                assert_eq!(other.texts("SELECT encode(wrapped, 'hex') FROM deks ORDER BY 1"), before, "{point}");
+                assert_eq!((phase(&other).as_str(), not_under(&other, &kid)), ("idle", 0), "{point}");
+                check(&second, TENANTS);
+                check(&zombie, TENANTS);
+            });
+        }
+    }
+
     fn killed_at(site: &Site, name: &str, round: Round) {
         println!("{name} ({round:?}) on {}", if site.is_postgres() { "PostgreSQL" } else { "SQLite" });
         std::fs::write(site.path("config.toml"), "[keys]\nretain_old = \"0s\"\n[cache]\nmax_entries = 2\n").unwrap();

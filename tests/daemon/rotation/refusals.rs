@@ -50,7 +50,7 @@ fn two_rotations_at_once_are_one_too_many(site: &Site) {
     assert_eq!(phase(site), "idle");
 }
 
-fn waits_for(stream: &mut std::os::unix::net::UnixStream, text: &str) {
+pub(super) fn waits_for(stream: &mut std::os::unix::net::UnixStream, text: &str) {
     use std::io::Read;
     let (mut said, mut buffer) = (String::new(), [0; 4096]);
     while !said.contains(text) {
@@ -110,7 +110,7 @@ fn a_copy_that_is_none_proves_nothing(site: &Site) {
     assert_eq!(active(&daemon), kid);
 }
 
-fn damage(site: &Site, tenant: &str) -> String {
+pub(super) fn damage(site: &Site, tenant: &str) -> String {
     let wrapped = if site.is_postgres() { "encode(wrapped, 'hex')" } else { "hex(wrapped)" };
     let whole = site.texts(&format!("SELECT {wrapped} FROM deks WHERE tenant = '{tenant}'")).remove(0);
     let mut bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(whole.as_bytes()).unwrap();
@@ -119,7 +119,7 @@ fn damage(site: &Site, tenant: &str) -> String {
     whole
 }
 
-fn put(site: &Site, tenant: &str, wrapped: &[u8]) {
+pub(super) fn put(site: &Site, tenant: &str, wrapped: &[u8]) {
     let wrapped = site.sql_bytes(wrapped);
     site.run_sql(&format!("UPDATE deks SET wrapped = {wrapped} WHERE tenant = '{tenant}'"));
 }
