@@ -13,6 +13,7 @@ mod refusal;
 mod secrets;
 mod settings;
 mod shell;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ impl Invocation {
     #[must_use]
     pub const fn threads(&self) -> Threads {
         match self.0 {
-            Command::Daemon(_) => Threads::Many,
+            Command::Daemon(_) | Command::VerifyDeks => Threads::Many,
             _ => Threads::One,
         }
     }
@@ -64,6 +65,7 @@ pub fn parse() -> Result<Invocation, ExitCode> {
 pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
     let done = match invocation.0 {
         Command::Daemon(settings) => daemon(settings, unprotected).await,
+        Command::VerifyDeks => verify::run().await,
         Command::Secrets(arguments) => secrets::run(arguments).await,
         Command::Admin(arguments) => admin::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
@@ -80,7 +82,17 @@ pub fn no_runtime(error: &std::io::Error) -> ExitCode {
     failure.mend("look for a limit on threads or open files with `ulimit -a`").report()
 }
 
+/// Points at which a test kills or stops the daemon; a setting that exists with the feature only.
+#[cfg(feature = "failpoints")]
+fn arm_failpoints() -> Result<(), Failure> {
+    #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
+    let setting = std::env::var("CONTAINARIUM_FAILPOINTS").unwrap_or_default();
+    crate::failpoint::arm(&setting).map_err(Failure::usage)
+}
+
 async fn daemon(arguments: settings::SettingsArgs, unprotected: &[Warning]) -> Result<(), Failure> {
+    #[cfg(feature = "failpoints")]
+    arm_failpoints()?;
     let effective = config::load(&arguments.into(), &config::Environment::of_process());
     let config = effective.map_err(|errors| Failure::of_settings(&errors))?.config;
     crate::daemon::run(config, unprotected).await.map_err(|error| Failure::logged(error.exit_code()))
@@ -134,6 +146,9 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Show or check the daemon's settings
     Config(configuration::ConfigArgs),
+    /// Open every DEK with the keys as they are on disk: run by the daemon during a rotation
+    #[command(hide = true, name = crate::service::rotation::verify::SUBCOMMAND)]
+    VerifyDeks,
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions { shell: clap_complete::Shell },

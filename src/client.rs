@@ -18,9 +18,10 @@ use crate::crypto::SecretValue;
 use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
 use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::{
-    ChangeAnswer, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine, QuarantineAnswer,
-    QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, SecretMetadata, SetBody, ShredAnswer,
-    ShredRequest, StatusAnswer, StreamLine, TenantsAnswer, VersionsAnswer, one_value, set_json,
+    ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
+    QuarantineAnswer, QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, RotateMasterRequest,
+    RotationKeysAnswer, RotationReport, SecretMetadata, SetBody, ShredAnswer, ShredRequest, StatusAnswer, StreamLine,
+    TenantsAnswer, VersionsAnswer, one_value, set_json,
 };
 
 pub use error::{ClientError, Effect, ErrorClass};
@@ -183,6 +184,51 @@ impl Client {
     pub async fn accept_restore(&self, request: &AcceptRestoreRequest) -> Result<AcceptRestoreAnswer, ClientError> {
         let target = Target::new(Method::POST, ["v1", "admin", "accept-restore"]);
         self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// Begins, resumes or tries a rotation of the master key, and follows it to its end.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate_master(
+        &self,
+        request: &RotateMasterRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotationReport, ClientError> {
+        self.follow(Target::new(Method::POST, ["v1", "admin", "rotate-master"]), Some(json(request)?), on_progress)
+            .await
+    }
+
+    /// Follows the rotation that is under way, or tells how the last one ended.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn follow_rotation(&self, on_progress: impl FnMut(ProgressLine)) -> Result<RotationReport, ClientError> {
+        self.follow(Target::new(Method::GET, ["v1", "admin", "rotate-master"]), None, on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn abort_rotation(&self, on_progress: impl FnMut(ProgressLine)) -> Result<RotationReport, ClientError> {
+        self.follow(Target::new(Method::POST, ["v1", "admin", "rotate-master", "abort"]), None, on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn destroy_old_master(
+        &self,
+        request: &DestroyOldRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotationReport, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "rotate-master", "destroy-old"]);
+        self.follow(target, Some(json(request)?), on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotation_keys(&self) -> Result<RotationKeysAnswer, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "admin", "rotate-master", "keys"]);
+        self.ask(target, None, MAX_LISTING_BYTES).await
     }
 
     /// Gives tenants new DEKs, and follows that to its end.

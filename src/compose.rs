@@ -6,12 +6,13 @@ use std::sync::Arc;
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Database, ExistingKey};
+use crate::config::{Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::start::Adopt;
 use crate::keys::{CacheLimits, Keyring};
 use crate::service::node::{Node, NodeError, NodeParts};
 use crate::service::open::Opener;
+use crate::service::rotation::verify::Verifier;
 use crate::service::{Parts, Service};
 
 use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
@@ -25,6 +26,8 @@ pub enum ComposeError {
     KeyFile(#[from] KeyfileError),
     #[error("the record of this node cannot be used: {0}")]
     Node(#[from] NodeError),
+    #[error("a setting is no text, and so cannot be handed to the process that verifies a rotation: {0}")]
+    Settings(#[from] NotText),
     #[error("the audit file cannot be opened: {0}")]
     Audit(#[source] std::io::Error),
     /// A fresh PostgreSQL would hide what the SQLite file holds.
@@ -79,6 +82,8 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,
+        verifier: Verifier::new(config.for_reading()?),
+        retain_old: config.retain_old,
         database_retention: config.database_retention,
     }));
     Ok(Composed { store, audit, clock, node, service, opener })
@@ -96,8 +101,16 @@ pub struct Reader {
 /// # Errors
 /// [`ComposeError::Store`], also for a database whose schema is not this release's; [`ComposeError::KeyFile`].
 pub async fn reader(config: &Config) -> Result<Reader, ComposeError> {
-    let files = KeyFiles::at(&config.key_file)?;
-    let store: Arc<dyn Store> = match &config.database {
+    reader_at(&config.key_file, &config.database).await
+}
+
+/// As [`reader`], of a process that has no other settings.
+///
+/// # Errors
+/// As there.
+pub async fn reader_at(key_file: &Path, database: &Database) -> Result<Reader, ComposeError> {
+    let files = KeyFiles::at(key_file)?;
+    let store: Arc<dyn Store> = match database {
         Database::Sqlite { path } => Arc::new(SqliteStore::open_reading(path).await?),
         Database::Postgres { url } => Arc::new(PostgresStore::open_reading(url.text()).await?),
     };

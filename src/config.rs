@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod layers;
 mod places;
+mod reading;
 mod values;
 
 use std::num::NonZeroU32;
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
 pub use layers::{Environment, Flags, Origin, Setting, User};
+pub use reading::{NotText, Reading};
 
 use file::FileLayer;
 use layers::Layers;
@@ -36,6 +38,8 @@ pub struct Config {
     /// How many versions of a secret stay, the newest by number.
     pub keep_versions: NonZeroU32,
     pub cache: CacheSettings,
+    /// For how long a retired master key is kept.
+    pub retain_old: Duration,
     /// For how long backups of the database are kept; only their operator knows.
     pub database_retention: Option<Duration>,
 }
@@ -160,6 +164,7 @@ impl Resolver<'_> {
         let keep_versions = self.value(Setting::KeepVersions, ("10", DEFAULT_KEEP_VERSIONS), values::keep_versions);
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
+        let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
         let database_retention = self.database_retention();
         Some(Config {
             data_dir: data_dir?,
@@ -170,6 +175,7 @@ impl Resolver<'_> {
             existing_key: existing_key?,
             keep_versions: keep_versions?,
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
+            retain_old: retain_old?,
             database_retention,
         })
     }
@@ -310,6 +316,8 @@ enum Asked {
     For(DatabaseUrl),
 }
 
+/// A month of database backups and a few days.
+const DEFAULT_RETAIN_OLD: Duration = Duration::from_hours(35 * 24);
 const DEFAULT_KEEP_VERSIONS: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
 fn display(path: &Path) -> String {

@@ -108,6 +108,13 @@ pub fn same_value(a: &SecretValue, b: &SecretValue) -> bool {
     a.bytes().ct_eq(b.bytes()).into()
 }
 
+/// Whether two DEKs are the same key, in constant time.
+#[must_use]
+pub fn same_dek(a: &Dek, b: &Dek) -> bool {
+    use subtle::ConstantTimeEq;
+    a.0.bytes().ct_eq(b.0.bytes()).into()
+}
+
 /// 16 random bytes, for a public identifier.
 ///
 /// # Errors

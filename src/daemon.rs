@@ -98,6 +98,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     notify(&[NotifyState::Ready]);
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
+    service.keep_rotating();
     let ticked = Arc::clone(&service);
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);

@@ -7,6 +7,7 @@
 mod cache;
 pub mod keyfile;
 mod repair;
+mod rewrap;
 pub mod start;
 
 use std::collections::HashMap;

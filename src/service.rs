@@ -8,6 +8,7 @@ pub mod job;
 pub mod node;
 mod nodes;
 pub mod open;
+pub mod rotation;
 mod secrets;
 mod status;
 
@@ -25,6 +26,8 @@ use crate::store::Store;
 use deks::RotatedDeks;
 use job::{Job, Workers};
 use node::Node;
+use rotation::Rotation;
+use rotation::verify::Verifier;
 
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
@@ -48,6 +51,9 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How many versions of a secret stay.
     pub keep_versions: NonZeroU32,
+    pub verifier: Verifier,
+    /// For how long a retired master key is kept.
+    pub retain_old: Duration,
     /// For how long backups of the database are kept, where that is known.
     pub database_retention: Option<Duration>,
 }
@@ -61,6 +67,7 @@ pub struct Service {
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
     keep_versions: NonZeroU32,
+    rotation: Rotation,
     database_retention: Option<Duration>,
     workers: Workers,
     rotating_deks: Job<RotatedDeks>,
@@ -94,7 +101,8 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, node, access, audit, clock, keep_versions, database_retention } = parts;
+        let Parts { store, keys, node, access, audit, clock, keep_versions, verifier, retain_old, database_retention } =
+            parts;
         Self {
             store,
             keys,
@@ -103,6 +111,7 @@ impl Service {
             audit,
             clock,
             keep_versions,
+            rotation: Rotation::new(verifier, retain_old),
             database_retention,
             workers: Workers::default(),
             rotating_deks: Job::new("rotate-dek"),

@@ -6,6 +6,7 @@
 mod admin;
 mod deks;
 pub mod nodes;
+mod rotation;
 mod secrets;
 mod stream;
 mod value;
@@ -27,6 +28,10 @@ pub use value::{Base64, Text, ValueError, one_value};
 pub use deks::{
     QuarantineAnswer, QuarantineMode, QuarantineRequest, RotateDekAnswer, RotateDekMode, RotateDekRequest, ShredAnswer,
     ShredMode, ShredRequest,
+};
+pub use rotation::{
+    DestroyOldRequest, EscrowChoice, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest,
+    RotationKeysAnswer, RotationReport, StagedKey, ValuesToChange,
 };
 pub use stream::{ProgressLine, StreamLine};
 

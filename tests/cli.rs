@@ -108,6 +108,7 @@ const COMMANDS: &[&str] = &[
     "admin tenants",
     "admin status",
     "admin rotate-dek",
+    "admin rotate-master",
     "admin shred",
     "admin quarantine",
     "admin nodes",
@@ -206,6 +207,7 @@ fn config_show_tells_each_value_and_its_origin() {
             "secrets.keep_versions 3 c.toml:3",
             "cache.max_entries 100000 default",
             "cache.max_age 1h default",
+            "keys.retain_old 35d default",
             "backup.database_retention - default",
         ]
     );

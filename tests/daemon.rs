@@ -8,6 +8,7 @@ mod faults;
 mod hardening;
 mod leaks;
 mod nodes;
+mod rotation;
 mod secrets;
 mod start;
 

@@ -2,6 +2,7 @@
 
 mod deks;
 mod nodes;
+mod rotation;
 
 use clap::{Args, Subcommand};
 
@@ -33,6 +34,12 @@ enum AdminCommand {
     /// It answers while the keys are locked too, and says why they are.
     #[command(after_help = "Examples:\n  containarium admin status\n  containarium admin status -o json")]
     Status,
+    /// Make a new master key, wrap every DEK by it, and retire the old one, while secrets are served
+    ///
+    /// It stages the new key and stops; once a copy of it off the host is proven (--resume --prove-from) it goes on by itself to the
+    /// end. Hanging up stops nothing. docs/KEY_ROTATION.md has each step, and each failure with its one command.
+    #[command(after_help = rotation::EXAMPLES)]
+    RotateMaster(rotation::RotateMasterArgs),
     /// Give a tenant a new DEK, or all tenants
     ///
     /// The new DEK seals from now on; the old one decrypts only. With --reencrypt everything is sealed anew under it, while secrets
@@ -93,6 +100,7 @@ pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
     let format = arguments.client.format();
     let client = move || arguments.client.client();
     match arguments.command {
+        AdminCommand::RotateMaster(arguments) => rotation::run(&client()?, format, arguments).await,
         AdminCommand::Tenants => tenants(&client()?, format).await,
         AdminCommand::Status => status(&client()?, format).await,
         AdminCommand::Nodes(arguments) => nodes::nodes(&client()?, format, arguments).await,

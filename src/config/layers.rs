@@ -22,6 +22,7 @@ pub enum Setting {
     KeepVersions,
     CacheMaxEntries,
     CacheMaxAge,
+    KeysRetainOld,
     DatabaseRetention,
 }
 
@@ -55,6 +56,7 @@ impl Setting {
         Self::KeepVersions,
         Self::CacheMaxEntries,
         Self::CacheMaxAge,
+        Self::KeysRetainOld,
         Self::DatabaseRetention,
     ];
 
@@ -73,6 +75,7 @@ impl Setting {
             Self::KeepVersions => "secrets.keep_versions",
             Self::CacheMaxEntries => "cache.max_entries",
             Self::CacheMaxAge => "cache.max_age",
+            Self::KeysRetainOld => "keys.retain_old",
             Self::DatabaseRetention => "backup.database_retention",
         }
     }
@@ -92,7 +95,11 @@ impl Setting {
     pub(super) const fn reach(self) -> Reach {
         match self {
             Self::Config => Reach::NotInFile,
-            Self::KeepVersions | Self::CacheMaxEntries | Self::CacheMaxAge | Self::DatabaseRetention => Reach::FileOnly,
+            Self::KeepVersions
+            | Self::CacheMaxEntries
+            | Self::CacheMaxAge
+            | Self::KeysRetainOld
+            | Self::DatabaseRetention => Reach::FileOnly,
             _ => Reach::Everywhere,
         }
     }

@@ -12,6 +12,8 @@ use super::{ExistingKey, LogFormat};
 /// A key that is unwrapped once a month is not cached but kept.
 const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
 
+/// Ten years.
+const MAX_RETAIN: Duration = Duration::from_hours(3650 * 24);
 /// A hundred years: so that a moment plus this stays one that can be written.
 const MAX_RETENTION: Duration = Duration::from_hours(36_500 * 24);
 
@@ -53,6 +55,12 @@ pub(super) fn keep_versions(text: &str) -> Result<NonZeroU32, String> {
 
 pub(super) fn max_entries(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "it must be a number from 0 (no cache)".to_owned())
+}
+
+/// Nothing at all is allowed: who destroys an old key at once has the typed confirmation and the read-back copy to think it over.
+pub(super) fn retain_old(text: &str) -> Result<Duration, String> {
+    let rule = "it must be a duration from \"0s\" to \"3650d\", such as \"35d\" or \"12h\"";
+    duration(text).filter(|time| *time <= MAX_RETAIN).ok_or_else(|| rule.to_owned())
 }
 
 pub(super) fn max_age(text: &str) -> Result<Duration, String> {

@@ -2,6 +2,7 @@
 
 pub(super) mod deks;
 pub(super) mod nodes;
+pub(super) mod rotation;
 
 use std::collections::BTreeMap;
 

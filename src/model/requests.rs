@@ -17,6 +17,12 @@ pub enum Action {
     Destroy,
     AdminTenants,
     AdminStatus,
+    RotateMaster,
+    RotationDryRun,
+    AbortRotation,
+    DestroyMaster,
+    FollowRotation,
+    RotationKeys,
     RotateDek,
     /// Looks at a `rotate-dek` that is under way, or was.
     FollowRotateDek,
@@ -45,6 +51,9 @@ impl Action {
             | Self::Versions
             | Self::AdminTenants
             | Self::AdminStatus
+            | Self::RotationDryRun
+            | Self::FollowRotation
+            | Self::RotationKeys
             | Self::FollowRotateDek
             | Self::AdminNodes
             | Self::AdminRestorePlan => false,
@@ -54,6 +63,9 @@ impl Action {
             | Self::Delete
             | Self::Undelete
             | Self::Destroy
+            | Self::RotateMaster
+            | Self::AbortRotation
+            | Self::DestroyMaster
             | Self::RotateDek
             | Self::Reencrypt
             | Self::ScheduleShred
@@ -80,6 +92,12 @@ impl Action {
             Self::Destroy => "secret.destroy",
             Self::AdminTenants => "admin.tenants",
             Self::AdminStatus => "admin.status",
+            Self::RotateMaster => "admin.rotate-master",
+            Self::RotationDryRun => "admin.rotate-master.dry-run",
+            Self::AbortRotation => "admin.rotate-master.abort",
+            Self::DestroyMaster => "admin.rotate-master.destroy-old",
+            Self::FollowRotation => "admin.rotate-master.follow",
+            Self::RotationKeys => "admin.rotate-master.keys",
             Self::RotateDek => "admin.rotate-dek",
             Self::FollowRotateDek => "admin.rotate-dek.follow",
             Self::Reencrypt => "admin.reencrypt",

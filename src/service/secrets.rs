@@ -386,7 +386,11 @@ impl Service {
     }
 
     /// Writes all intents or none. A tenant without an active DEK gets one in a transaction of its own, and the write starts anew.
-    async fn write_all(&self, intents: &[Intent], values: &[Option<SecretValue>]) -> Result<Vec<Written>, Error> {
+    pub(super) async fn write_all(
+        &self,
+        intents: &[Intent],
+        values: &[Option<SecretValue>],
+    ) -> Result<Vec<Written>, Error> {
         let sealer = ValueSealer { keys: &self.keys, values };
         let mut looked = false;
         for _ in 0..WRITE_ATTEMPTS {

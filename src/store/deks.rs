@@ -169,6 +169,10 @@ pub trait Deks: Send + Sync {
     /// Pending shreds whose time has come, by the database's clock, the longest due first.
     async fn due_shreds(&self, limit: u32) -> Result<Vec<Tenant>, StoreError>;
 
+    /// Tenants that still have a DEK in use which was made in an earlier epoch than this one, by name; those that a shred blocks are left
+    /// out.
+    async fn made_before_active(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<Tenant>, StoreError>;
+
     /// Now, by the database's clock.
     async fn now(&self) -> Result<Micros, StoreError>;
 }

@@ -12,8 +12,33 @@ fn machine() -> Machine {
         machine.program(&format!("bin/{tool}"), "");
     }
     machine.program("clone/scripts/check-migrations", "");
+    std::fs::create_dir_all(machine.path("clone/src")).unwrap();
+    std::fs::write(
+        machine.path("clone/src/points.rs"),
+        r#"failpoint::reached("a.point"); failpoint::reached("b.point");"#,
+    )
+    .unwrap();
+    released(&machine, b"\x7fELF and all else");
     cargo(&machine, "", &[DOORS, REFERENCE], 3);
     machine
+}
+
+/// What the release build leaves.
+fn released(machine: &Machine, binary: &[u8]) {
+    let dir = machine.path("home/.cache/containarium-ci/target/release");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("containarium"), binary).unwrap();
+}
+
+#[test]
+fn a_failpoint_in_the_release_fails_the_run() {
+    let machine = machine();
+    released(&machine, b"\x7fELF\0 and b.point\0");
+    let (status, text) = run(&machine);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("ci: FAILED  release ") && text.contains("b.point"), "{text}");
+    std::fs::write(machine.path("clone/src/points.rs"), "").unwrap();
+    assert_eq!(run(&machine).0, Some(1), "a check that looks for nothing is none");
 }
 
 /// A cargo whose arguments are matched by `cases` first.
@@ -31,10 +56,10 @@ fn run(machine: &Machine) -> (Option<i32>, String) {
 fn it_names_every_check_and_passes_when_all_do() {
     let (status, text) = run(&machine());
     assert_eq!(status, Some(0), "{text}");
-    for step in ["tools", "format", "migrations", "dependencies", "clippy", "tests", "documentation"] {
+    for step in ["tools", "format", "migrations", "dependencies", "clippy", "tests", "release", "documentation"] {
         assert!(text.contains(&format!("ci: ok      {step} ")), "{step}: {text}");
     }
-    assert!(text.contains("all passed: 3 tests"), "{text}");
+    assert!(text.contains("all passed: 6 tests"), "{text}");
     assert!(!text.contains("NOT checked"), "{text}");
 }
 
@@ -46,6 +71,7 @@ fn each_check_that_fails_fails_the_run_and_shows_why() {
         ("*advisories) echo why; exit 1;;", "dependencies"),
         ("clippy*-D\\ warnings) echo why; exit 1;;", "clippy"),
         ("test*) echo why; exit 101;;", "tests"),
+        ("build*--release) echo why; exit 101;;", "release"),
         ("doc*--no-deps) echo why; exit 101;;", "documentation"),
     ] {
         let machine = machine();

@@ -17,6 +17,21 @@ fn it_hands_its_arguments_to_cargo_and_cargos_status_back() {
 }
 
 #[test]
+fn the_tests_that_kill_the_daemon_run_in_a_build_of_their_own() {
+    let second = "cargo test --locked --features failpoints --test integration daemon::rotation::kills";
+    for (arguments, runs) in
+        [(&["--locked"][..], true), (&["--locked", "a_kill"], true), (&["--locked", "a_test"], false)]
+    {
+        let machine = Machine::new();
+        let (status, text) = machine.run(SCRIPT, arguments);
+        assert_eq!((status, text.contains(second)), (Some(0), runs), "{text}");
+    }
+    let machine = Machine::new();
+    machine.program("bin/cargo", r#"echo 'test result: ok. 3 passed;'; case "$*" in *failpoints*) exit 101;; esac"#);
+    assert_eq!(machine.run(SCRIPT, &[]).0, Some(101));
+}
+
+#[test]
 fn a_run_in_which_no_test_ran_is_a_failure() {
     let machine = Machine::new();
     machine.program(

@@ -199,6 +199,7 @@ macro_rules! conformance {
             }
             dek_versions {
                 deks_are_found_by_tenant_and_version,
+                deks_of_an_earlier_epoch_are_known_by_it_and_not_by_a_clock,
                 a_new_dek_version_seals_and_the_old_one_opens,
                 only_the_active_dek_is_replaced,
                 a_dek_made_after_the_flip_is_under_the_new_key,

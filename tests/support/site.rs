@@ -89,6 +89,14 @@ impl Site {
         wait_for(self.database().number(sql))
     }
 
+    pub(crate) fn texts(&self, sql: &str) -> Vec<String> {
+        wait_for(self.database().texts(sql))
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.database_url().is_some()
+    }
+
     pub(crate) fn sql_bytes(&self, bytes: &[u8]) -> String {
         self.database().bytes(bytes)
     }
@@ -336,6 +344,23 @@ impl Daemon {
             }
             assert!(begun.elapsed() < PATIENCE, "it goes on");
         }
+    }
+
+    #[cfg(feature = "failpoints")]
+    /// Waits until it stopped itself (SIGSTOP).
+    pub(crate) fn stopped(&self) {
+        let begun = Instant::now();
+        let stat = format!("/proc/{}/stat", self.child.as_ref().unwrap().id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            assert!(begun.elapsed() < PATIENCE, "it goes on");
+            std::thread::yield_now();
+        }
+    }
+
+    #[cfg(feature = "failpoints")]
+    /// SIGCONT.
+    pub(crate) fn wake(&self) {
+        signal(self.child.as_ref().unwrap(), rustix::process::Signal::CONT);
     }
 
     /// SIGKILL: nothing is tidied up.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use self::read::{AllDeks, BlockedTenants, DueShreds, Now, OneDek, SealedUnder};
+use self::read::{AllDeks, BlockedTenants, DueShreds, MadeBeforeActive, Now, OneDek, SealedUnder};
 use self::reseal::Reseal;
 use self::rotate::{RemoveDek, RotateDek};
 use self::set_aside::{Quarantine, Release};
@@ -108,6 +108,10 @@ impl Deks for PostgresStore {
 
     async fn due_shreds(&self, limit: u32) -> Result<Vec<Tenant>, StoreError> {
         run_read(&self.pool, &DueShreds(limit)).await
+    }
+
+    async fn made_before_active(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<Tenant>, StoreError> {
+        run_read(&self.pool, &MadeBeforeActive { after, limit }).await
     }
 
     async fn now(&self) -> Result<Micros, StoreError> {

@@ -114,8 +114,8 @@ pub(super) async fn insert_dek(
     at: i64,
 ) -> Result<(), Failure> {
     sqlx::query(
-        "INSERT INTO containarium.deks (tenant, dek_version, kid, dek_id, state, wrapped, created_at) \
-         VALUES ($1, $2, $3, $4, 'active', $5, $6)",
+        "INSERT INTO containarium.deks (tenant, dek_version, kid, dek_id, state, wrapped, created_at, made_in_epoch) \
+         VALUES ($1, $2, $3, $4, 'active', $5, $6, (SELECT epoch FROM containarium.key_state))",
     )
     .bind(tenant.as_str())
     .bind(i64::from(version.get()))

@@ -1,6 +1,6 @@
 //! A tenant's DEKs after the first: new versions, removal, quarantine.
 
-use sqlx::{Executor, Sqlite, SqliteConnection};
+use sqlx::{Executor, Sqlite, SqliteConnection, SqlitePool};
 
 use super::error::store_error;
 use super::sql::dek_columns;
@@ -30,6 +30,25 @@ pub(super) async fn all<'c>(
     let query = sqlx::query_as(SQL).bind(tenant.as_str());
     let rows: Vec<DekColumns> = query.fetch_all(executor).await.map_err(store_error)?;
     rows.into_iter().filter_map(|row| row.record(tenant).transpose()).collect()
+}
+
+pub(super) async fn made_before_active(
+    pool: &SqlitePool,
+    after: Option<&Tenant>,
+    limit: u32,
+) -> Result<Vec<Tenant>, StoreError> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT d.tenant FROM deks d JOIN tenants t ON t.tenant = d.tenant \
+         WHERE d.state IN ('active', 'decrypt_only') AND d.tenant > ?1 AND t.shred_at IS NULL \
+             AND coalesce(d.made_in_epoch, 0) < (SELECT epoch FROM key_state) \
+         ORDER BY d.tenant LIMIT ?2",
+    )
+    .bind(after.map_or("", Tenant::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    names.iter().map(|name| rows::tenant(name)).collect()
 }
 
 pub(super) async fn rotate(

@@ -106,6 +106,10 @@ impl Deks for SqliteStore {
         shred::due(&self.readers, limit).await
     }
 
+    async fn made_before_active(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<Tenant>, StoreError> {
+        dek_life::made_before_active(&self.readers, after, limit).await
+    }
+
     async fn now(&self) -> Result<Micros, StoreError> {
         let mut snapshot = self.snapshot().await?;
         key_state::now(&mut snapshot).await

@@ -205,8 +205,8 @@ pub(super) async fn store_dek(
     dek: &NewDek,
 ) -> Result<(), StoreError> {
     const SQL: &str = concat!(
-        "INSERT INTO deks (tenant, dek_version, kid, dek_id, state, wrapped, created_at) \
-         SELECT ?1, ?2, ?3, ?4, 'active', ?5, ",
+        "INSERT INTO deks (tenant, dek_version, kid, dek_id, state, wrapped, made_in_epoch, created_at) \
+         SELECT ?1, ?2, ?3, ?4, 'active', ?5, (SELECT epoch FROM key_state), ",
         now!()
     );
     let insert = sqlx::query(SQL)

@@ -67,6 +67,29 @@ pub(crate) async fn deks_are_found_by_tenant_and_version(f: Fixture) {
     assert_eq!(f.store.deks(&tenant("alice")).await.unwrap(), [f.dek_row("alice", 1).await, second]);
 }
 
+pub(crate) async fn deks_of_an_earlier_epoch_are_known_by_it_and_not_by_a_clock(f: Fixture) {
+    let f = f.with_alice().await;
+    f.store.create_dek(&tenant("bob"), &Deks::default()).await.unwrap();
+    let before = async |after: Option<&str>, limit| {
+        let after = after.map(tenant);
+        let found = f.store.made_before_active(after.as_ref(), limit).await.unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(before(None, 10).await.is_empty(), "all are of this epoch");
+    // A clock that was set back must not hide one.
+    f.database.run("UPDATE deks SET created_at = 9000000000000000").await.unwrap();
+    f.database.run("UPDATE key_state SET epoch = epoch + 1").await.unwrap();
+    assert_eq!(before(None, 10).await, ["_system", "alice", "bob"]);
+    assert_eq!(before(None, 2).await, ["_system", "alice"]);
+    assert_eq!(before(Some("alice"), 10).await, ["bob"]);
+    rotated(&f, "alice", 1).await;
+    assert_eq!(before(None, 10).await, ["_system", "alice", "bob"], "the old DEK decrypts still");
+    assert_eq!(f.store.remove_dek(&tenant("alice"), dek_version(1)).await.unwrap(), RemoveDekOutcome::Removed);
+    assert_eq!(before(None, 10).await, ["_system", "bob"]);
+    f.store.schedule_shred(&tenant("bob"), std::time::Duration::from_secs(9)).await.unwrap();
+    assert_eq!(before(None, 10).await, ["_system"], "a blocked tenant waits for its shred");
+}
+
 pub(crate) async fn a_new_dek_version_seals_and_the_old_one_opens(f: Fixture) {
     let f = f.with_alice().await;
     f.set("A", &["one"]).await;

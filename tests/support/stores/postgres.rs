@@ -134,6 +134,13 @@ impl Database for Arc<PostgresDatabase> {
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut *tx).await.unwrap()
     }
 
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let mut tx = connection.begin().await.unwrap();
+        tx.execute("SET LOCAL search_path = containarium").await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut *tx).await.unwrap()
+    }
+
     fn bytes(&self, bytes: &[u8]) -> String {
         format!("'\\x{}'::bytea", data_encoding::HEXLOWER.encode(bytes))
     }

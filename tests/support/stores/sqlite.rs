@@ -65,6 +65,13 @@ impl Database for File {
         number
     }
 
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let texts = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        texts
+    }
+
     fn bytes(&self, bytes: &[u8]) -> String {
         bytes.iter().fold("x'".to_owned(), |mut text, byte| {
             write!(text, "{byte:02x}").unwrap();

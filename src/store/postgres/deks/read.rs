@@ -164,14 +164,38 @@ impl Read for DueShreds {
         .bind(i64::from(self.0))
         .fetch_all(connection)
         .await?;
-        let parse = |text: String| {
-            Tenant::from_row(&text).map_err(|error| StoreError::Corrupt {
-                table: "tenants",
-                what: error.to_string(),
-                key: text,
-            })
-        };
-        Ok(found.into_iter().map(parse).collect::<Result<_, _>>()?)
+        tenants(found, "tenants")
+    }
+}
+
+fn tenants(found: Vec<String>, table: &'static str) -> Result<Vec<Tenant>, Failure> {
+    let parse = |text: String| {
+        Tenant::from_row(&text).map_err(|error| StoreError::Corrupt { table, what: error.to_string(), key: text })
+    };
+    Ok(found.into_iter().map(parse).collect::<Result<_, _>>()?)
+}
+
+pub(super) struct MadeBeforeActive<'a> {
+    pub(super) after: Option<&'a Tenant>,
+    pub(super) limit: u32,
+}
+
+#[async_trait]
+impl Read for MadeBeforeActive<'_> {
+    type Output = Vec<Tenant>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Tenant>, Failure> {
+        let found: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT d.tenant FROM containarium.deks d JOIN containarium.tenants t ON t.tenant = d.tenant \
+             WHERE d.state IN ('active', 'decrypt_only') AND d.tenant > $1 AND t.shred_at IS NULL \
+                 AND coalesce(d.made_in_epoch, 0) < (SELECT epoch FROM containarium.key_state) \
+             ORDER BY d.tenant LIMIT $2",
+        )
+        .bind(self.after.map_or("", Tenant::as_str))
+        .bind(i64::from(self.limit))
+        .fetch_all(connection)
+        .await?;
+        tenants(found, "deks")
     }
 }
 

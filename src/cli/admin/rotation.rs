@@ -1,0 +1,229 @@
+//! `containarium admin rotate-master`
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use crate::client::{Client, ClientError, ErrorClass};
+use crate::model::{Kid, NodeId};
+use crate::service::rotation::proof;
+use crate::wire::{
+    DestroyOldRequest, EscrowChoice, ProgressLine, ProofOfCopy, RotateMasterMode, RotateMasterRequest,
+    RotationKeysAnswer, RotationReport,
+};
+
+use super::super::failure::{Deed, Exit, Failure};
+use super::super::input::{Consent, confirm};
+use super::super::output::{Format, Table, plain, print, print_json};
+use super::super::progress;
+
+#[derive(Args)]
+#[group(id = "what", multiple = false)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line, of which one may be given")]
+struct What {
+    /// Open every DEK, count, and say what would stop a rotation; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on with the rotation that is staged or under way, or watch it
+    #[arg(long)]
+    resume: bool,
+    /// Give the staged key up; before the flip only
+    #[arg(long)]
+    abort: bool,
+    /// Destroy the oldest retired key on every node, once `[keys] retain_old` has passed
+    #[arg(long)]
+    destroy_old: bool,
+    /// Rotate a key that somebody else may have: also replace every DEK, and seal every version of every secret anew
+    #[arg(long)]
+    compromised: bool,
+}
+
+#[derive(Args)]
+pub(super) struct RotateMasterArgs {
+    #[command(flatten)]
+    what: What,
+    /// How the key is to be known off the host: prove a copy by feeding it back, or say that there is to be none (recorded with who said so)
+    #[arg(long, value_name = "HOW", default_value = "prove")]
+    escrow: EscrowArg,
+    /// With --resume or --destroy-old: read the copy of the key here, in this process; - is standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    prove_from: Option<PathBuf>,
+    /// Do not wait for this node, which is away; it is not ready until it has the key. May be given several times
+    #[arg(long = "without-node", value_name = "ID", value_parser = node)]
+    without_nodes: Vec<NodeId>,
+    /// Destroy without asking for the kid
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EscrowArg {
+    Prove,
+    WaiveOffHostCopy,
+}
+
+impl From<EscrowArg> for EscrowChoice {
+    fn from(escrow: EscrowArg) -> Self {
+        match escrow {
+            EscrowArg::Prove => Self::Prove,
+            EscrowArg::WaiveOffHostCopy => Self::WaiveOffHostCopy,
+        }
+    }
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  containarium admin rotate-master --dry-run
+  containarium admin rotate-master
+  containarium admin rotate-master --resume --prove-from /media/offhost/secrets.key
+  containarium admin rotate-master --abort
+  containarium admin rotate-master --destroy-old";
+
+fn node(text: &str) -> Result<NodeId, &'static str> {
+    NodeId::from_hex(text).ok_or("a node's id is 32 lower-case hex digits; `containarium admin nodes` lists them")
+}
+
+pub(super) async fn run(client: &Client, format: Format, arguments: RotateMasterArgs) -> Result<(), Failure> {
+    let RotateMasterArgs { what, escrow, prove_from, without_nodes, yes } = arguments;
+    let escrow = escrow.into();
+    if prove_from.is_some() && !(what.resume || what.destroy_old) {
+        let failure =
+            Failure::usage("--prove-from goes with --resume or --destroy-old; nothing was asked of the daemon");
+        return Err(failure.mend("`containarium admin rotate-master` stages the key that is then to be proven"));
+    }
+    if what.destroy_old {
+        let consent = if yes { Consent::Given } else { Consent::Ask };
+        return destroy_old(client, format, escrow, prove_from.as_deref(), consent).await;
+    }
+    if what.abort {
+        let answer = followed(|say| async move { client.abort_rotation(say).await }).await;
+        return render(format, &of_request("give the staged key up", answer)?);
+    }
+    let mode = match (what.dry_run, what.resume, what.compromised) {
+        (true, _, _) => RotateMasterMode::DryRun,
+        (_, true, _) => RotateMasterMode::Resume,
+        (_, _, true) => RotateMasterMode::Compromised,
+        _ => RotateMasterMode::Start,
+    };
+    let proof = match &prove_from {
+        Some(from) => Some(staged_copy(&keys(client).await?, from)?),
+        None => None,
+    };
+    let without_nodes = without_nodes.iter().map(ToString::to_string).collect();
+    let request = RotateMasterRequest { mode, escrow, proof, without_nodes };
+    render(format, &of_request("rotate the master key", rotate(client, &request).await)?)
+}
+
+/// A rotation that is under way and is asked to go on is watched.
+async fn rotate(client: &Client, request: &RotateMasterRequest) -> Result<RotationReport, ClientError> {
+    let answer = followed(|say| async move { client.rotate_master(request, say).await }).await;
+    let watches = request.mode == RotateMasterMode::Resume && request.proof.is_none();
+    match answer {
+        Err(conflict) if watches && conflict.class() == ErrorClass::Conflict => {
+            let seen = followed(|say| async move { client.follow_rotation(say).await }).await;
+            seen.map_err(|error| if error.class() == ErrorClass::NotFound { conflict } else { error })
+        }
+        answer => answer,
+    }
+}
+
+async fn followed<T, F: Future<Output = T>>(ask: impl FnOnce(Box<dyn FnMut(ProgressLine)>) -> F) -> T {
+    progress::shown(|say| ask(Box::new(move |line| drop(say.send_replace(Some(line)))))).await
+}
+
+fn of_request<T>(verb: &str, answer: Result<T, ClientError>) -> Result<T, Failure> {
+    answer.map_err(|error| Failure::of_request(&Deed::on_daemon_changing(verb, "containarium admin status"), &error))
+}
+
+async fn keys(client: &Client) -> Result<RotationKeysAnswer, Failure> {
+    let keys = client.rotation_keys().await;
+    keys.map_err(|error| Failure::of_request(&Deed::on_daemon("ask for the keys of the rotation"), &error))
+}
+
+fn staged_copy(keys: &RotationKeysAnswer, from: &Path) -> Result<ProofOfCopy, Failure> {
+    let Some(staged) = &keys.staged else {
+        let failure = Failure::new(Exit::NotFound, "no master key is staged, so there is nothing to prove");
+        return Err(failure.mend("`containarium admin status` shows the phase"));
+    };
+    copy(from, &[&staged.kid], &keys.key_file)
+}
+
+/// Reads the copy in this process; the key goes no further.
+fn copy(from: &Path, wanted: &[&str], key_file: &str) -> Result<ProofOfCopy, Failure> {
+    let wanted: Vec<Kid> = wanted.iter().filter_map(|kid| Kid::from_hex(kid)).collect();
+    let read = proof::read(from, &wanted, Path::new(key_file)).map_err(|error| {
+        Failure::new(Exit::Failed, format!("the copy proves nothing: {error}")).mend(
+            "copy the key's file off the host, as bytes, and feed that copy back from there with --prove-from FILE",
+        )
+    })?;
+    let sha256 = data_encoding::HEXLOWER.encode(&read.sha256);
+    Ok(ProofOfCopy { kid: read.kid.to_string(), locator: read.locator, sha256 })
+}
+
+async fn destroy_old(
+    client: &Client,
+    format: Format,
+    escrow: EscrowChoice,
+    prove_from: Option<&Path>,
+    consent: Consent,
+) -> Result<(), Failure> {
+    let keys = keys(client).await?;
+    let Some(oldest) = keys.retired.first() else {
+        let failure = Failure::new(Exit::NotFound, "no master key is retired, so there is none to destroy");
+        return Err(failure.mend("`containarium admin status` lists the keys"));
+    };
+    let retired: Vec<&str> = keys.retired.iter().map(|key| key.kid.as_str()).collect();
+    let proof = prove_from.map(|from| copy(from, &retired, &keys.key_file)).transpose()?;
+    let kid = proof.as_ref().map_or(&oldest.kid, |proof| &proof.kid).clone();
+    let without = if escrow == EscrowChoice::WaiveOffHostCopy { ", without a copy that was read back" } else { "" };
+    confirm(&format!("destroy master key {kid} on every node for good{without}"), &kid, consent)?;
+    let request = DestroyOldRequest { kid, escrow, proof };
+    let answer = followed(|say| {
+        let request = &request;
+        async move { client.destroy_old_master(request, say).await }
+    });
+    render(format, &of_request("destroy the old master key", answer.await)?)
+}
+
+fn render(format: Format, report: &RotationReport) -> Result<(), Failure> {
+    match format {
+        Format::Json => print_json(report)?,
+        Format::Table => {
+            print(text(report).as_bytes())?;
+            values(report).print()?;
+        }
+    }
+    if report.problems.is_empty() {
+        return Ok(());
+    }
+    let count = report.problems.len();
+    Err(Failure::new(Exit::Failed, format!("a rotation would be stopped by {count} of these"))
+        .mend("mend each, as its line says, and try again with `containarium admin rotate-master --dry-run`"))
+}
+
+fn text(report: &RotationReport) -> String {
+    let mut text = format!("{}\n", plain(&report.end));
+    for (title, lines) in [("Done", &report.did), ("Would stop it", &report.problems), ("Left to do", &report.left)] {
+        if !lines.is_empty() {
+            text.extend([title, ":\n"]);
+            text.extend(lines.iter().map(|line| format!("  - {}\n", plain(line))));
+        }
+    }
+    text
+}
+
+fn values(report: &RotationReport) -> Table {
+    let mut table = Table::new();
+    if report.values_to_change.is_empty() {
+        return table;
+    }
+    table.row(["TENANT", "VALUES TO CHANGE", "OLDEST SINCE"]);
+    for tenant in &report.values_to_change {
+        let oldest = tenant.oldest_updated_at.as_deref().unwrap_or("-");
+        table.row([&*tenant.username, &tenant.secrets.to_string(), oldest]);
+    }
+    if report.more_tenants > 0 {
+        table.row(["and further tenants", &report.more_tenants.to_string(), "`containarium admin tenants` lists them"]);
+    }
+    table
+}

@@ -1,0 +1,182 @@
+//! Rotating the master key.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::super::App;
+use super::super::extract::{Caller, Id, read_json, read_nothing};
+use super::super::problem::Refused;
+use super::super::secrets::json;
+use super::super::stream;
+use crate::model::{Action, KeyMode, Kid, NodeId};
+use crate::service::rotation::{Asked, Escrow, Proof, Report, RotationKeys};
+use crate::wire::{
+    DestroyOldRequest, EscrowChoice, Problem, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest,
+    RotationKeysAnswer, RotationReport, StagedKey, StreamLine, ValuesToChange,
+};
+
+/// Rotate the master key: begin, go on, or try without changing anything.
+///
+/// Answers NDJSON, a line for each look at it, the last one `done` or `failed`. Hanging up stops nothing; GET follows it.
+#[utoipa::path(post, path = "/v1/admin/rotate-master", tag = "administration", request_body = RotateMasterRequest, responses(
+    (status = 200, description = "It is under way.", body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "One is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn rotate(
+    State(app): State<App>,
+    Id(request): Id,
+    Caller(caller): Caller,
+    body: Body,
+) -> Result<Response, Refused> {
+    let grant = app.service.authorize_admin(&request, &caller, Action::RotateMaster).await?;
+    let body: RotateMasterRequest = read_json(body).await?;
+    let asked = asked(&body)?;
+    let without = body.without_nodes.iter().map(|id| node(id)).collect::<Result<_, _>>()?;
+    let watch = app.service.rotate_master(&request, &grant, asked, without).await?;
+    Ok(stream::follow(request.id, watch, report))
+}
+
+/// Follow the rotation that is under way, or see how the last one ended.
+#[utoipa::path(get, path = "/v1/admin/rotate-master", tag = "administration", responses(
+    (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn follow(
+    State(app): State<App>,
+    Id(request): Id,
+    Caller(caller): Caller,
+) -> Result<Response, Refused> {
+    let grant = app.service.authorize_admin(&request, &caller, Action::FollowRotation).await?;
+    let watch = app.service.follow_rotation(&request, &grant).await?;
+    Ok(stream::follow(request.id, watch, report))
+}
+
+/// Give the staged key up; before the flip only.
+#[utoipa::path(post, path = "/v1/admin/rotate-master/abort", tag = "administration", responses(
+    (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn abort(
+    State(app): State<App>,
+    Id(request): Id,
+    Caller(caller): Caller,
+    body: Body,
+) -> Result<Response, Refused> {
+    let grant = app.service.authorize_admin(&request, &caller, Action::AbortRotation).await?;
+    read_nothing(body).await?;
+    let watch = app.service.rotate_master(&request, &grant, Asked::Abort, Vec::new()).await?;
+    Ok(stream::follow(request.id, watch, report))
+}
+
+/// Destroy a retired key on every node, once its time has come.
+#[utoipa::path(post, path = "/v1/admin/rotate-master/destroy-old", tag = "administration", request_body = DestroyOldRequest, responses(
+    (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "A rotation is under way in this daemon.", body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn destroy_old(
+    State(app): State<App>,
+    Id(request): Id,
+    Caller(caller): Caller,
+    body: Body,
+) -> Result<Response, Refused> {
+    let grant = app.service.authorize_admin(&request, &caller, Action::DestroyMaster).await?;
+    let body: DestroyOldRequest = read_json(body).await?;
+    let proof = body.proof.as_ref().map(proof).transpose()?;
+    let asked = Asked::DestroyOld { kid: kid(&body.kid)?, proof, escrow: escrow(body.escrow) };
+    let watch = app.service.rotate_master(&request, &grant, asked, Vec::new()).await?;
+    Ok(stream::follow(request.id, watch, report))
+}
+
+/// The staged key, and the retired ones.
+#[utoipa::path(get, path = "/v1/admin/rotate-master/keys", tag = "administration", responses(
+    (status = 200, body = RotationKeysAnswer),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn keys(
+    State(app): State<App>,
+    Id(request): Id,
+    Caller(caller): Caller,
+) -> Result<Response, Refused> {
+    let grant = app.service.authorize_admin(&request, &caller, Action::RotationKeys).await?;
+    let keys = app.service.rotation_keys(&request, &grant).await?;
+    Ok(json(StatusCode::OK, &keys_answer(&keys)))
+}
+
+fn keys_answer(keys: &RotationKeys) -> RotationKeysAnswer {
+    let staged = keys.staged.as_ref();
+    RotationKeysAnswer {
+        key_file: keys.key_file.display().to_string(),
+        staged: staged.map(|key| StagedKey { kid: key.kid.to_string(), path: key.path.display().to_string() }),
+        retired: keys
+            .retired
+            .iter()
+            .map(|(kid, at)| RetiredKey { kid: kid.to_string(), retired_at: at.to_string() })
+            .collect(),
+    }
+}
+
+fn asked(body: &RotateMasterRequest) -> Result<Asked, Refused> {
+    let (proof, escrow) = (body.proof.as_ref().map(proof).transpose()?, escrow(body.escrow));
+    let asked = match body.mode {
+        RotateMasterMode::Start => Asked::Start { mode: KeyMode::Normal, escrow },
+        RotateMasterMode::Compromised => Asked::Start { mode: KeyMode::Compromised, escrow },
+        RotateMasterMode::Resume => return Ok(Asked::Resume { proof, escrow }),
+        RotateMasterMode::DryRun => Asked::DryRun,
+    };
+    match proof {
+        None => Ok(asked),
+        Some(_) => {
+            Err(Refused::invalid("`proof` goes with `mode`: `resume`: there is no key to prove before one is staged"))
+        }
+    }
+}
+
+const fn escrow(choice: EscrowChoice) -> Escrow {
+    match choice {
+        EscrowChoice::Prove => Escrow::Prove,
+        EscrowChoice::WaiveOffHostCopy => Escrow::Waive,
+    }
+}
+
+/// The longest place that is kept of a copy.
+const MAX_LOCATOR: usize = 4096;
+
+fn proof(proof: &ProofOfCopy) -> Result<Proof, Refused> {
+    let sha256 = data_encoding::HEXLOWER.decode(proof.sha256.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    let sha256 = sha256.ok_or_else(|| Refused::invalid("`sha256` is 64 lower-case hex digits"))?;
+    if proof.locator.is_empty() || proof.locator.len() > MAX_LOCATOR || proof.locator.contains(char::is_control) {
+        return Err(Refused::invalid("`locator` is 1 to 4096 bytes without control characters"));
+    }
+    Ok(Proof { kid: kid(&proof.kid)?, locator: proof.locator.clone(), sha256 })
+}
+
+fn kid(text: &str) -> Result<Kid, Refused> {
+    Kid::from_hex(text).ok_or_else(|| Refused::invalid("a kid is 32 lower-case hex digits"))
+}
+
+fn node(text: &str) -> Result<NodeId, Refused> {
+    NodeId::from_hex(text).ok_or_else(|| Refused::invalid("a node's id is 32 lower-case hex digits"))
+}
+
+fn report(report: &Report) -> RotationReport {
+    let values = report.values.tenants.iter().map(|values| ValuesToChange {
+        username: values.tenant.to_string(),
+        secrets: values.secrets,
+        oldest_updated_at: values.oldest.map(|at| at.to_string()),
+    });
+    RotationReport {
+        end: report.end.as_str().to_owned(),
+        kid: report.kid.map(|kid| kid.to_string()),
+        old_kid: report.old.map(|kid| kid.to_string()),
+        deks: report.deks,
+        did: report.did.clone(),
+        problems: report.problems.clone(),
+        left: report.left.clone(),
+        values_to_change: values.collect(),
+        more_tenants: report.values.more,
+    }
+}

@@ -1,0 +1,319 @@
+//! A new master key for every DEK while the daemon serves (docs/KEY_ROTATION.md).
+//!
+//! [`plan`] says what comes next, [`execute`] does it: a loop of look, plan, one step, look again. There is no state but the database's
+//! and the key files', so a crash between or inside any two steps leaves what the next look goes on from.
+
+mod execute;
+mod plan;
+pub mod proof;
+mod report;
+pub mod verify;
+mod walk;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::job::{Job, Watch};
+use super::open::SYSTEM_SECRETS;
+use super::{Error, Request, Service, Touched};
+use crate::access::AdminGrant;
+use crate::audit::Outcome;
+use crate::crypto::SecretValue;
+use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId, SecretName, Tenant};
+use crate::store::{Expect, Intent, Keep, Source};
+
+use execute::Carrier;
+use verify::Verifier;
+
+pub use report::{End, Report, TenantValues, Values};
+
+/// What an operator asks of the rotation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// Counts, what would stop it, an estimate.
+    DryRun,
+    Start {
+        mode: KeyMode,
+        escrow: Escrow,
+    },
+    /// Goes on from where it is.
+    Resume {
+        proof: Option<Proof>,
+        escrow: Escrow,
+    },
+    /// Gives the staged key up.
+    Abort,
+    /// Destroys a retired key.
+    DestroyOld {
+        kid: Kid,
+        proof: Option<Proof>,
+        escrow: Escrow,
+    },
+}
+
+impl Asked {
+    const fn action(&self) -> Action {
+        match self {
+            Self::DryRun => Action::RotationDryRun,
+            Self::Start { .. } | Self::Resume { .. } => Action::RotateMaster,
+            Self::Abort => Action::AbortRotation,
+            Self::DestroyOld { .. } => Action::DestroyMaster,
+        }
+    }
+
+    const fn proof(&self) -> Option<&Proof> {
+        match self {
+            Self::Resume { proof, .. } | Self::DestroyOld { proof, .. } => proof.as_ref(),
+            Self::DryRun | Self::Start { .. } | Self::Abort => None,
+        }
+    }
+
+    const fn escrow(&self) -> Escrow {
+        match self {
+            Self::Start { escrow, .. } | Self::Resume { escrow, .. } | Self::DestroyOld { escrow, .. } => *escrow,
+            Self::DryRun | Self::Abort => Escrow::Prove,
+        }
+    }
+}
+
+/// How the key is to be known off the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escrow {
+    /// A copy is fed back from there.
+    Prove,
+    /// Not at all, and the operator says so.
+    Waive,
+}
+
+/// A copy that was read off the host, in the command's own process. The key itself stays there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    pub kid: Kid,
+    /// Where it was read: a path, or standard input.
+    pub locator: String,
+    pub sha256: [u8; 32],
+}
+
+/// What an operator asked, and who that was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub asked: Asked,
+    /// Nodes that are away and may get the key later.
+    pub without: Vec<NodeId>,
+    /// For the record of a waiver, as audit records name callers.
+    pub who: String,
+}
+
+/// How often it is looked for a rotation that nobody carries.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How soon one is taken up again that stopped for a reason that did not go away.
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
+
+/// What a service has for its rotations: room for one run at a time.
+pub(super) struct Rotation {
+    job: Job<Report>,
+    /// What the run that is under way, or was last, goes by.
+    told: Mutex<Told>,
+    verifier: Verifier,
+    /// For how long a retired key is kept.
+    retain_old: Duration,
+}
+
+impl Rotation {
+    pub(super) fn new(verifier: Verifier, retain_old: Duration) -> Self {
+        Self { job: Job::new("rotate-master"), told: Mutex::default(), verifier, retain_old }
+    }
+}
+
+/// An order that may change while it is carried out: what is staged and waits can be given up.
+#[derive(Clone, Default)]
+struct Told {
+    order: Arc<Mutex<Option<Order>>>,
+    /// What waits looks again.
+    changed: Arc<Notify>,
+}
+
+impl Service {
+    /// Begins what was asked in a task of its own, or turns what is under way to it: whoever asked may hang up.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] while one is under way here; [`Error::Unavailable`] when the daemon is stopping, or where the call could not be
+    /// recorded.
+    pub async fn rotate_master(
+        self: &Arc<Self>,
+        request: &Request,
+        grant: &AdminGrant,
+        asked: Asked,
+        without: Vec<NodeId>,
+    ) -> Result<Watch<Report>, Error> {
+        let action = asked.action();
+        let order = Order { asked, without, who: grant.identity().to_string() };
+        let begun = match order.asked {
+            Asked::Abort => self.abort_rotation(order),
+            _ => self.begin_rotation(order),
+        };
+        let outcome = begun.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), action, None, [Touched::nothing(outcome)]).await?;
+        begun
+    }
+
+    /// A look at the run that is under way, or was last.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there was none since the start; [`Error::Unavailable`] where the call could not be recorded.
+    pub async fn follow_rotation(&self, request: &Request, grant: &AdminGrant) -> Result<Watch<Report>, Error> {
+        let watch = self.rotation.job.watch();
+        let outcome = watch.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::FollowRotation, None, [Touched::nothing(outcome)]).await?;
+        watch
+    }
+
+    /// The keys that a rotation, or the end of an old key, is about.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn rotation_keys(&self, request: &Request, grant: &AdminGrant) -> Result<RotationKeys, Error> {
+        let keys = self.find_rotation_keys().await;
+        let outcome = keys.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::RotationKeys, None, [Touched::nothing(outcome)]).await?;
+        keys
+    }
+
+    async fn find_rotation_keys(&self) -> Result<RotationKeys, Error> {
+        let keys = self.store.survey().await?.master_keys;
+        let files = self.node.files();
+        let in_state = |state| keys.iter().filter(move |key| key.state == state);
+        let staged = in_state(MasterKeyState::Staged)
+            .next()
+            .map(|key| Staged { kid: key.kid, path: files.retained_path(key.kid) });
+        let mut retired: Vec<(Kid, Micros)> =
+            in_state(MasterKeyState::Retired).filter_map(|key| key.retired_at.map(|at| (key.kid, at))).collect();
+        retired.sort_by_key(|(_, at)| *at);
+        Ok(RotationKeys { key_file: files.path(), staged, retired })
+    }
+
+    fn begin_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
+        let told = Told { order: Arc::new(Mutex::new(Some(order))), changed: Arc::default() };
+        let (service, given) = (Arc::clone(self), told.clone());
+        let work = |reporter| Carrier::new(service, given, reporter).carry();
+        let watch = self.rotation.job.begin(&self.workers, work)?;
+        *lock(&self.rotation.told) = told;
+        Ok(watch)
+    }
+
+    /// A run that waits while its key is staged turns to giving it up.
+    fn abort_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
+        match self.begin_rotation(order.clone()) {
+            Err(Error::Conflict(_)) => {
+                let told = lock(&self.rotation.told).clone();
+                *lock(&told.order) = Some(order);
+                told.changed.notify_one();
+                self.rotation.job.watch()
+            }
+            begun => begun,
+        }
+    }
+
+    /// Carries on what a crash left past the flip, on this node at once and on another when the lease lapsed; until the daemon stops. One
+    /// that was stopped by something that an operator must mend is tried again now and then.
+    pub fn keep_rotating(self: &Arc<Self>) {
+        self.workers.spawn(Arc::clone(self).carry_rotations_on());
+    }
+
+    async fn carry_rotations_on(self: Arc<Self>) {
+        let mut tried: Option<((u64, KeyPhase), Duration)> = None;
+        loop {
+            let now = self.clock.monotonic();
+            let again = |at| tried.is_none_or(|(before, when)| before != at || now.saturating_sub(when) >= AGAIN_AFTER);
+            if let Some(at) = self.left_behind().await.filter(|at| again(*at)) {
+                let asked = Asked::Resume { proof: None, escrow: Escrow::Prove };
+                let order = Order { asked, without: Vec::new(), who: "daemon".to_owned() };
+                if self.begin_rotation(order).is_ok() {
+                    tracing::info!("going on with the rotation that is under way, phase {}", at.1);
+                    tried = Some((at, now));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.workers.stopping() => return,
+            }
+        }
+    }
+
+    /// New keys for token rows and audit records, beside the versions before: what these signed is verified with them.
+    async fn renew_system_keys(&self) -> Result<(), Error> {
+        let failed = |why: String| Error::Incomplete(format!("the system's own keys were not replaced: {why}"));
+        let mut intents = Vec::with_capacity(SYSTEM_SECRETS.len());
+        let mut values = Vec::with_capacity(SYSTEM_SECRETS.len());
+        for name in SYSTEM_SECRETS {
+            let name = SecretName::parse(name).map_err(|error| failed(error.to_string()))?;
+            let (expect, keep) = (Expect::Anything, Keep::All);
+            intents.push(Intent {
+                tenant: Tenant::system(),
+                name,
+                source: Source::Value,
+                expect,
+                delivery: None,
+                keep,
+            });
+            values.push(Some(SecretValue::make_key().map_err(|error| failed(error.to_string()))?));
+        }
+        self.write_all(&intents, &values).await.map(drop)
+    }
+
+    /// A rotation past the flip that no other node carries: its epoch and phase.
+    async fn left_behind(&self) -> Option<(u64, KeyPhase)> {
+        self.node.may_write().await.ok()?;
+        let state = self.store.survey().await.ok()?.key_state?;
+        let past = matches!(state.phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting);
+        let lease = state.lease.filter(|lease| past && lease.node != self.node.holder().node);
+        let is_carried = match lease {
+            Some(lease) => lease.until > self.store.now().await.ok()?,
+            None => false,
+        };
+        (past && !is_carried).then_some((state.epoch, state.phase))
+    }
+}
+
+/// The keys that are not the one in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotationKeys {
+    pub key_file: PathBuf,
+    pub staged: Option<Staged>,
+    /// With the moment of retirement, the oldest first.
+    pub retired: Vec<(Kid, Micros)>,
+}
+
+/// A staged key, and its file on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    pub kid: Kid,
+    pub path: PathBuf,
+}
+
+/// The mutexes guard single values; a panic while one is held cannot leave half a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A DEK that does not open, or what of a tenant does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    pub tenant: Tenant,
+    /// Absent where it is not known which.
+    pub version: Option<DekVersion>,
+    pub why: String,
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            Some(version) => write!(f, "DEK {} {version} does not open: {}", self.tenant, self.why),
+            None => write!(f, "tenant {}: {}", self.tenant, self.why),
+        }
+    }
+}

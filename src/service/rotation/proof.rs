@@ -1,0 +1,74 @@
+//! Reading a copy of a master key where it lies off the host, in the command's own process: what comes of it is a kid, a place and a
+//! checksum, and the key is wiped.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
+
+use super::Proof;
+use crate::crypto::{self, ImageError, KeyfileImage};
+use crate::model::Kid;
+
+/// Why a copy proves nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    #[error("{} cannot be read: {cause}", .path.display())]
+    Unreadable { path: PathBuf, cause: std::io::Error },
+    #[error("standard input cannot be read: {0}")]
+    Stdin(std::io::Error),
+    /// The key is lost with that file system, and so would be its copy.
+    #[error("{what} lies on the same file system as the key file, {}: both are lost together, so it is no copy off the host", .key_file.display())]
+    SameFileSystem { what: String, key_file: PathBuf },
+    #[error(
+        "{} cannot be looked at ({cause}), so it is not known whether the copy lies on the same file system: run this on the daemon's \
+         host, as root or as its user",
+        .key_file.display()
+    )]
+    NoKeyFile { key_file: PathBuf, cause: std::io::Error },
+    #[error("{what} is no copy of a master key: {damage}")]
+    NoKey { what: String, damage: ImageError },
+    #[error("{what} holds master key {found}, and a copy of {} is wanted", .wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
+    AnotherKey { what: String, found: Kid, wanted: Vec<Kid> },
+}
+
+/// Reads the copy at a path, or at `-` from standard input. It must be that of one of the keys that are wanted.
+///
+/// # Errors
+/// [`ProofError`].
+pub fn read(from: &Path, wanted: &[Kid], key_file: &Path) -> Result<Proof, ProofError> {
+    if from == Path::new("-") {
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(ProofError::Stdin)?;
+        return judge(stdin, "standard input".to_owned(), wanted, key_file).map_err(|error| match error {
+            ProofError::Unreadable { cause, .. } => ProofError::Stdin(cause),
+            other => other,
+        });
+    }
+    let unreadable = |cause| ProofError::Unreadable { path: from.to_owned(), cause };
+    let path = std::fs::canonicalize(from).map_err(unreadable)?;
+    let file = File::open(&path).map_err(unreadable)?;
+    judge(file, path.display().to_string(), wanted, key_file)
+}
+
+/// What was opened is what is judged and read.
+fn judge(mut file: File, what: String, wanted: &[Kid], key_file: &Path) -> Result<Proof, ProofError> {
+    let unreadable = |cause| ProofError::Unreadable { path: PathBuf::from(&what), cause };
+    let stat = rustix::fs::fstat(&file).map_err(|errno| unreadable(errno.into()))?;
+    let key = rustix::fs::stat(key_file)
+        .map_err(|errno| ProofError::NoKeyFile { key_file: key_file.to_owned(), cause: errno.into() })?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_dev == key.st_dev {
+        return Err(ProofError::SameFileSystem { what, key_file: key_file.to_owned() });
+    }
+    let image = KeyfileImage::read_from(&mut file.by_ref()).map_err(unreadable)?;
+    let master = match image.master() {
+        Ok(master) => master,
+        Err(damage) => return Err(ProofError::NoKey { what, damage }),
+    };
+    let found = crypto::kid(&master);
+    if !wanted.contains(&found) {
+        return Err(ProofError::AnotherKey { what, found, wanted: wanted.to_vec() });
+    }
+    Ok(Proof { kid: found, locator: what, sha256: image.sha256() })
+}
