@@ -1,6 +1,6 @@
 //! A new master key for every DEK while the daemon serves (docs/KEY_ROTATION.md).
 //!
-//! [`plan`] says what comes next, [`execute`] does it: a loop of look, plan, one step, look again. There is no state but the database's
+//! `plan` says what comes next, `execute` does it: a loop of look, plan, one step, look again. There is no state but the database's
 //! and the key files', so a crash between or inside any two steps leaves what the next look goes on from.
 
 mod execute;

@@ -45,7 +45,16 @@ fn each_kind_of_bad_input_gets_an_answer_of_its_own(site: &Site) {
         (daemon.request("POST", "/v1/secrets/alice/KEY/rollback", br#"{"version":0}"#), 400, "a number from 1"),
         (daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[]}"#), 400, "1 to 1000"),
         (daemon.request("POST", "/v1/secrets/alice/KEY/undelete", br#"{"version":1}"#), 400, "takes no body"),
-        (daemon.request("POST", "/v1/admin/seal", b""), 404, "no such route"),
+        (daemon.request("POST", "/v1/admin/rotate", b""), 404, "no such route"),
+        (daemon.request("POST", "/v1/admin/rotate-master", b""), 400, "ends too early"),
+        (daemon.request("POST", "/v1/admin/rotate-master", br#"{"mode":"sideways"}"#), 400, "wrong type"),
+        (
+            daemon.request("POST", "/v1/admin/rotate-master", br#"{"mode":"start","withoutNodes":["x"]}"#),
+            400,
+            "32 lower-case",
+        ),
+        (daemon.request("POST", "/v1/admin/rotate-master/destroy-old", br#"{"kid":"x"}"#), 400, "a kid is"),
+        (daemon.get("/v1/admin/rotate-master"), 404, "since this daemon started"),
     ];
     for (answer, status, words) in cases {
         assert_eq!(answer.status, status, "{words}: {answer:?}");
