@@ -2,6 +2,7 @@
 
 mod admin;
 mod extract;
+mod gate;
 pub mod listen;
 mod openapi;
 mod ops;
@@ -74,15 +75,14 @@ async fn every_request(State(app): State<App>, mut request: Request, next: Next)
     };
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    request.extensions_mut().insert(service::Request { id: id.clone() });
+    let named = service::Request::new(id.clone());
+    request.extensions_mut().insert(named.clone());
 
-    let mut response = match unheard::refuse(&request) {
-        Ok(()) => app.requests.spawn(next.run(request)).await.unwrap_or_else(|_panicked| {
-            tracing::error!(request_id = %id, route, "a request ended with a panic");
-            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
-        }),
-        Err(refused) => refused.into_response(),
-    };
+    let answered = app.requests.spawn(gate::pass(app.clone(), named, request, next)).await;
+    let mut response = answered.unwrap_or_else(|_panicked| {
+        tracing::error!(request_id = %id, route, "a request ended with a panic");
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
+    });
     if response.status().is_client_error() || response.status().is_server_error() {
         response = problem::with_body(response, &id);
     }

@@ -23,8 +23,15 @@ pub use status::{Readiness, Status};
 /// What a request carries besides its grant.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Names the request in answers, logs and audit records.
-    pub id: String,
+    id: String,
+}
+
+impl Request {
+    /// `id` names the request in answers, logs and audit records.
+    #[must_use]
+    pub const fn new(id: String) -> Self {
+        Self { id }
+    }
 }
 
 /// What the service is made of.
@@ -103,13 +110,20 @@ impl Service {
         self.or_recorded_denial(request, caller, action, None, decided).await
     }
 
-    /// Turns away a caller without any right, before the body is read that would name the target. A refusal is recorded.
+    /// Turns away a caller without any right, before anything else of the request is looked at; `tenant` is the one that its path
+    /// names, for the record. A refusal is recorded.
     ///
     /// # Errors
     /// As [`Service::authorize`].
-    pub async fn authenticate(&self, request: &Request, caller: &Caller, action: Action) -> Result<(), Error> {
+    pub async fn authenticate(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        action: Action,
+        tenant: Option<&Tenant>,
+    ) -> Result<(), Error> {
         let decided = self.access.authenticate(caller);
-        self.or_recorded_denial(request, caller, action, None, decided).await
+        self.or_recorded_denial(request, caller, action, tenant, decided).await
     }
 
     async fn or_recorded_denial<T>(

@@ -4,6 +4,7 @@
 mod api;
 mod damage;
 mod faults;
+mod gate;
 mod hardening;
 mod leaks;
 mod secrets;

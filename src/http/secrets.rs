@@ -73,7 +73,6 @@ pub(super) async fn set(
     Caller(caller): Caller,
     body: Body,
 ) -> Result<Response, Refused> {
-    app.service.authenticate(&request, &caller, Action::Set).await?;
     let body: SetRequest = read_json(body).await?;
     let tenant = Tenant::parse(&body.username).map_err(|error| Refused::invalid(error.to_string()))?;
     let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, &tenant).await?;

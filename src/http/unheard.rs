@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::MatchedPath;
 use axum::http::Method;
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
+use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Refused;
@@ -26,9 +27,9 @@ const MAX_SHOWN: usize = 40;
 ///
 /// GET ignores If-None-Match: answers are `no-store`, so that nobody keeps a copy which a 304 could confirm, and an answer in full
 /// is right in any case. It does not ignore If-Match: who sends that would take any answer for the version that was asked for.
-pub(super) fn refuse(request: &Request) -> Result<(), Refused> {
-    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
-    let (route, method, headers) = (route.as_str(), request.method(), request.headers());
+pub(super) fn refuse(parts: &Parts) -> Result<(), Refused> {
+    let Some(route) = parts.extensions.get::<MatchedPath>() else { return Ok(()) };
+    let (route, method, headers) = (route.as_str(), &parts.method, &parts.headers);
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if !(route == SECRET && *method == Method::PUT) {
         if headers.contains_key(IF_MATCH) {
@@ -39,7 +40,7 @@ pub(super) fn refuse(request: &Request) -> Result<(), Refused> {
         }
     }
     let taken = QUERIES.iter().find(|(path, _)| *path == route && reads).map_or(&[][..], |(_, keys)| keys);
-    refuse_query(request.uri().query().unwrap_or_default(), taken)
+    refuse_query(parts.uri.query().unwrap_or_default(), taken)
 }
 
 fn no_precondition(header: &str) -> Refused {

@@ -17,6 +17,8 @@ pub enum Action {
     Destroy,
     AdminTenants,
     AdminStatus,
+    /// A path or a method that no route takes.
+    Unknown,
 }
 
 impl Action {
@@ -39,6 +41,7 @@ impl Action {
             Self::Destroy => "secret.destroy",
             Self::AdminTenants => "admin.tenants",
             Self::AdminStatus => "admin.status",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::on_both_stores;
-use crate::support::site::Site;
+use crate::support::site::{Daemon, Site};
 
 on_both_stores![
     the_first_start_makes_a_key_and_says_so_and_the_second_uses_it,
@@ -52,7 +52,7 @@ fn kid_of_the_database(site: &Site) -> String {
     kid
 }
 
-fn put_key(site: &Site, bytes: &[u8]) {
+pub(super) fn put_key(site: &Site, bytes: &[u8]) {
     let _absent = std::fs::remove_file(site.key_file());
     std::fs::write(site.key_file(), bytes).unwrap();
     std::fs::set_permissions(site.key_file(), PermissionsExt::from_mode(0o400)).unwrap();
@@ -114,7 +114,14 @@ fn a_key_beside_an_empty_database_is_taken_only_when_asked_for(site: &Site) {
     assert_eq!(site.start().value("alice", "KEY").unwrap(), b"value", "the flag is needed once");
 }
 
-fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_right_one_comes(site: &Site) {
+/// A daemon that is up with locked keys, over a database that holds `value` as alice's KEY; and the key that opens it.
+pub(super) fn lock(site: &Site) -> (Daemon, Vec<u8>) {
+    let (key, _) = give_an_older_key(site);
+    (site.start(), key)
+}
+
+/// Puts a key in place that the database knows and that is no longer active; answers the active one, and the older one's kid.
+fn give_an_older_key(site: &Site) -> (Vec<u8>, String) {
     let key = populated(site);
     let other = Site::sqlite();
     let older = populated(&other);
@@ -125,6 +132,11 @@ fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_r
     ));
     std::fs::remove_dir_all(site.path("etc/secrets.key.d")).unwrap();
     put_key(site, &older);
+    (key, older_kid)
+}
+
+fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_right_one_comes(site: &Site) {
+    let (key, older_kid) = give_an_older_key(site);
     let mut daemon = site.start();
     daemon.told("STATUS=Waiting for keys");
     assert_eq!(daemon.get("/livez").status, 200);
@@ -132,7 +144,7 @@ fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_r
     assert_eq!(ready.status, 503);
     assert!(ready.json()["waiting_for"][0].as_str().unwrap().contains(&older_kid), "{ready:?}");
     let answer = daemon.get("/v1/secrets/alice/KEY");
-    assert_eq!((answer.status, answer.problem().as_str()), (503, "the keys are locked"));
+    assert!(answer.status == 503 && answer.problem().starts_with("the keys are locked: "), "{answer:?}");
     assert_eq!(daemon.set("alice", "KEY", b"new").status, 503);
     assert_eq!(daemon.get("/v1/admin/status").json()["keys"]["state"], "locked");
     put_key(site, &key);

@@ -1,0 +1,101 @@
+//! What every route has in common: who calls, whether the keys are open, what is recorded.
+
+use super::on_both_stores;
+use super::start::{lock, put_key};
+use crate::support::site::{Answer, Daemon, Site};
+
+on_both_stores![while_keys_are_locked_nothing_is_read_changed_or_destroyed,];
+
+/// Each route that serves or changes secrets, in an order in which none takes away what the next one needs.
+const CALLS: [(&str, &str, &str); 12] = [
+    ("GET", "/v1/secrets/alice/KEY", ""),
+    ("GET", "/v1/secrets/alice", ""),
+    ("GET", "/v1/secrets/alice/KEY/versions", ""),
+    ("GET", "/v1/admin/tenants", ""),
+    ("POST", "/v1/secrets/alice/batch-get", ""),
+    ("POST", "/v1/secrets", r#"{"username":"alice","name":"KEY","value":"new"}"#),
+    ("PUT", "/v1/secrets/alice/KEY", r#"{"value":"newer"}"#),
+    ("POST", "/v1/secrets/alice/batch-set", r#"{"secrets":[{"name":"KEY","value":"newest"}]}"#),
+    ("POST", "/v1/secrets/alice/KEY/rollback", r#"{"version":1}"#),
+    ("DELETE", "/v1/secrets/alice/KEY", ""),
+    ("POST", "/v1/secrets/alice/KEY/undelete", ""),
+    ("POST", "/v1/secrets/alice/KEY/destroy", r#"{"versions":[1]}"#),
+];
+
+fn while_keys_are_locked_nothing_is_read_changed_or_destroyed(site: &Site) {
+    let (mut daemon, key) = lock(site);
+    daemon.told("STATUS=Waiting for keys");
+    let logged = site.log().len();
+    for (method, path, body) in CALLS {
+        let answer = daemon.request(method, path, body.as_bytes());
+        assert_eq!((answer.status, answer.json()["code"].as_u64()), (503, Some(14)), "{method} {path}: {answer:?}");
+        let why = answer.problem();
+        assert!(why.starts_with("the keys are locked: a master key of this database is here, but not"), "{why}");
+        assert!(why.ends_with("`containarium admin status` says what opens them"), "{why}");
+    }
+    for path in ["/livez", "/metrics", "/openapi.json", "/v1/admin/status"] {
+        assert_eq!(daemon.get(path).status, 200, "{path}");
+    }
+    assert_eq!(daemon.get("/readyz").status, 503);
+    assert_eq!(daemon.get("/nothing").status, 404);
+    assert_eq!(&site.log()[logged..], "", "why they are locked was said once");
+    put_key(site, &key);
+    daemon.told("STATUS=Secrets store ready");
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+    let versions = daemon.get("/v1/secrets/alice/KEY/versions").json();
+    assert_eq!((versions["versions"].as_array().unwrap().len(), &versions["deleted"]), (1, &false.into()));
+    for (method, path, body) in CALLS {
+        assert_eq!(daemon.request(method, path, body.as_bytes()).status, 200, "{method} {path}");
+    }
+}
+
+/// Asks as a user without rights; `None` where this test cannot become one.
+fn ask_as_a_stranger(site: &Site, daemon: &Daemon, method: &str, path: &str, body: &str) -> Option<Answer> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    // The socket's mode keeps others out already; opened up, the peer's credentials still do.
+    for path in [site.path(""), site.socket()] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        // Credentials are a thread's: this one becomes nobody, and connects.
+        let asking = scope.spawn(|| {
+            let nobody = rustix::thread::Uid::from_raw(65_534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            daemon.request(method, path, body.as_bytes())
+        });
+        Some(asking.join().unwrap())
+    })
+}
+
+#[test]
+fn a_caller_without_rights_is_turned_away_before_anything_they_said_is_looked_at() {
+    let site = Site::sqlite();
+    let daemon = site.start();
+    let asked = [
+        ("GET", "/v1/secrets/alice/KEY?x=1", "", r#""action":"secret.get","tenant":"alice","outcome":"denied""#),
+        ("GET", "/v1/secrets/alice/my-key", "", r#""action":"secret.get","tenant":"alice","outcome":"denied""#),
+        ("GET", "/v1/secrets/ALICE", "", r#""action":"secret.list","outcome":"denied""#),
+        ("POST", "/v1/secrets", "not json", r#""action":"secret.set","outcome":"denied""#),
+        ("PATCH", "/v1/secrets/alice", "", r#""action":"unknown","tenant":"alice","outcome":"denied""#),
+        ("GET", "/nothing", "", r#""action":"unknown","outcome":"denied""#),
+    ];
+    for (method, path, body, _) in asked {
+        let Some(answer) = ask_as_a_stranger(&site, &daemon, method, path, body) else {
+            println!("skipped: only root can become another user");
+            return;
+        };
+        assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
+        assert!(answer.problem().contains("uid 65534"), "{answer:?}");
+    }
+    let text = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), asked.len(), "one record for each:\n{text}");
+    for (line, (_, path, _, record)) in text.lines().zip(asked) {
+        assert!(line.contains(record), "{path}: {line}");
+    }
+    for path in ["/metrics?x=1", "/openapi.json?x=1"] {
+        assert_eq!(ask_as_a_stranger(&site, &daemon, "GET", path, "").unwrap().status, 403, "{path}");
+    }
+    assert_eq!(ask_as_a_stranger(&site, &daemon, "GET", "/livez", "").unwrap().status, 200);
+}
