@@ -8,6 +8,7 @@ mod status;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
 use crate::audit::{Audit, Outcome, Record};
@@ -24,13 +25,20 @@ pub use status::{Readiness, Status};
 #[derive(Debug, Clone)]
 pub struct Request {
     id: String,
+    /// Shared by the clones: whether a record of the request was written, or counted as missing.
+    recorded: Arc<AtomicBool>,
 }
 
 impl Request {
     /// `id` names the request in answers, logs and audit records.
     #[must_use]
-    pub const fn new(id: String) -> Self {
-        Self { id }
+    pub fn new(id: String) -> Self {
+        Self { id, recorded: Arc::default() }
+    }
+
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Relaxed)
     }
 }
 
@@ -144,6 +152,23 @@ impl Service {
         }
     }
 
+    /// Records a call that was refused before it reached a use-case, or by one that would not begin.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where that could not be recorded.
+    pub async fn refused(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        action: Action,
+        tenant: Option<&Tenant>,
+        name: Option<&SecretName>,
+        error: &Error,
+    ) -> Result<(), Error> {
+        let touched = Touched { name: name.cloned(), version: None, outcome: error.outcome() };
+        self.record(request, caller.identity(), action, tenant, [touched]).await
+    }
+
     /// Writes a call's records; the answer waits for them.
     async fn record(
         &self,
@@ -153,6 +178,7 @@ impl Service {
         tenant: Option<&Tenant>,
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
+        request.recorded.store(true, Ordering::Relaxed);
         let Identity::Socket { pid, .. } = identity;
         let at = self.clock.wall();
         let records: Vec<Record> = touched

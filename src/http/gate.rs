@@ -1,5 +1,6 @@
 //! What every request passes before its handler, in this order: who calls; whether the keys are open; what the route does not take.
-//! In one place, so that no route forgets a step, and a caller without rights learns nothing of what is behind it.
+//! In one place, so that no route forgets a step, and a caller without rights learns nothing of what is behind it. And after it: what
+//! was refused without a record gets one.
 
 use axum::RequestPartsExt as _;
 use axum::extract::{MatchedPath, RawPathParams, Request};
@@ -10,10 +11,10 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::extract::{self, Peer};
-use super::problem::Refused;
+use super::problem::{self, Refused};
 use super::unheard;
 use crate::access;
-use crate::model::{Action, Tenant};
+use crate::model::{Action, SecretName, Tenant};
 use crate::service;
 
 /// What a request is to the gate.
@@ -71,6 +72,7 @@ struct Heard {
     is: Use,
     caller: Option<access::Caller>,
     tenant: Option<Tenant>,
+    name: Option<SecretName>,
 }
 
 impl Heard {
@@ -85,18 +87,20 @@ impl Heard {
             is: Use::of(route.as_ref().map(MatchedPath::as_str), &parts.method),
             caller,
             tenant: params.as_ref().and_then(|params| extract::tenant(params).ok()),
+            name: params.as_ref().and_then(|params| extract::secret_name(params).ok()),
         }
     }
 }
 
-/// Lets a request through to its handler, or refuses it.
+/// Lets a request through to its handler, or refuses it; a refusal leaves a record, wherever it was made.
 pub(super) async fn pass(app: App, id: service::Request, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let heard = Heard::of(&app, &mut parts, id).await;
-    match admit(&app, &heard, &parts).await {
+    let response = match admit(&app, &heard, &parts).await {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(refused) => refused.into_response(),
-    }
+    };
+    recorded(&app, &heard, response).await
 }
 
 async fn admit(app: &App, heard: &Heard, parts: &Parts) -> Result<(), Refused> {
@@ -119,6 +123,21 @@ async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
         }
     }
     Ok(())
+}
+
+/// Records a refusal that has no record: the service writes those of what reaches it, and most refusals never do. One that cannot be
+/// recorded counts as missing, like any call's; its caller is told, unless the answer is that something is not available anyway.
+async fn recorded(app: &App, heard: &Heard, response: Response) -> Response {
+    let (Use::Call(action), Some(caller)) = (heard.is, heard.caller.as_ref()) else { return response };
+    let Some(error) = problem::error_of(&response) else { return response };
+    if heard.request.is_recorded() {
+        return response;
+    }
+    let (tenant, name) = (heard.tenant.as_ref(), heard.name.as_ref());
+    match app.service.refused(&heard.request, caller, action, tenant, name, &error).await {
+        Err(unrecorded) if !response.status().is_server_error() => Refused::from(unrecorded).into_response(),
+        Ok(()) | Err(_) => response,
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use super::on_both_stores;
 use super::start::{lock, put_key};
 use crate::support::site::{Answer, Daemon, Site};
 
-on_both_stores![while_keys_are_locked_nothing_is_read_changed_or_destroyed,];
+on_both_stores![
+    while_keys_are_locked_nothing_is_read_changed_or_destroyed,
+    every_refusal_leaves_one_record_with_what_its_path_says
+];
 
 /// Each route that serves or changes secrets, in an order in which none takes away what the next one needs.
 const CALLS: [(&str, &str, &str); 12] = [
@@ -47,6 +50,55 @@ fn while_keys_are_locked_nothing_is_read_changed_or_destroyed(site: &Site) {
     for (method, path, body) in CALLS {
         assert_eq!(daemon.request(method, path, body.as_bytes()).status, 200, "{method} {path}");
     }
+}
+
+fn every_refusal_leaves_one_record_with_what_its_path_says(site: &Site) {
+    const KEY: &str = r#""tenant":"alice","name":"KEY","#;
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    let audit = || std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    let huge = " ".repeat(409_601);
+    let cas = r#"{"username":"alice","name":"KEY","value":"x","cas":7}"#;
+    let delivery = r#"{"username":"alice","name":"KEY","value":"x","delivery":"mail"}"#;
+    let twice = r#"{"names":["A","A"]}"#;
+    let of_key = |action: &str, outcome: &str| format!(r#""{action}",{KEY}"outcome":"{outcome}""#);
+    let cases: [(&str, &str, &str, u16, String); 17] = [
+        ("GET", "/v1/secrets/ALICE/KEY", "", 400, r#"secret.get","name":"KEY","outcome":"invalid""#.into()),
+        ("GET", "/v1/secrets/alice/my-key", "", 400, r#"secret.get","tenant":"alice","outcome":"invalid""#.into()),
+        ("GET", "/v1/secrets/alice/%ff", "", 400, r#"secret.get","outcome":"invalid""#.into()),
+        ("GET", "/v1/secrets/alice/KEY?x=1", "", 400, of_key("secret.get", "invalid")),
+        ("GET", "/v1/secrets/alice/KEY?version=x", "", 400, of_key("secret.get", "invalid")),
+        ("GET", "/v1/secrets/alice?pageToken=!", "", 400, r#"secret.list","tenant":"alice","outcome":"in"#.into()),
+        ("GET", "/v1/admin/tenants?pageToken=!", "", 400, r#"admin.tenants","outcome":"invalid""#.into()),
+        ("POST", "/v1/secrets", "not json", 400, r#"secret.set","outcome":"invalid""#.into()),
+        ("POST", "/v1/secrets", delivery, 400, r#"secret.set","outcome":"invalid""#.into()),
+        ("POST", "/v1/secrets", &huge, 413, r#"secret.set","outcome":"too_large""#.into()),
+        ("POST", "/v1/secrets", cas, 412, of_key("secret.set", "precondition_failed")),
+        ("PUT", "/v1/secrets/alice/KEY", "{}", 400, of_key("secret.set", "invalid")),
+        ("DELETE", "/v1/secrets/alice/KEY", "x", 400, of_key("secret.delete", "invalid")),
+        ("POST", "/v1/secrets/alice/KEY/destroy", "{}", 400, of_key("secret.destroy", "invalid")),
+        ("POST", "/v1/secrets/alice/batch-get", twice, 400, r#"batch-get","tenant":"alice","outcome":"in"#.into()),
+        ("PATCH", "/v1/secrets/alice/KEY", "", 405, of_key("unknown", "invalid")),
+        ("GET", "/nothing", "", 404, r#""unknown","outcome":"not_found""#.into()),
+    ];
+    for (method, path, body, status, record) in cases {
+        let before = audit().lines().count();
+        let answer = daemon.request(method, path, body.as_bytes());
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        let text = audit();
+        let new: Vec<&str> = text.lines().skip(before).collect();
+        assert!(new.len() == 1 && new[0].contains(&record), "{method} {path}: {record} is not {new:?}");
+        assert!(new[0].contains(&answer.headers["x-request-id"]), "{method} {path}: {new:?}");
+    }
+    let before = audit().lines().count();
+    daemon.request_with("DELETE", "/v1/secrets/alice/KEY", &[("If-Match", "\"1\"")], b"");
+    daemon.request_with("PUT", "/v1/secrets/alice/KEY", &[("If-Match", "1")], br#"{"value":"x"}"#);
+    assert_eq!(audit().lines().count(), before + 2);
+    // Who asks whether it lives leaves none, right or wrong.
+    for path in ["/livez?x=1", "/readyz", "/metrics?x=1", "/openapi.json"] {
+        daemon.get(path);
+    }
+    assert_eq!(audit().lines().count(), before + 2);
 }
 
 /// Asks as a user without rights; `None` where this test cannot become one.
