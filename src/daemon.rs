@@ -142,7 +142,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
 async fn unlock(opener: Opener, mut reason: String) {
     let mut looks = interval(UNLOCK_EVERY);
     loop {
-        notify(&[NotifyState::Status(&format!("Waiting for keys: {reason}"))]);
+        notify(&[NotifyState::Status(&format!("Waiting for keys: {}", one_line(&reason)))]);
         let said = loop {
             looks.tick().await;
             match opener.open().await {
@@ -164,6 +164,12 @@ async fn unlock(opener: Opener, mut reason: String) {
         tracing::warn!("still not ready: {said}");
         reason = said;
     }
+}
+
+/// A reason in one line, which is all that a status has (sd_notify(3)): the keys and the commands stay in it. systemd reads 4,096 bytes.
+fn one_line(reason: &str) -> String {
+    let lines: Vec<&str> = reason.lines().map(str::trim).collect();
+    lines.join("; ").chars().take(1800).collect()
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {

@@ -27,7 +27,13 @@ const CALLS: [(&str, &str, &str); 12] = [
 
 fn while_keys_are_locked_nothing_is_read_changed_or_destroyed(site: &Site) {
     let (mut daemon, key) = lock(site);
-    daemon.told("STATUS=Waiting for keys");
+    let told = daemon.told("STATUS=Waiting for keys");
+    assert_eq!(told.trim_end().lines().count(), 1, "a status has one line: {told}");
+    let command = "install -m 0400 -o ";
+    assert!(told.contains(command) && told.contains("(active), not found"), "{told}");
+    let shown = String::from_utf8(site.cli(["admin", "status"], b"").stdout).unwrap();
+    assert!(shown.lines().any(|line| line.trim().starts_with(command)), "each command is a line:\n{shown}");
+    assert!(!shown.contains("\\u{"), "{shown}");
     let logged = site.log().len();
     for (method, path, body) in CALLS {
         let answer = daemon.request(method, path, body.as_bytes());
