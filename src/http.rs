@@ -20,6 +20,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::clock::Clock;
 use crate::crypto::random_id;
@@ -78,11 +79,17 @@ async fn every_request(State(app): State<App>, mut request: Request, next: Next)
     let named = service::Request::new(id.clone());
     request.extensions_mut().insert(named.clone());
 
-    let answered = app.requests.spawn(gate::pass(app.clone(), named, request, next)).await;
+    // Whatever is logged on the way has the id that the caller is told.
+    let span = tracing::info_span!("request", %id);
+    let answered = app.requests.spawn(gate::pass(app.clone(), named, request, next).instrument(span)).await;
     let mut response = answered.unwrap_or_else(|_panicked| {
         tracing::error!(request_id = %id, route, "a request ended with a panic");
         Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
     });
+    if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        // Some causes are logged where they are turned into these words; callers are sent here for all of them.
+        tracing::error!(request_id = %id, route, "answered 500: {}", problem::detail_of(&response));
+    }
     if response.status().is_client_error() || response.status().is_server_error() {
         response = problem::with_body(response, &id);
     }

@@ -179,7 +179,7 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
         }
         ClientError::Problem { status: 429 | 503, .. } | ClientError::Deadline { .. } | ClientError::Broken => STATUS,
         ClientError::Problem { status: 500.., request_id, .. } => {
-            return Some(format!("the daemon's log says more: `journalctl -u containarium`, request {request_id}"));
+            return Some(format!("the daemon's log says more: `journalctl -u containarium | grep {request_id}`"));
         }
         ClientError::TooLarge { .. } | ClientError::Unreadable { .. } => RELEASE,
         ClientError::Problem { .. } | ClientError::Unsendable => return None,

@@ -49,13 +49,18 @@ impl From<Error> for Refused {
     }
 }
 
+/// What an error answer will say; nothing where some library made it.
+pub(super) fn detail_of(response: &Response) -> &str {
+    response.extensions().get::<Refused>().map_or("", |refused| refused.detail.as_str())
+}
+
 /// What an error answer is to the service, whoever made it; `None` for any other answer.
 pub(super) fn error_of(response: &Response) -> Option<Error> {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return None;
     }
-    let detail = response.extensions().get::<Refused>().map_or_else(String::new, |refused| refused.detail.clone());
+    let detail = detail_of(response).to_owned();
     Some(match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied(detail),
         StatusCode::NOT_FOUND => Error::NotFound(detail),
