@@ -3,6 +3,7 @@
 mod dek;
 mod error;
 pub mod open;
+mod room;
 mod secrets;
 mod status;
 
@@ -18,6 +19,7 @@ use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
 pub use error::{Error, Failure};
+pub use room::Room;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
 
@@ -61,6 +63,7 @@ pub struct Service {
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
     keep_versions: NonZeroU32,
+    rooms: room::Rooms,
 }
 
 /// One secret that a call touched, for the audit.
@@ -85,7 +88,7 @@ impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { store, keys, access, audit, clock, keep_versions } = parts;
-        Self { store, keys, access, audit, clock, keep_versions }
+        Self { store, keys, access, audit, clock, keep_versions, rooms: room::Rooms::new() }
     }
 
     /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.
