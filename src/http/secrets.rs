@@ -191,13 +191,24 @@ fn batch_answer(values: BatchValues) -> Result<Response, Refused> {
     let BatchValues { secrets, mut room, .. } = values;
     drop(secrets);
     room.shrink(json.len());
-    Ok(value_body(Roomy { json, _room: room }))
+    Ok(value_body(Roomy { json, room: Some(room) }))
 }
 
 /// The JSON of a batch, whose room is free when the connection has taken it.
 struct Roomy {
     json: Zeroizing<Vec<u8>>,
-    _room: Room,
+    room: Option<Room>,
+}
+
+impl Drop for Roomy {
+    /// Elsewhere: to wipe the largest takes as long as to make it.
+    fn drop(&mut self) {
+        let (json, room) = (std::mem::take(&mut self.json), self.room.take());
+        // Outside a runtime, at the process's end, it is wiped here.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop((json, room)));
+        }
+    }
 }
 
 impl AsRef<[u8]> for Roomy {
