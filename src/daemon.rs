@@ -46,10 +46,11 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// 5: database or key are not available; 6: another daemon is there; else 1.
+    /// 2: a setting is wrong; 5: database or key are not available; 6: another daemon is there; else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
+            Self::Compose(ComposeError::DatabaseUrl(_)) => 2,
             Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. }) | Self::Open(_) => 5,
             Self::DataDir(DataDirError::Held { .. }) | Self::Socket(SocketError::InUse { .. }) => 6,
             _ => 1,
@@ -73,6 +74,7 @@ pub async fn run(config: Config, unprotected: &[Warning]) -> Result<(), StartErr
 }
 
 async fn serve(config: Config) -> Result<(), StartError> {
+    compose::check(&config)?;
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;

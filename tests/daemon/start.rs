@@ -242,6 +242,38 @@ fn a_database_that_is_away_at_the_start_is_exit_5() {
 }
 
 #[test]
+fn a_database_url_that_cannot_be_used_is_a_wrong_setting_and_told_by_config_check() {
+    for url in ["postgres://u:canary@localhost:port/db", "postgres://u@localhost/db?canary=1"] {
+        let site = Site::sqlite();
+        let with_url = |arguments: &[&str]| {
+            let mut command = site.command(arguments);
+            command.env("CONTAINARIUM_DATABASE_URL", url);
+            command
+        };
+        // 2 is what systemd does not start again after.
+        let (code, said) = site.refused_with(with_url(&["daemon"]));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("the setting --database-url cannot be used: "), "{said}");
+        assert!(!site.data_dir().exists(), "nothing was made");
+        let checked = with_url(&["config", "check", "-o", "json"]).output().unwrap();
+        let (shown, error) = (String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+        assert_eq!(checked.status.code(), Some(2), "{error}");
+        assert!(shown.contains(r#""ok":false"#) && error.contains("--database-url"), "{shown}{error}");
+        assert!(!format!("{said}{shown}{error}").contains("canary"), "{said}{shown}{error}");
+    }
+}
+
+#[test]
+fn a_database_host_that_does_not_resolve_is_named_as_that() {
+    let site = Site::sqlite();
+    let mut command = site.command(["daemon"]);
+    command.env("CONTAINARIUM_DATABASE_URL", "postgres://u@nowhere.invalid/db");
+    let (code, said) = site.refused_with(command);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("the host's name does not resolve"), "{said}");
+}
+
+#[test]
 fn a_socket_that_a_crash_left_is_replaced() {
     let site = Site::sqlite();
     site.start().kill();
