@@ -80,6 +80,18 @@ mod tests {
     }
 
     #[test]
+    fn every_call_is_described_with_each_refusal_that_it_can_get() {
+        let api = serde_json::to_value(Api::openapi()).unwrap();
+        for (path, method) in described().into_iter().filter(|(path, _)| path.starts_with("/v1/")) {
+            let answers = &api["paths"][&path][method.to_lowercase()]["responses"];
+            let of_bodies: &[&str] = if method == "GET" { &[] } else { &["408", "413"] };
+            for status in ["400", "403", "500", "503"].iter().chain(of_bodies) {
+                assert!(answers[status].is_object(), "{method} {path}: {status}");
+            }
+        }
+    }
+
+    #[test]
     fn the_description_has_every_route_and_no_other() {
         let source = include_str!("../http.rs");
         let routes: BTreeSet<&str> =

@@ -64,8 +64,10 @@ pub(super) struct VersionQuery {
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "`cas` does not hold.", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body has more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn set(
     State(app): State<App>,
@@ -91,8 +93,10 @@ pub(super) async fn set(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "If-Match or If-None-Match does not hold.", body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn put(
     State(app): State<App>,
@@ -141,6 +145,7 @@ pub(super) async fn get(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     State(app): State<App>,
@@ -164,7 +169,8 @@ pub(super) async fn list(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
-    (status = 413, description = "The tenant has more than 1000 secrets.", body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The tenant has more than 1000 secrets, or the body more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn batch_get(
@@ -223,8 +229,10 @@ impl AsRef<[u8]> for Roomy {
     (status = 200, body = BatchSetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "A `cas` does not hold.", body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn batch_set(
     State(app): State<App>,
