@@ -12,7 +12,8 @@ use super::{admin, ops, secrets};
         title = "Containarium secrets",
         description = "Secrets under envelope encryption. On the daemon's Unix socket.\n\nWhat a route does not take is refused with 400 \
             that names it: a query parameter that is not described here; If-Match on every route but PUT; If-None-Match on \
-            every route but PUT and GET. GET ignores If-None-Match and always answers in full."
+            every route but PUT and GET; If-Unmodified-Since on every route; If-Modified-Since and If-Range on every route but GET. \
+            GET ignores If-None-Match, If-Modified-Since and If-Range and always answers in full."
     ),
     paths(
         secrets::set,
