@@ -78,6 +78,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
+    socket::check(&config.socket)?;
     let Composed { store, audit, clock, service, opener } = compose::daemon(&config).await?;
     let opened = opener.open().await?;
     let socket = socket::bind(&config.socket)?;

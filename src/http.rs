@@ -6,6 +6,7 @@ mod gate;
 pub mod listen;
 mod openapi;
 mod ops;
+mod patience;
 mod problem;
 mod secrets;
 mod unheard;

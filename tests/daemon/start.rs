@@ -170,8 +170,16 @@ fn a_second_daemon_is_refused(site: &Site) {
     let mut elsewhere = site.command(["daemon"]);
     elsewhere.env("CONTAINARIUM_DATA_DIR", site.path("data-2"));
     let (code, said) = site.refused_with(elsewhere);
-    // On SQLite another data directory is another database, which a key file lies beside.
-    assert_eq!(code, Some(if site.database_url().is_some() { 6 } else { 5 }), "{said}");
+    assert_eq!(code, Some(6), "{said}");
+    let mut stranger = site.command(["daemon"]);
+    for (setting, path) in [("CONTAINARIUM_DATA_DIR", "data-3"), ("CONTAINARIUM_KEY_FILE", "etc-3/secrets.key")] {
+        stranger.env(setting, site.path(path));
+    }
+    stranger.env_remove("CONTAINARIUM_DATABASE_URL");
+    let (code, said) = site.refused_with(stranger);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(!site.path("etc-3").exists(), "no key is made for a daemon that could not be reached");
+    assert!(!site.path("data-3/containarium.db").exists() && !said.contains(READY), "{said}");
     assert_eq!(daemon.get("/readyz").status, 200);
 }
 
