@@ -154,8 +154,10 @@ impl<'a> Deed<'a> {
     }
 
     /// The command that shows what there is.
-    fn browse(&self) -> Option<String> {
-        Some(match (self.tenant?, self.name) {
+    fn browse(&self, missing: &str) -> Option<String> {
+        // The status is the same for a tenant and a secret; the daemon's own words tell them apart.
+        let name = self.name.filter(|_| !missing.ends_with(" is unknown"));
+        Some(match (self.tenant?, name) {
             (tenant, Some(_)) => format!("see what there is with `containarium secrets list {tenant}`"),
             (_, None) => "see which tenants there are with `containarium admin tenants`".to_owned(),
         })
@@ -172,7 +174,7 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
              its socket with --socket (the host's own is root's: `sudo containarium …`)"
         }
         ClientError::SocketDenied { .. } | ClientError::Problem { status: 401 | 403, .. } => SUDO,
-        ClientError::Problem { status: 404, .. } => return deed.browse(),
+        ClientError::Problem { status: 404, detail, .. } => return deed.browse(detail),
         ClientError::Problem { status: 409 | 412, .. } => return deed.look(),
         ClientError::Problem { status: 429 | 503, retry_after: Some(seconds), .. } => {
             return Some(format!("try again in {seconds} seconds; {STATUS}"));

@@ -205,7 +205,7 @@ fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_h
         assert_eq!((wrong.status, wrong.problem().as_str()), (503, "the audit record could not be written"));
         let ready = daemon.get("/readyz");
         assert_eq!(ready.status, 503);
-        let why = ready.json()["waiting_for"][0].as_str().unwrap().to_owned();
+        let why = ready.json()["waitingFor"][0].as_str().unwrap().to_owned();
         assert!(why.starts_with("audit: ") && why.contains("Is a directory"), "{why}");
         let shown = site.cli(["admin", "status"], b"");
         assert!(String::from_utf8_lossy(&shown.stdout).contains(&why), "{shown:?}");
@@ -304,7 +304,7 @@ fn a_database_that_goes_away_is_503_and_comes_back_by_itself() {
     assert_eq!(daemon.set("alice", "KEY", b"new").status, 503);
     let ready = daemon.get("/readyz");
     assert_eq!(ready.status, 503);
-    assert!(ready.json()["waiting_for"][0].as_str().unwrap().starts_with("database:"), "{ready:?}");
+    assert!(ready.json()["waitingFor"][0].as_str().unwrap().starts_with("database:"), "{ready:?}");
     assert_eq!(daemon.get("/livez").status, 200);
     assert_eq!(daemon.get("/v1/admin/status").status, 200, "status answers what it can");
     let output = site.cli(["secrets", "get", "alice", "KEY"], b"");

@@ -142,7 +142,7 @@ fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_r
     assert_eq!(daemon.get("/livez").status, 200);
     let ready = daemon.get("/readyz");
     assert_eq!(ready.status, 503);
-    assert!(ready.json()["waiting_for"][0].as_str().unwrap().contains(&older_kid), "{ready:?}");
+    assert!(ready.json()["waitingFor"][0].as_str().unwrap().contains(&older_kid), "{ready:?}");
     let answer = daemon.get("/v1/secrets/alice/KEY");
     assert!(answer.status == 503 && answer.problem().starts_with("the keys are locked: "), "{answer:?}");
     assert_eq!(daemon.set("alice", "KEY", b"new").status, 503);
