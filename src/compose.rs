@@ -22,6 +22,8 @@ use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
 pub enum ComposeError {
     #[error("Failed to open the database: {0}")]
     Store(#[from] StoreError),
+    #[error("the setting --database-url cannot be used: {0}")]
+    DatabaseUrl(#[source] StoreError),
     #[error("the key file's path cannot be used: {0}")]
     KeyFile(#[from] KeyfileError),
     #[error("the record of this node cannot be used: {0}")]
@@ -48,6 +50,17 @@ pub struct Composed {
     pub node: Arc<Node>,
     pub service: Arc<Service>,
     pub opener: Opener,
+}
+
+/// What can be said of the settings beyond each one's own rules, before anything is started with them.
+///
+/// # Errors
+/// [`ComposeError::DatabaseUrl`].
+pub fn check(config: &Config) -> Result<(), ComposeError> {
+    match &config.database {
+        Database::Sqlite { .. } => Ok(()),
+        Database::Postgres { url } => PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl),
+    }
 }
 
 /// Puts a daemon together; its keys are locked until [`Opener::open`]. The data directory must exist and be this process's

@@ -49,10 +49,11 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// 5: database or key are not available; 6: another daemon is there, or uses this node's id; else 1.
+    /// 2: a setting is wrong; 5: database or key are not available; 6: another daemon is there, or uses this node's id; else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
+            Self::Compose(ComposeError::DatabaseUrl(_)) => 2,
             Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. })
             | Self::Open(_)
             | Self::Node(NodeError::Store(_)) => 5,
@@ -80,9 +81,11 @@ pub async fn run(config: Config, unprotected: &[Warning]) -> Result<(), StartErr
 }
 
 async fn serve(config: Config) -> Result<(), StartError> {
+    compose::check(&config)?;
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
+    socket::check(&config.socket)?;
     let Composed { store, audit, clock, node, service, opener } = compose::daemon(&config).await?;
     node.look_back().await?;
     let opened = opener.open().await?;

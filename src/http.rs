@@ -2,9 +2,11 @@
 
 mod admin;
 mod extract;
+mod gate;
 pub mod listen;
 mod openapi;
 mod ops;
+mod patience;
 mod problem;
 mod secrets;
 mod stream;
@@ -20,6 +22,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::clock::Clock;
 use crate::crypto::random_id;
@@ -85,15 +88,20 @@ async fn every_request(State(app): State<App>, mut request: Request, next: Next)
     };
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    request.extensions_mut().insert(service::Request { id: id.clone() });
+    let named = service::Request::new(id.clone());
+    request.extensions_mut().insert(named.clone());
 
-    let mut response = match unheard::refuse(&request) {
-        Ok(()) => app.requests.spawn(next.run(request)).await.unwrap_or_else(|_panicked| {
-            tracing::error!(request_id = %id, route, "a request ended with a panic");
-            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
-        }),
-        Err(refused) => refused.into_response(),
-    };
+    // Whatever is logged on the way has the id that the caller is told.
+    let span = tracing::info_span!("request", %id);
+    let answered = app.requests.spawn(gate::pass(app.clone(), named, request, next).instrument(span)).await;
+    let mut response = answered.unwrap_or_else(|_panicked| {
+        tracing::error!(request_id = %id, route, "a request ended with a panic");
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
+    });
+    if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        // Some causes are logged where they are turned into these words; callers are sent here for all of them.
+        tracing::error!(request_id = %id, route, "answered 500: {}", problem::detail_of(&response));
+    }
     if response.status().is_client_error() || response.status().is_server_error() {
         response = problem::with_body(response, &id);
     }

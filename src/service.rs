@@ -8,12 +8,14 @@ pub mod job;
 pub mod node;
 mod nodes;
 pub mod open;
+mod room;
 pub mod rotation;
 mod secrets;
 mod status;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
@@ -31,14 +33,34 @@ use rotation::verify::Verifier;
 
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
+pub use room::Room;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
 
 /// What a request carries besides its grant.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Names the request in answers, logs and audit records.
-    pub id: String,
+    id: String,
+    /// Shared by the clones: whether a record of the request was written, or counted as missing.
+    recorded: Arc<AtomicBool>,
+}
+
+impl Request {
+    /// `id` names the request in answers, logs and audit records.
+    #[must_use]
+    pub fn new(id: String) -> Self {
+        Self { id, recorded: Arc::default() }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Relaxed)
+    }
 }
 
 /// What the service is made of.
@@ -71,6 +93,7 @@ pub struct Service {
     database_retention: Option<Duration>,
     workers: Workers,
     rotating_deks: Job<RotatedDeks>,
+    rooms: room::Rooms,
 }
 
 /// Who does something, as records say it.
@@ -115,6 +138,7 @@ impl Service {
             database_retention,
             workers: Workers::default(),
             rotating_deks: Job::new("rotate-dek"),
+            rooms: room::Rooms::new(),
         }
     }
 
@@ -153,13 +177,20 @@ impl Service {
         self.or_recorded_denial(request, caller, action, None, decided).await
     }
 
-    /// Turns away a caller without any right, before the body is read that would name the target. A refusal is recorded.
+    /// Turns away a caller without any right, before anything else of the request is looked at; `tenant` is the one that its path
+    /// names, for the record. A refusal is recorded.
     ///
     /// # Errors
     /// As [`Service::authorize`].
-    pub async fn authenticate(&self, request: &Request, caller: &Caller, action: Action) -> Result<(), Error> {
+    pub async fn authenticate(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        action: Action,
+        tenant: Option<&Tenant>,
+    ) -> Result<(), Error> {
         let decided = self.access.authenticate(caller);
-        self.or_recorded_denial(request, caller, action, None, decided).await
+        self.or_recorded_denial(request, caller, action, tenant, decided).await
     }
 
     async fn or_recorded_denial<T>(
@@ -180,6 +211,23 @@ impl Service {
         }
     }
 
+    /// Records a call that was refused before it reached a use-case, or by one that would not begin.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where that could not be recorded.
+    pub async fn refused(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        action: Action,
+        tenant: Option<&Tenant>,
+        name: Option<&SecretName>,
+        error: &Error,
+    ) -> Result<(), Error> {
+        let touched = Touched { name: name.cloned(), version: None, outcome: error.outcome() };
+        self.record(request, caller.identity(), action, tenant, [touched]).await
+    }
+
     /// Writes a call's records; the answer waits for them.
     async fn record(
         &self,
@@ -189,6 +237,7 @@ impl Service {
         tenant: Option<&Tenant>,
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
+        request.recorded.store(true, Ordering::Relaxed);
         let Identity::Socket { pid, .. } = identity;
         let by = By { request_id: &request.id, identity: identity.to_string(), pid: *pid };
         self.write_records(&by, action, tenant, touched).await

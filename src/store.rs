@@ -298,7 +298,8 @@ pub trait Store: Masters + Deks + Send + Sync {
     /// What refuses an intent, the first of: its tenant is blocked; what it copies ([`Refusal::NoTenant`], [`Refusal::NoSecret`],
     /// [`Refusal::Deleted`], [`Refusal::NoVersion`], [`Refusal::Destroyed`]); its expectation; no active DEK (so that a write which
     /// would be refused anyway makes neither DEK nor tenant); no further number; the sealer. Of an all-or-nothing batch the first
-    /// refused intent answers with its refusal, every other with [`Refusal::Batch`].
+    /// refused intent answers with its refusal, every other with [`Refusal::Batch`]; one that lacks a DEK only where no other is refused
+    /// for another reason, as a DEK would not help.
     ///
     /// Older versions are pruned when one is made, destroyed ones counting like live ones; the current version is never pruned.
     /// A sealer that answers [`Sealing::Unchanged`] where there is no current version to equal, or for a copy, is a

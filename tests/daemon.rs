@@ -5,6 +5,7 @@ mod api;
 mod damage;
 mod deks;
 mod faults;
+mod gate;
 mod hardening;
 mod leaks;
 mod nodes;

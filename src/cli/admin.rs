@@ -157,7 +157,12 @@ async fn status(client: &Client, format: Format) -> Result<(), Failure> {
 
 pub(super) fn status_table(status: &StatusAnswer) -> Table {
     let mut table = Table::new();
-    let mut row = |name: &str, value: &str| table.row([name, value]);
+    // A reason has lines of its own, commands among them: each is a row, so that it can be copied.
+    let mut row = |name: &str, value: &str| {
+        for (index, line) in value.lines().enumerate() {
+            table.row([if index == 0 { name } else { "" }, line]);
+        }
+    };
     row("release", &status.version);
     row("ready", if status.ready { "yes" } else { "no" });
     row("store", &format!("{}, {}", status.store.kind, status.store.state));
@@ -185,8 +190,9 @@ pub(super) fn status_table(status: &StatusAnswer) -> Table {
         }
         None => row("counts", "unknown while the store cannot be read"),
     }
+    // That of the keys is above, whole.
     for warning in &status.warnings {
-        row("WARNING", warning);
+        row("WARNING", warning.lines().next().unwrap_or_default());
     }
     table
 }

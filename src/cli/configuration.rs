@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::compose;
 use crate::config::{Effective, Environment, load};
 
 use super::failure::Failure;
@@ -95,14 +96,16 @@ fn show(format: Format, arguments: SettingsArgs) -> Result<(), Failure> {
 
 fn check(format: Format, arguments: SettingsArgs) -> Result<(), Failure> {
     let result = load(&arguments.into(), &Environment::of_process());
+    let beyond = result.as_ref().ok().and_then(|effective| compose::check(&effective.config).err());
     if format == Format::Json {
-        print_json(&Verdict {
-            ok: result.is_ok(),
-            file: result.as_ref().ok().and_then(file),
-            errors: result.as_ref().err().into_iter().flatten().map(ToString::to_string).collect(),
-        })?;
+        let errors = result.as_ref().err().into_iter().flatten().map(ToString::to_string);
+        let errors: Vec<String> = errors.chain(beyond.as_ref().map(ToString::to_string)).collect();
+        print_json(&Verdict { ok: errors.is_empty(), file: result.as_ref().ok().and_then(file), errors })?;
     }
     let effective = result.map_err(|errors| Failure::of_settings(&errors))?;
+    if let Some(error) = beyond {
+        return Err(Failure::usage(error.to_string()).mend("`containarium config show` tells where it is set"));
+    }
     match (format, file(&effective)) {
         (Format::Json, _) => Ok(()),
         (Format::Table, Some(file)) => print(format!("ok: {}\n", plain(&file)).as_bytes()),

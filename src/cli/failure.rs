@@ -178,11 +178,13 @@ impl<'a> Deed<'a> {
     }
 
     /// The command that shows what there is.
-    fn browse(&self) -> Option<String> {
+    fn browse(&self, missing: &str) -> Option<String> {
         if self.shown_by.is_some() {
             return self.look();
         }
-        Some(match (self.tenant?, self.name) {
+        // The status is the same for a tenant and a secret; the daemon's own words tell them apart.
+        let name = self.name.filter(|_| !missing.ends_with(" is unknown"));
+        Some(match (self.tenant?, name) {
             (tenant, Some(_)) => format!("see what there is with `containarium secrets list {tenant}`"),
             (_, None) => "see which tenants there are with `containarium admin tenants`".to_owned(),
         })
@@ -199,14 +201,14 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
              its socket with --socket (the host's own is root's: `sudo containarium …`)"
         }
         ClientError::SocketDenied { .. } | ClientError::Problem { status: 401 | 403, .. } => SUDO,
-        ClientError::Problem { status: 404, .. } => return deed.browse(),
+        ClientError::Problem { status: 404, detail, .. } => return deed.browse(detail),
         ClientError::Problem { status: 409 | 412, .. } => return deed.look(),
         ClientError::Problem { status: 429 | 503, retry_after: Some(seconds), .. } => {
             return Some(format!("try again in {seconds} seconds; {STATUS}"));
         }
         ClientError::Problem { status: 429 | 503, .. } | ClientError::Deadline { .. } | ClientError::Broken => STATUS,
         ClientError::Problem { status: 500.., request_id, .. } => {
-            return Some(format!("the daemon's log says more: `journalctl -u containarium`, request {request_id}"));
+            return Some(format!("the daemon's log says more: `journalctl -u containarium | grep {request_id}`"));
         }
         ClientError::TooLarge { .. } | ClientError::Unreadable { .. } => RELEASE,
         ClientError::Problem { .. } | ClientError::Unsendable => return None,

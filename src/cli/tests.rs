@@ -241,7 +241,7 @@ fn each_failed_request_has_its_exit_code_and_a_mending_command() {
         (problem(412, None), 6, "containarium secrets versions alice KEY"),
         (problem(413, None), 1, ""),
         (problem(429, Some(7)), 5, "in 7 seconds"),
-        (problem(500, None), 1, "request r1"),
+        (problem(500, None), 1, "grep r1"),
         (problem(503, None), 5, "containarium admin status"),
         (ClientError::NoDaemon { socket: socket() }, 5, "containarium daemon"),
         (ClientError::SocketDenied { socket: socket() }, 4, "sudo"),
@@ -255,6 +255,21 @@ fn each_failed_request_has_its_exit_code_and_a_mending_command() {
         assert_eq!(failure.code(), code, "{text}");
         assert!(text.starts_with("error: cannot set alice/KEY: ") && text.contains(mend), "{text}");
         assert_eq!(text.contains("not known"), error.effect() == crate::client::Effect::Unknown, "{text}");
+    }
+}
+
+#[test]
+fn an_unknown_tenant_is_not_looked_for_by_listing_it() {
+    let (tenant, name) = (Tenant::parse("bob").unwrap(), SecretName::parse("KEY").unwrap());
+    for detail in ["tenant bob is unknown", "the tenant is unknown"] {
+        let error = ClientError::Problem {
+            status: 404,
+            detail: detail.to_owned(),
+            request_id: "r1".to_owned(),
+            retry_after: None,
+        };
+        let text = Failure::of_request(&Deed::on_secret(DeedKind::Read, "get", &tenant, &name), &error).text();
+        assert!(text.contains("containarium admin tenants") && !text.contains("secrets list"), "{text}");
     }
 }
 

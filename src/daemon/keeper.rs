@@ -98,9 +98,9 @@ impl Keeper {
     fn tell(&mut self) {
         let waiting = self.node.waiting_for();
         let status = match &self.locked {
-            Some(reason) => format!("Waiting for keys: {reason}"),
+            Some(reason) => format!("Waiting for keys: {}", one_line(reason)),
             None if waiting.is_empty() => READY.to_owned(),
-            None => format!("Not ready: {}", waiting.join("; ")),
+            None => format!("Not ready: {}", one_line(&waiting.join("\n"))),
         };
         if status != self.told {
             notify(&[NotifyState::Status(&status)]);
@@ -114,4 +114,10 @@ impl Keeper {
 enum Tick {
     Now,
     InTime,
+}
+
+/// A reason in one line, which is all that a status has (sd_notify(3)): the keys and the commands stay in it. systemd reads 4,096 bytes.
+fn one_line(reason: &str) -> String {
+    let lines: Vec<&str> = reason.lines().map(str::trim).collect();
+    lines.join("; ").chars().take(1800).collect()
 }

@@ -39,6 +39,11 @@ pub(super) struct SocketFile {
     inode: Option<(u64, u64)>,
 }
 
+/// Whether the path is free, or a crash left it: asked before a key and a database are made for a daemon that could not be reached.
+pub(super) fn check(path: &Path) -> Result<(), SocketError> {
+    is_free(path).map(drop)
+}
+
 /// Makes the socket (0600) and its directory where that is missing. The caller holds the data directory's lock, so two daemons of one
 /// data directory never race here.
 pub(super) fn bind(path: &Path) -> Result<Bound, SocketError> {
@@ -75,26 +80,39 @@ fn check_directory(dir: &Path) -> Result<(), SocketError> {
     Ok(())
 }
 
-/// Removes what a crash left. A socket that somebody answers on is theirs.
+/// Removes what a crash left.
 fn clear_the_way(path: &Path) -> Result<(), SocketError> {
+    match is_free(path)? {
+        Way::Free => Ok(()),
+        Way::Stale => std::fs::remove_file(path).map_err(|cause| SocketError::Io {
+            what: "cannot remove the stale socket",
+            path: path.to_owned(),
+            cause,
+        }),
+    }
+}
+
+enum Way {
+    Free,
+    /// A socket that nobody answers on.
+    Stale,
+}
+
+/// A socket that somebody answers on is theirs.
+fn is_free(path: &Path) -> Result<Way, SocketError> {
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Way::Free),
         Err(cause) => return Err(SocketError::Io { what: "cannot look at", path: path.to_owned(), cause }),
     };
     if !found.file_type().is_socket() {
         return Err(SocketError::NotASocket { path: path.to_owned() });
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Way::Stale),
         // A full backlog, or no right to connect: somebody lives there.
-        Ok(_) | Err(_) => return Err(SocketError::InUse { path: path.to_owned() }),
+        Ok(_) | Err(_) => Err(SocketError::InUse { path: path.to_owned() }),
     }
-    std::fs::remove_file(path).map_err(|cause| SocketError::Io {
-        what: "cannot remove the stale socket",
-        path: path.to_owned(),
-        cause,
-    })
 }
 
 fn inode(path: &Path) -> Option<(u64, u64)> {

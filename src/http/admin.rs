@@ -25,7 +25,9 @@ use crate::wire::{
 #[utoipa::path(get, path = "/v1/admin/status", tag = "administration", responses(
     (status = 200, body = StatusAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn status(
     State(app): State<App>,
     Id(request): Id,
@@ -84,7 +86,9 @@ fn counts(counts: &Counts) -> CountsStatus {
 #[utoipa::path(get, path = "/v1/admin/tenants", tag = "administration", params(PageQuery), responses(
     (status = 200, body = TenantsAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn tenants(
     State(app): State<App>,
     Id(request): Id,

@@ -37,9 +37,13 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
         match parts.extensions.get::<Peer>() {
             Some(peer) => Ok(Self(app.service.socket_peer(peer.uid, peer.pid))),
-            None => Err(Refused::new(StatusCode::UNAUTHORIZED, "the caller is not known")),
+            None => Err(unknown_caller()),
         }
     }
+}
+
+pub(super) fn unknown_caller() -> Refused {
+    Refused::new(StatusCode::UNAUTHORIZED, "the caller is not known")
 }
 
 /// The request's id.
@@ -77,8 +81,7 @@ impl FromRequestParts<App> for SecretPath {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
         let params = raw_params(parts, app).await?;
         let tenant = tenant(&params)?;
-        let name = decoded(&params, "name").and_then(|text| SecretName::parse(text).ok());
-        Ok(Self(tenant, name.ok_or_else(|| Refused::invalid(NameError::Secret.to_string()))?))
+        Ok(Self(tenant, secret_name(&params)?))
     }
 }
 
@@ -88,10 +91,16 @@ async fn raw_params(parts: &mut Parts, app: &App) -> Result<RawPathParams, Refus
         .map_err(|_| Refused::invalid("the path is not valid UTF-8 after percent-decoding"))
 }
 
-fn tenant(params: &RawPathParams) -> Result<Tenant, Refused> {
+pub(super) fn tenant(params: &RawPathParams) -> Result<Tenant, Refused> {
     decoded(params, "username")
         .and_then(|text| Tenant::parse(text).ok())
         .ok_or_else(|| Refused::invalid(NameError::Tenant.to_string()))
+}
+
+pub(super) fn secret_name(params: &RawPathParams) -> Result<SecretName, Refused> {
+    decoded(params, "name")
+        .and_then(|text| SecretName::parse(text).ok())
+        .ok_or_else(|| Refused::invalid(NameError::Secret.to_string()))
 }
 
 /// A segment after exactly one percent-decoding, which is axum's; then the ASCII rules of names. Never normalised, never decoded twice.

@@ -19,11 +19,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::Service as _;
 
 use super::extract::Peer;
+use super::patience::Patient;
 
 /// How many connections are served at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 /// How long a request's head may take, from the connection's start or the answer before: an idle connection is closed after it.
 const HEAD_TIME: Duration = Duration::from_mins(1);
+/// How long a peer may take nothing of its answer.
+const TAKE_TIME: Duration = Duration::from_secs(30);
 /// How long the answers that are under way may take when the daemon stops.
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 /// How long a head that is half there may take then: nothing was promised to whoever sends it.
@@ -111,7 +114,7 @@ async fn converse(stream: UnixStream, router: Router, requests: TaskTracker, mut
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Patient::new(stream, TAKE_TIME)), service)
     };
     let mut connection = pin!(connection);
     // An error of a connection is a peer that hung up or spoke no HTTP: theirs, and it may hold what they sent.

@@ -1,13 +1,9 @@
 //! The API's description (OpenAPI 3.1), made from the handlers.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use utoipa::OpenApi;
 
-use super::App;
-use super::extract::Caller;
-use super::problem::Refused;
 use super::{admin, ops, secrets};
 
 #[derive(OpenApi)]
@@ -16,7 +12,8 @@ use super::{admin, ops, secrets};
         title = "Containarium secrets",
         description = "Secrets under envelope encryption. On the daemon's Unix socket.\n\nWhat a route does not take is refused with 400 \
             that names it: a query parameter that is not described here; If-Match on every route but PUT; If-None-Match on \
-            every route but PUT and GET. GET ignores If-None-Match and always answers in full."
+            every route but PUT and GET; If-Unmodified-Since on every route; If-Modified-Since and If-Range on every route but GET. \
+            GET ignores If-None-Match, If-Modified-Since and If-Range and always answers in full."
     ),
     paths(
         secrets::set,
@@ -58,9 +55,18 @@ struct Api;
     (status = 200, description = "OpenAPI 3.1", content_type = "application/json"),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 403, body = crate::wire::Problem, content_type = "application/problem+json")))]
-pub(super) async fn document(State(app): State<App>, Caller(caller): Caller) -> Result<Response, Refused> {
-    app.service.may_observe(&caller)?;
-    Ok(secrets::json(StatusCode::OK, &Api::openapi()))
+pub(super) async fn document() -> Response {
+    secrets::json(StatusCode::OK, &Api::openapi())
+}
+
+/// Each path with each of its methods, in capitals.
+#[cfg(test)]
+pub(super) fn described() -> Vec<(String, String)> {
+    let api = serde_json::to_value(Api::openapi()).unwrap_or_default();
+    let paths = api.get("paths").and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
+    let methods = |item: &serde_json::Value| item.as_object().cloned().unwrap_or_default();
+    let calls = paths.iter().flat_map(|(path, item)| methods(item).into_iter().map(move |(method, _)| (path, method)));
+    calls.map(|(path, method)| (path.clone(), method.to_uppercase())).collect()
 }
 
 #[cfg(test)]
@@ -85,6 +91,18 @@ mod tests {
         let taken =
             QUERIES.iter().flat_map(|(path, keys)| keys.iter().map(|key| ((*path).to_owned(), (*key).to_owned())));
         assert_eq!(described, taken.collect());
+    }
+
+    #[test]
+    fn every_call_is_described_with_each_refusal_that_it_can_get() {
+        let api = serde_json::to_value(Api::openapi()).unwrap();
+        for (path, method) in described().into_iter().filter(|(path, _)| path.starts_with("/v1/")) {
+            let answers = &api["paths"][&path][method.to_lowercase()]["responses"];
+            let of_bodies: &[&str] = if method == "GET" { &[] } else { &["408", "413"] };
+            for status in ["400", "403", "500", "503"].iter().chain(of_bodies) {
+                assert!(answers[status].is_object(), "{method} {path}: {status}");
+            }
+        }
     }
 
     #[test]

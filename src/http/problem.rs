@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
-use crate::service::Error;
+use crate::service::{Error, Failure};
 use crate::wire::Problem;
 
 /// A refusal on its way out; [`with_body`] writes it, since only the outermost layer knows the request's id.
@@ -52,6 +52,30 @@ impl From<Error> for Refused {
         };
         Self { status, detail: error.to_string() }
     }
+}
+
+/// What an error answer will say; nothing where some library made it.
+pub(super) fn detail_of(response: &Response) -> &str {
+    response.extensions().get::<Refused>().map_or("", |refused| refused.detail.as_str())
+}
+
+/// What an error answer is to the service, whoever made it; `None` for any other answer.
+pub(super) fn error_of(response: &Response) -> Option<Error> {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return None;
+    }
+    let detail = detail_of(response).to_owned();
+    Some(match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied(detail),
+        StatusCode::NOT_FOUND => Error::NotFound(detail),
+        StatusCode::CONFLICT => Error::Conflict(detail),
+        StatusCode::PRECONDITION_FAILED => Error::Precondition(detail),
+        StatusCode::PAYLOAD_TOO_LARGE => Error::TooLarge(detail),
+        StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable(detail),
+        _ if status.is_client_error() => Error::Invalid(detail),
+        _ => Error::Internal(Failure::Other),
+    })
 }
 
 impl IntoResponse for Refused {

@@ -18,7 +18,7 @@ use crate::access::Permission;
 use crate::model::{
     Action, Delivery, Expect, NameError, SecretName, SecretVersion, Tenant, Which, WriteOutcome, Written,
 };
-use crate::service::{NewSecret, OpenedSecret};
+use crate::service::{BatchValues, NewSecret, OpenedSecret, Room};
 use crate::wire::{
     self, BatchGetAnswer, BatchGetRequest, BatchSetAnswer, BatchSetItem, BatchSetRequest, ChangeAnswer, GetAnswer,
     ListAnswer, MAX_BATCH, MAX_PAGE, Problem, PutRequest, SecretMetadata, SetRequest, ValueAnswer, page_token,
@@ -64,8 +64,10 @@ pub(super) struct VersionQuery {
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "`cas` does not hold.", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body has more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn set(
     State(app): State<App>,
@@ -73,7 +75,6 @@ pub(super) async fn set(
     Caller(caller): Caller,
     body: Body,
 ) -> Result<Response, Refused> {
-    app.service.authenticate(&request, &caller, Action::Set).await?;
     let body: SetRequest = read_json(body).await?;
     let tenant = Tenant::parse(&body.username).map_err(|error| Refused::invalid(error.to_string()))?;
     let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, &tenant).await?;
@@ -92,8 +93,10 @@ pub(super) async fn set(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "If-Match or If-None-Match does not hold.", body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn put(
     State(app): State<App>,
@@ -142,6 +145,7 @@ pub(super) async fn get(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     State(app): State<App>,
@@ -165,7 +169,8 @@ pub(super) async fn list(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
-    (status = 413, description = "The tenant has more than 1000 secrets.", body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The tenant has more than 1000 secrets, or the body more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn batch_get(
@@ -179,9 +184,43 @@ pub(super) async fn batch_get(
     let BatchGetRequest { names } = read_json_or_default(body).await?;
     let names = names.map(|names| distinct_names(&names)).transpose()?;
     let values = app.service.batch_get(&request, &grant, names.as_deref(), MAX_PAGE).await?;
+    // The largest takes a second, which no thread that answers others has.
+    let answer = tokio::task::spawn_blocking(move || batch_answer(values)).await;
+    answer.unwrap_or_else(|_panicked| Err(internal()))
+}
+
+fn batch_answer(values: BatchValues) -> Result<Response, Refused> {
     let answers: Vec<ValueAnswer<'_>> = values.secrets.iter().map(value_answer).collect();
     let missing: Vec<String> = values.missing.iter().map(ToString::to_string).collect();
-    Ok(value_body(wire::batch_json(&answers, &missing).map_err(|_| internal())?))
+    let json = wire::batch_json(&answers, &missing).map_err(|_| internal())?;
+    drop(answers);
+    let BatchValues { secrets, mut room, .. } = values;
+    drop(secrets);
+    room.shrink(json.len());
+    Ok(value_body(Roomy { json, room: Some(room) }))
+}
+
+/// The JSON of a batch, whose room is free when the connection has taken it.
+struct Roomy {
+    json: Zeroizing<Vec<u8>>,
+    room: Option<Room>,
+}
+
+impl Drop for Roomy {
+    /// Elsewhere: to wipe the largest takes as long as to make it.
+    fn drop(&mut self) {
+        let (json, room) = (std::mem::take(&mut self.json), self.room.take());
+        // Outside a runtime, at the process's end, it is wiped here.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop((json, room)));
+        }
+    }
+}
+
+impl AsRef<[u8]> for Roomy {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
 }
 
 /// Set several secrets of one tenant: all, or none.
@@ -190,8 +229,10 @@ pub(super) async fn batch_get(
     (status = 200, body = BatchSetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "A `cas` does not hold.", body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn batch_set(
     State(app): State<App>,
@@ -329,7 +370,7 @@ fn internal() -> Refused {
 }
 
 /// An answer with values, in memory that is wiped when the connection has taken it.
-fn value_body(json: Zeroizing<Vec<u8>>) -> Response {
+fn value_body(json: impl AsRef<[u8]> + Send + 'static) -> Response {
     let mut response = Body::from(Bytes::from_owner(json)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

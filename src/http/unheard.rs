@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::MatchedPath;
 use axum::http::Method;
-use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
+use axum::http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
+use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Refused;
@@ -25,10 +26,12 @@ const MAX_SHOWN: usize = 40;
 /// Refuses a request to a known route that says what the route does not take.
 ///
 /// GET ignores If-None-Match: answers are `no-store`, so that nobody keeps a copy which a 304 could confirm, and an answer in full
-/// is right in any case. It does not ignore If-Match: who sends that would take any answer for the version that was asked for.
-pub(super) fn refuse(request: &Request) -> Result<(), Refused> {
-    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
-    let (route, method, headers) = (route.as_str(), request.method(), request.headers());
+/// is right in any case; so it does with If-Modified-Since and If-Range. It does not ignore If-Match and If-Unmodified-Since: who
+/// sends one would take any answer for the version that was asked for. No route compares times: two versions may share one second,
+/// which is as fine as a date is (RFC 9110, section 8.8.2.2).
+pub(super) fn refuse(parts: &Parts) -> Result<(), Refused> {
+    let Some(route) = parts.extensions.get::<MatchedPath>() else { return Ok(()) };
+    let (route, method, headers) = (route.as_str(), &parts.method, &parts.headers);
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if !(route == SECRET && *method == Method::PUT) {
         if headers.contains_key(IF_MATCH) {
@@ -38,13 +41,29 @@ pub(super) fn refuse(request: &Request) -> Result<(), Refused> {
             return Err(no_precondition("If-None-Match"));
         }
     }
+    for (header, name, when_reading) in [
+        (IF_UNMODIFIED_SINCE, "If-Unmodified-Since", Ignored::No),
+        (IF_MODIFIED_SINCE, "If-Modified-Since", Ignored::Yes),
+        (IF_RANGE, "If-Range", Ignored::Yes),
+    ] {
+        if headers.contains_key(header) && !(reads && when_reading == Ignored::Yes) {
+            return Err(no_precondition(name));
+        }
+    }
     let taken = QUERIES.iter().find(|(path, _)| *path == route && reads).map_or(&[][..], |(_, keys)| keys);
-    refuse_query(request.uri().query().unwrap_or_default(), taken)
+    refuse_query(parts.uri.query().unwrap_or_default(), taken)
+}
+
+/// Whether a GET may do as if a header were not there.
+#[derive(PartialEq, Eq)]
+enum Ignored {
+    Yes,
+    No,
 }
 
 fn no_precondition(header: &str) -> Refused {
     Refused::invalid(format!(
-        "this route does not take {header}; PUT {SECRET} does, and POST /v1/secrets and batch-set take `cas`"
+        "this route does not take {header}; PUT {SECRET} takes If-Match and If-None-Match, and POST /v1/secrets and batch-set take `cas`"
     ))
 }
 

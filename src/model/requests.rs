@@ -39,6 +39,8 @@ pub enum Action {
     AdminForgetNode,
     AdminRestorePlan,
     AdminAcceptRestore,
+    /// A path or a method that no route takes.
+    Unknown,
 }
 
 impl Action {
@@ -56,7 +58,8 @@ impl Action {
             | Self::RotationKeys
             | Self::FollowRotateDek
             | Self::AdminNodes
-            | Self::AdminRestorePlan => false,
+            | Self::AdminRestorePlan
+            | Self::Unknown => false,
             Self::Set
             | Self::BatchSet
             | Self::Rollback
@@ -110,6 +113,7 @@ impl Action {
             Self::AdminForgetNode => "admin.forget-node",
             Self::AdminRestorePlan => "admin.restore-plan",
             Self::AdminAcceptRestore => "admin.accept-restore",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -68,8 +68,11 @@ impl ValueSealer<'_> {
     }
 }
 
-/// The inside reason, for the operator; callers get one word.
+/// The inside reason, for the operator; callers get one word. That keys are locked was said once, when they were.
 pub(super) fn log_no_dek(place: SecretPlace<'_>, error: &KeysError) {
+    if matches!(error, KeysError::Locked(_)) {
+        return;
+    }
     tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, dek_version = %place.dek_version, "no DEK: {error}");
 }
 

@@ -78,10 +78,7 @@ impl Service {
     /// Whether secrets can be read and written now. An audit that failed is tried again: a daemon that gets no requests because it is
     /// not ready would never become so otherwise.
     pub async fn readiness(&self) -> Readiness {
-        let keys = match &*self.keys.state() {
-            Keys::Locked(reason) => Some(reason.clone()),
-            Keys::Open(_) => None,
-        };
+        let keys = self.lock_reason();
         let database = match tokio::time::timeout(PING, self.store.ping()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -108,6 +105,22 @@ impl Service {
     #[must_use]
     pub fn socket_peer(&self, uid: u32, pid: Option<i32>) -> Caller {
         self.access.socket_peer(uid, pid)
+    }
+
+    /// What a call is told while the keys are locked; `None` while they are open. In one line: the whole reason holds paths and
+    /// commands, which are for the operator who asks for the status.
+    #[must_use]
+    pub fn why_locked(&self) -> Option<String> {
+        let reason = self.lock_reason()?;
+        let headline = reason.lines().next().unwrap_or_default();
+        Some(format!("the keys are locked: {headline}; `containarium admin status` says what opens them"))
+    }
+
+    fn lock_reason(&self) -> Option<String> {
+        match &*self.keys.state() {
+            Keys::Locked(reason) => Some(reason.clone()),
+            Keys::Open(_) => None,
+        }
     }
 
     #[must_use]

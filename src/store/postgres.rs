@@ -107,6 +107,14 @@ impl PostgresStore {
         Ok(Self { pool })
     }
 
+    /// Whether a URL can be used, before anything is started with it. Nothing is connected to.
+    ///
+    /// # Errors
+    /// What is wrong with it, without a word of it.
+    pub fn check_url(url: &str) -> Result<(), StoreError> {
+        parse(url).map(drop)
+    }
+
     async fn change(
         &self,
         name: &'static str,

@@ -107,6 +107,7 @@ pub struct CountsStatus {
 
 /// `GET /livez` and `GET /readyz`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct HealthAnswer {
     /// `ok` or `unavailable`.
     pub status: String,

@@ -9,7 +9,28 @@ on_both_stores![
     a_dek_that_is_gone_is_not_made_anew_and_comes_back_by_repair,
     deks_exchanged_between_tenants_open_nothing,
     a_quarantined_dek_says_so_and_a_shredded_tenant_is_not_read,
+    what_failed_inside_is_in_the_log_under_the_id_that_the_caller_was_told,
 ];
+
+fn what_failed_inside_is_in_the_log_under_the_id_that_the_caller_was_told(site: &Site) {
+    let daemon = site.start_with(site.command(["daemon", "--log-format", "json"]));
+    daemon.set("alice", "KEY", b"one");
+    site.run_sql(&format!("UPDATE secret_versions SET ciphertext = {}", site.sql_bytes(&[7; 100])));
+    let answer = daemon.get("/v1/secrets/alice/KEY");
+    refused(&answer);
+    let id = &answer.headers["x-request-id"];
+    let log = site.log();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let cause = lines.iter().find(|line| line["message"].as_str().unwrap().starts_with(REFUSED)).unwrap();
+    assert_eq!((&cause["span"]["id"], &cause["tenant"]), (&id.as_str().into(), &"alice".into()), "{log}");
+    let answered = lines.iter().find(|line| line["message"] == format!("answered 500: {REFUSED}")).unwrap();
+    assert_eq!(answered["request_id"], id.as_str(), "{log}");
+    let output = site.cli(["secrets", "get", "alice", "KEY"], b"");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let (_, id) = said.split_once("`journalctl -u containarium | grep ").unwrap_or_else(|| panic!("{said}"));
+    let id = id.trim_end_matches("`\n");
+    assert_eq!(site.log().matches(id).count(), 2, "the cause and the answer: {id}\n{}", site.log());
+}
 
 const REFUSED: &str = "ciphertext authentication failed";
 

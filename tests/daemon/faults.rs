@@ -201,9 +201,11 @@ fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_h
         }
         let read = daemon.get("/v1/secrets/alice/KEY");
         assert_eq!((read.status, read.problem().as_str()), (503, "the audit record could not be written"));
+        let wrong = daemon.get("/v1/secrets/alice/KEY?x=1");
+        assert_eq!((wrong.status, wrong.problem().as_str()), (503, "the audit record could not be written"));
         let ready = daemon.get("/readyz");
         assert_eq!(ready.status, 503);
-        let why = ready.json()["waiting_for"][0].as_str().unwrap().to_owned();
+        let why = ready.json()["waitingFor"][0].as_str().unwrap().to_owned();
         assert!(why.starts_with("audit: ") && why.contains("Is a directory"), "{why}");
         let shown = site.cli(["admin", "status"], b"");
         assert!(String::from_utf8_lossy(&shown.stdout).contains(&why), "{shown:?}");
@@ -220,8 +222,8 @@ fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_h
         assert_eq!(daemon.value("alice", "KEY").unwrap(), value.as_bytes());
         let text = std::fs::read_to_string(&audit).unwrap();
         let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        // The change, three questions for the status, and the read.
-        assert_eq!((&records[0]["action"], &records[0]["records"]), (&"audit.gap".into(), &5.into()), "{text}");
+        // The change, seven that were refused, three questions for the status, the read, and a call that was wrong anyway.
+        assert_eq!((&records[0]["action"], &records[0]["records"]), (&"audit.gap".into(), &13.into()), "{text}");
         assert_eq!(records.iter().filter(|record| record["action"] == "audit.gap").count(), 1, "{text}");
     }
     assert_eq!(daemon.stop().code(), Some(0));
@@ -302,7 +304,7 @@ fn a_database_that_goes_away_is_503_and_comes_back_by_itself() {
     assert_eq!(daemon.set("alice", "KEY", b"new").status, 503);
     let ready = daemon.get("/readyz");
     assert_eq!(ready.status, 503);
-    assert!(ready.json()["waiting_for"][0].as_str().unwrap().starts_with("database:"), "{ready:?}");
+    assert!(ready.json()["waitingFor"][0].as_str().unwrap().starts_with("database:"), "{ready:?}");
     assert_eq!(daemon.get("/livez").status, 200);
     assert_eq!(daemon.get("/v1/admin/status").status, 200, "status answers what it can");
     let output = site.cli(["secrets", "get", "alice", "KEY"], b"");

@@ -171,6 +171,12 @@ fn a_batch_is_set_whole_or_not_at_all_and_read_at_once(site: &Site) {
     assert_eq!(failed.status, 412, "{failed:?}");
     assert_eq!(failed.problem(), "A: the current version is 1");
     assert_eq!(daemon.get("/v1/secrets/alice/C").status, 404, "nothing of a refused batch is there");
+    let body = br#"{"secrets":[{"name":"C","value":"sea"},{"name":"A","value":"x","cas":7}]}"#;
+    let failed = daemon.request("POST", "/v1/secrets/newcomer/batch-set", body);
+    assert_eq!((failed.status, failed.problem().as_str()), (412, "A: the secret does not exist"));
+    assert_eq!(daemon.get("/v1/secrets/newcomer").status, 404, "no tenant of it either");
+    let body = br#"{"secrets":[{"name":"C","value":"sea"},{"name":"A","value":"x","cas":0}]}"#;
+    assert_eq!(daemon.request("POST", "/v1/secrets/newcomer/batch-set", body).status, 200);
     for (wrong, said) in [
         ("", "secrets takes 1 to 1000"),
         (r#"{"name":"D","value":"1"},{"name":"D","value":"2"}"#, "D is named twice"),

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::on_both_stores;
-use crate::support::site::Site;
+use crate::support::site::{Daemon, Site};
 
 on_both_stores![
     the_first_start_makes_a_key_and_says_so_and_the_second_uses_it,
@@ -52,7 +52,7 @@ fn kid_of_the_database(site: &Site) -> String {
     kid
 }
 
-fn put_key(site: &Site, bytes: &[u8]) {
+pub(super) fn put_key(site: &Site, bytes: &[u8]) {
     let _absent = std::fs::remove_file(site.key_file());
     std::fs::write(site.key_file(), bytes).unwrap();
     std::fs::set_permissions(site.key_file(), PermissionsExt::from_mode(0o400)).unwrap();
@@ -114,7 +114,14 @@ fn a_key_beside_an_empty_database_is_taken_only_when_asked_for(site: &Site) {
     assert_eq!(site.start().value("alice", "KEY").unwrap(), b"value", "the flag is needed once");
 }
 
-fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_right_one_comes(site: &Site) {
+/// A daemon that is up with locked keys, over a database that holds `value` as alice's KEY; and the key that opens it.
+pub(super) fn lock(site: &Site) -> (Daemon, Vec<u8>) {
+    let (key, _) = give_an_older_key(site);
+    (site.start(), key)
+}
+
+/// Puts a key in place that the database knows and that is no longer active; answers the active one, and the older one's kid.
+fn give_an_older_key(site: &Site) -> (Vec<u8>, String) {
     let key = populated(site);
     let other = Site::sqlite();
     let older = populated(&other);
@@ -125,14 +132,19 @@ fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_r
     ));
     std::fs::remove_dir_all(site.path("etc/secrets.key.d")).unwrap();
     put_key(site, &older);
+    (key, older_kid)
+}
+
+fn a_key_that_is_no_longer_active_leaves_the_daemon_up_and_not_ready_until_the_right_one_comes(site: &Site) {
+    let (key, older_kid) = give_an_older_key(site);
     let mut daemon = site.start();
     daemon.told("STATUS=Waiting for keys");
     assert_eq!(daemon.get("/livez").status, 200);
     let ready = daemon.get("/readyz");
     assert_eq!(ready.status, 503);
-    assert!(ready.json()["waiting_for"][0].as_str().unwrap().contains(&older_kid), "{ready:?}");
+    assert!(ready.json()["waitingFor"][0].as_str().unwrap().contains(&older_kid), "{ready:?}");
     let answer = daemon.get("/v1/secrets/alice/KEY");
-    assert_eq!((answer.status, answer.problem().as_str()), (503, "the keys are locked"));
+    assert!(answer.status == 503 && answer.problem().starts_with("the keys are locked: "), "{answer:?}");
     assert_eq!(daemon.set("alice", "KEY", b"new").status, 503);
     assert_eq!(daemon.get("/v1/admin/status").json()["keys"]["state"], "locked");
     put_key(site, &key);
@@ -158,8 +170,16 @@ fn a_second_daemon_is_refused(site: &Site) {
     let mut elsewhere = site.command(["daemon"]);
     elsewhere.env("CONTAINARIUM_DATA_DIR", site.path("data-2"));
     let (code, said) = site.refused_with(elsewhere);
-    // On SQLite another data directory is another database, which a key file lies beside.
-    assert_eq!(code, Some(if site.database_url().is_some() { 6 } else { 5 }), "{said}");
+    assert_eq!(code, Some(6), "{said}");
+    let mut stranger = site.command(["daemon"]);
+    for (setting, path) in [("CONTAINARIUM_DATA_DIR", "data-3"), ("CONTAINARIUM_KEY_FILE", "etc-3/secrets.key")] {
+        stranger.env(setting, site.path(path));
+    }
+    stranger.env_remove("CONTAINARIUM_DATABASE_URL");
+    let (code, said) = site.refused_with(stranger);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(!site.path("etc-3").exists(), "no key is made for a daemon that could not be reached");
+    assert!(!site.path("data-3/containarium.db").exists() && !said.contains(READY), "{said}");
     assert_eq!(daemon.get("/readyz").status, 200);
 }
 
@@ -227,6 +247,38 @@ fn a_database_that_is_away_at_the_start_is_exit_5() {
     assert_eq!(code, Some(5), "{said}");
     assert!(!said.contains("canary-password"), "{said}");
     assert!(!site.key_file().exists());
+}
+
+#[test]
+fn a_database_url_that_cannot_be_used_is_a_wrong_setting_and_told_by_config_check() {
+    for url in ["postgres://u:canary@localhost:port/db", "postgres://u@localhost/db?canary=1"] {
+        let site = Site::sqlite();
+        let with_url = |arguments: &[&str]| {
+            let mut command = site.command(arguments);
+            command.env("CONTAINARIUM_DATABASE_URL", url);
+            command
+        };
+        // 2 is what systemd does not start again after.
+        let (code, said) = site.refused_with(with_url(&["daemon"]));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("the setting --database-url cannot be used: "), "{said}");
+        assert!(!site.data_dir().exists(), "nothing was made");
+        let checked = with_url(&["config", "check", "-o", "json"]).output().unwrap();
+        let (shown, error) = (String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+        assert_eq!(checked.status.code(), Some(2), "{error}");
+        assert!(shown.contains(r#""ok":false"#) && error.contains("--database-url"), "{shown}{error}");
+        assert!(!format!("{said}{shown}{error}").contains("canary"), "{said}{shown}{error}");
+    }
+}
+
+#[test]
+fn a_database_host_that_does_not_resolve_is_named_as_that() {
+    let site = Site::sqlite();
+    let mut command = site.command(["daemon"]);
+    command.env("CONTAINARIUM_DATABASE_URL", "postgres://u@nowhere.invalid/db");
+    let (code, said) = site.refused_with(command);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("the host's name does not resolve"), "{said}");
 }
 
 #[test]

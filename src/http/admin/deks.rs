@@ -41,7 +41,7 @@ pub(in crate::http) async fn rotate(
         RotateDekMode::Resume => Renewal::Reencrypt,
     };
     let whose = whose(&body)?;
-    let id = request.id.clone();
+    let id = request.id().to_owned();
     let watch = app.service.rotate_deks(request, grant, whose, how).await?;
     Ok(stream::follow(id, watch, rotated))
 }
@@ -58,7 +58,7 @@ pub(in crate::http) async fn follow_rotate(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::FollowRotateDek).await?;
     let watch = app.service.follow_rotate_deks(&request, &grant).await?;
-    Ok(stream::follow(request.id, watch, rotated))
+    Ok(stream::follow(request.id().to_owned(), watch, rotated))
 }
 
 fn whose(body: &RotateDekRequest) -> Result<Whose, Refused> {

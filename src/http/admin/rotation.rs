@@ -37,7 +37,7 @@ pub(in crate::http) async fn rotate(
     let asked = asked(&body)?;
     let without = body.without_nodes.iter().map(|id| node(id)).collect::<Result<_, _>>()?;
     let watch = app.service.rotate_master(&request, &grant, asked, without).await?;
-    Ok(stream::follow(request.id, watch, report))
+    Ok(stream::follow(request.id().to_owned(), watch, report))
 }
 
 /// Follow the rotation that is under way, or see how the last one ended.
@@ -52,7 +52,7 @@ pub(in crate::http) async fn follow(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::FollowRotation).await?;
     let watch = app.service.follow_rotation(&request, &grant).await?;
-    Ok(stream::follow(request.id, watch, report))
+    Ok(stream::follow(request.id().to_owned(), watch, report))
 }
 
 /// Give the staged key up; before the flip only.
@@ -68,7 +68,7 @@ pub(in crate::http) async fn abort(
     let grant = app.service.authorize_admin(&request, &caller, Action::AbortRotation).await?;
     read_nothing(body).await?;
     let watch = app.service.rotate_master(&request, &grant, Asked::Abort, Vec::new()).await?;
-    Ok(stream::follow(request.id, watch, report))
+    Ok(stream::follow(request.id().to_owned(), watch, report))
 }
 
 /// Destroy a retired key on every node, once its time has come.
@@ -88,7 +88,7 @@ pub(in crate::http) async fn destroy_old(
     let proof = body.proof.as_ref().map(proof).transpose()?;
     let asked = Asked::DestroyOld { kid: kid(&body.kid)?, proof, escrow: escrow(body.escrow) };
     let watch = app.service.rotate_master(&request, &grant, asked, Vec::new()).await?;
-    Ok(stream::follow(request.id, watch, report))
+    Ok(stream::follow(request.id().to_owned(), watch, report))
 }
 
 /// The staged key, and the retired ones.

@@ -22,6 +22,9 @@ use crate::wire::{
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body has more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn delete(
     State(app): State<App>,
@@ -43,7 +46,10 @@ pub(in crate::http) async fn delete(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is not deleted.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body has more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn undelete(
     State(app): State<App>,
@@ -65,6 +71,7 @@ pub(in crate::http) async fn undelete(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn versions(
     State(app): State<App>,
@@ -89,6 +96,9 @@ pub(in crate::http) async fn versions(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body has more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn rollback(
     State(app): State<App>,
@@ -110,6 +120,9 @@ pub(in crate::http) async fn rollback(
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body has more than 409,600 bytes.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn destroy(
     State(app): State<App>,

@@ -103,6 +103,10 @@ fn describe_io(error: &std::io::Error) -> String {
         ErrorKind::NotFound => "there is no socket at the server's path: is the server running?".into(),
         ErrorKind::PermissionDenied => "this user may not open the server's socket".into(),
         ErrorKind::TimedOut => "the server did not answer".into(),
+        // The standard library has no kind for it.
+        _ if error.to_string().starts_with("failed to lookup address") => {
+            "the host's name does not resolve: mend it in the database URL, or its DNS".into()
+        }
         kind => format!("the connection broke ({kind})"),
     }
 }

@@ -48,12 +48,19 @@ impl Work for WriteBatch<'_> {
     async fn run(&mut self, tx: &mut PgConnection) -> Result<End<Answers>, Failure> {
         let grounds = self.look(tx).await?;
         let mut decisions = Vec::with_capacity(self.intents.len());
+        let mut without_dek = None;
         for (index, (intent, ground)) in self.intents.iter().zip(&grounds).enumerate() {
             let decision = decide(index, intent, ground, self.sealer)?;
             if let (Together::AllOrNothing, Err(refusal)) = (self.together, &decision) {
-                return Ok(End::Rollback(all_refused(self.intents.len(), index, refusal)));
+                if *refusal != Refusal::NoActiveDek {
+                    return Ok(End::Rollback(all_refused(self.intents.len(), index, refusal)));
+                }
+                without_dek.get_or_insert(index);
             }
             decisions.push(decision);
+        }
+        if let Some(index) = without_dek {
+            return Ok(End::Rollback(all_refused(self.intents.len(), index, &Refusal::NoActiveDek)));
         }
         let changed = store(tx, self.intents, &decisions).await?;
         let answers = decisions.into_iter().map(|decision| decision.map(|decision| decision.written)).collect();

@@ -26,12 +26,17 @@ pub(super) async fn batch(
     sealer: &dyn Sealer,
 ) -> Result<Batch, StoreError> {
     let mut outcomes = Vec::with_capacity(intents.len());
+    let mut without_dek = None;
     for (index, intent) in intents.iter().enumerate() {
         let ground = ground(connection, intent).await?;
         let outcome = match decide::decide(index, intent, &ground, sealer)? {
             Ok(decision) => {
                 store(connection, intent, &decision).await?;
                 Ok(decision.written)
+            }
+            Err(Refusal::NoActiveDek) if together == Together::AllOrNothing => {
+                without_dek.get_or_insert(index);
+                Err(Refusal::NoActiveDek)
             }
             Err(refusal) if together == Together::AllOrNothing => {
                 return Ok(Batch::Undo(decide::all_refused(intents.len(), index, &refusal)));
@@ -40,7 +45,10 @@ pub(super) async fn batch(
         };
         outcomes.push(outcome);
     }
-    Ok(Batch::Keep(outcomes))
+    Ok(match without_dek {
+        Some(index) => Batch::Undo(decide::all_refused(intents.len(), index, &Refusal::NoActiveDek)),
+        None => Batch::Keep(outcomes),
+    })
 }
 
 async fn ground(connection: &mut SqliteConnection, intent: &Intent) -> Result<Ground, StoreError> {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use containarium::model::Delivery;
+use containarium::model::{Delivery, SecretVersion};
 use containarium::store::{Expect, Intent, Refusal, SealRefusal, Together, WriteOutcome};
 use tokio::task::JoinSet;
 
@@ -72,9 +72,22 @@ pub(crate) async fn an_all_or_nothing_batch_without_refusal_is_made(f: Fixture) 
 pub(crate) async fn the_first_refusal_of_an_all_or_nothing_batch_is_the_one_named(f: Fixture) {
     let f = f.with_alice().await;
     f.set("OLD", &["one"]).await;
-    let intents = [intent("alice", "Z"), intent("nobody", "A"), absent("OLD")];
-    let outcomes = f.store.write(&intents, Together::AllOrNothing, &Values::of(&["z", "a", "o"])).await.unwrap();
-    assert_eq!(outcomes, [Err(Refusal::Batch), Err(Refusal::NoActiveDek), Err(Refusal::Batch)]);
+    f.set("OLDER", &["one", "two"]).await;
+    let there = |number| Err(Refusal::Precondition { current: SecretVersion::new(number) });
+    let batch = || Err(Refusal::Batch);
+    let cases = [
+        ([intent("alice", "Z"), absent("OLDER"), absent("OLD")], [batch(), there(2), batch()]),
+        // A DEK would not help it.
+        ([intent("alice", "Z"), intent("nobody", "A"), absent("OLD")], [batch(), batch(), there(1)]),
+        (
+            [intent("alice", "Z"), intent("nobody", "A"), intent("nobody", "B")],
+            [batch(), Err(Refusal::NoActiveDek), batch()],
+        ),
+    ];
+    for (intents, expected) in cases {
+        let outcomes = f.store.write(&intents, Together::AllOrNothing, &Values::of(&["z", "a", "o"])).await.unwrap();
+        assert_eq!(outcomes, expected);
+    }
 }
 
 pub(crate) async fn a_batch_spans_tenants(f: Fixture) {
