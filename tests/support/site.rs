@@ -273,7 +273,10 @@ fn received(listener: &UnixDatagram) -> Option<String> {
     let mut buffer = [0; 8192];
     match listener.recv(&mut buffer) {
         Ok(length) => Some(String::from_utf8_lossy(&buffer[..length]).into_owned()),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+        // A wait with a timeout is not begun anew after a stop of the process (signal(7)); the callers' loops do that.
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+            None
+        }
         Err(error) => panic!("{error}"),
     }
 }
