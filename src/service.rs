@@ -282,6 +282,12 @@ impl Service {
         }
     }
 
+    /// Refuses a change of keys, before anything of it is done, where it could not be recorded or this node may not write.
+    async fn may_change(&self) -> Result<(), Error> {
+        self.may_record().await?;
+        self.node.may_write().await
+    }
+
     /// Records what an administrator did to a tenant, or tried to, and hands its result on.
     async fn recorded_admin<T>(
         &self,

@@ -116,7 +116,7 @@ impl Service {
         whose: Whose,
         how: Renewal,
     ) -> Result<Watch<RotatedDeks>, Error> {
-        self.node.may_write().await?;
+        self.may_change().await?;
         let service = Arc::clone(self);
         self.rotating_deks.begin(&self.workers, |reporter| async move {
             let walk = DekWalk { service: &service, request, grant, how, reporter };

@@ -38,7 +38,7 @@ impl Service {
     }
 
     async fn forget(&self, node: NodeId) -> Result<(), Error> {
-        self.node.may_write().await?;
+        self.may_change().await?;
         match self.store.forget_node(node).await? {
             ForgetOutcome::Forgotten => Ok(()),
             ForgetOutcome::Unknown => Err(Error::NotFound(format!("there is no node {node}"))),

@@ -151,6 +151,9 @@ impl Service {
         without: Vec<NodeId>,
     ) -> Result<Watch<Report>, Error> {
         let action = asked.action();
+        if action.changes() {
+            self.may_record().await?;
+        }
         let order = Order { asked, without, who: grant.identity().to_string() };
         let begun = match order.asked {
             Asked::Abort => self.abort_rotation(order),

@@ -26,7 +26,10 @@ use crate::wire::{
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Another one is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn rotate(
     State(app): State<App>,
     Id(request): Id,
@@ -50,7 +53,10 @@ pub(in crate::http) async fn rotate(
 #[utoipa::path(get, path = "/v1/admin/rotate-dek", tag = "administration", responses(
     (status = 200, body = StreamLine<RotateDekAnswer>, content_type = "application/x-ndjson"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json")))]
+    (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn follow_rotate(
     State(app): State<App>,
     Id(request): Id,
@@ -86,7 +92,10 @@ fn rotated(done: &RotatedDeks) -> RotateDekAnswer {
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The tenant is not in a state that this starts from.", body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn shred(
     State(app): State<App>,
     Id(request): Id,
@@ -122,7 +131,10 @@ fn shred_answer(shredding: &Shredding) -> ShredAnswer {
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It opens and was to be set aside, or does not and was to be released.", body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn quarantine(
     State(app): State<App>,
     Id(request): Id,

@@ -20,7 +20,10 @@ use crate::wire::nodes::{
 /// The daemons that share the database, as they last said of themselves.
 #[utoipa::path(get, path = "/v1/admin/nodes", tag = "administration", responses(
     (status = 200, body = NodesAnswer),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn list(
     State(app): State<App>,
     Id(request): Id,
@@ -46,7 +49,12 @@ pub(in crate::http) async fn list(
     (status = 200, body = ForgetAnswer),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "It is live.", body = Problem, content_type = "application/problem+json")))]
+    (status = 409, description = "It is live.", body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn forget(
     State(app): State<App>,
     Id(request): Id,
@@ -65,7 +73,10 @@ pub(in crate::http) async fn forget(
 /// What accepting the database as it is would mean: the keys that it needs, and what is done again.
 #[utoipa::path(get, path = "/v1/admin/accept-restore", tag = "administration", responses(
     (status = 200, body = RestorePlanAnswer),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn restore_plan(
     State(app): State<App>,
     Id(request): Id,
@@ -104,7 +115,12 @@ fn replay_item(replay: &Replay) -> ReplayItem {
 #[utoipa::path(post, path = "/v1/admin/accept-restore", tag = "administration", request_body = AcceptRestoreRequest, responses(
     (status = 200, body = AcceptRestoreAnswer),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "Nothing to accept, not as it was shown, or a log with gaps.", body = Problem, content_type = "application/problem+json")))]
+    (status = 409, description = "Nothing to accept, not as it was shown, or a log with gaps.", body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn accept_restore(
     State(app): State<App>,
     Id(request): Id,

@@ -25,7 +25,10 @@ use crate::wire::{
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "One is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn rotate(
     State(app): State<App>,
     Id(request): Id,
@@ -44,7 +47,10 @@ pub(in crate::http) async fn rotate(
 #[utoipa::path(get, path = "/v1/admin/rotate-master", tag = "administration", responses(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json")))]
+    (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn follow(
     State(app): State<App>,
     Id(request): Id,
@@ -58,7 +64,12 @@ pub(in crate::http) async fn follow(
 /// Give the staged key up; before the flip only.
 #[utoipa::path(post, path = "/v1/admin/rotate-master/abort", tag = "administration", responses(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn abort(
     State(app): State<App>,
     Id(request): Id,
@@ -76,7 +87,11 @@ pub(in crate::http) async fn abort(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "A rotation is under way in this daemon.", body = Problem, content_type = "application/problem+json")))]
+    (status = 409, description = "A rotation is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn destroy_old(
     State(app): State<App>,
     Id(request): Id,
@@ -95,7 +110,9 @@ pub(in crate::http) async fn destroy_old(
 #[utoipa::path(get, path = "/v1/admin/rotate-master/keys", tag = "administration", responses(
     (status = 200, body = RotationKeysAnswer),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 503, body = Problem, content_type = "application/problem+json")))]
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn keys(
     State(app): State<App>,
     Id(request): Id,

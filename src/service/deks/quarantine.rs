@@ -50,7 +50,7 @@ impl Service {
     }
 
     async fn set_aside(&self, tenant: &Tenant, version: DekVersion) -> Result<DekRecord, Error> {
-        self.node.may_write().await?;
+        self.may_change().await?;
         let dek = self.store.dek(tenant, version).await?.ok_or_else(|| unknown(tenant, version))?;
         let (DekBody::Active(wrapping) | DekBody::DecryptOnly(wrapping)) = &dek.body else {
             return Err(elsewhere(&dek));
@@ -93,7 +93,7 @@ impl Service {
     }
 
     async fn release(&self, tenant: &Tenant, version: DekVersion) -> Result<DekRecord, Error> {
-        self.node.may_write().await?;
+        self.may_change().await?;
         let dek = self.store.dek(tenant, version).await?.ok_or_else(|| unknown(tenant, version))?;
         let DekBody::Quarantined(before) = &dek.body else { return Err(elsewhere(&dek)) };
         let active = self.active_kid().await?;

@@ -69,7 +69,7 @@ impl Service {
         if tenant.is_system() {
             return Err(Error::Invalid(format!("tenant {tenant} is the system's own and cannot be shredded")));
         }
-        self.node.may_write().await?;
+        self.may_change().await?;
         let outcome = match order {
             ShredOrder::Schedule => self.store.schedule_shred(tenant, SHRED_WAIT).await?,
             ShredOrder::Cancel => self.store.cancel_shred(tenant).await?,
