@@ -199,6 +199,17 @@ fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_h
             assert_eq!((refused.status, refused.json()["code"].as_u64()), (503, Some(14)), "{method} {path}");
             assert_eq!(refused.problem(), "audit records cannot be written; nothing was changed", "{method} {path}");
         }
+        let of_keys: [(&str, &[u8]); 4] = [
+            ("rotate-master", br#"{"mode":"start"}"#),
+            ("rotate-dek", br#"{"username":"alice"}"#),
+            ("shred", br#"{"username":"alice"}"#),
+            ("quarantine", br#"{"username":"alice","dekVersion":1}"#),
+        ];
+        for (route, body) in of_keys {
+            let refused = daemon.request("POST", &format!("/v1/admin/{route}"), body);
+            assert_eq!((refused.status, refused.json()["code"].as_u64()), (503, Some(14)), "{route}: {refused:?}");
+            assert!(refused.problem().contains("audit record"), "{route}: {refused:?}");
+        }
         let read = daemon.get("/v1/secrets/alice/KEY");
         assert_eq!((read.status, read.problem().as_str()), (503, "the audit record could not be written"));
         let wrong = daemon.get("/v1/secrets/alice/KEY?x=1");
@@ -222,8 +233,8 @@ fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_h
         assert_eq!(daemon.value("alice", "KEY").unwrap(), value.as_bytes());
         let text = std::fs::read_to_string(&audit).unwrap();
         let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        // The change, seven that were refused, three questions for the status, the read, and a call that was wrong anyway.
-        assert_eq!((&records[0]["action"], &records[0]["records"]), (&"audit.gap".into(), &13.into()), "{text}");
+        // The change, seven and four that were refused, three questions for the status, the read, and a call that was wrong anyway.
+        assert_eq!((&records[0]["action"], &records[0]["records"]), (&"audit.gap".into(), &17.into()), "{text}");
         assert_eq!(records.iter().filter(|record| record["action"] == "audit.gap").count(), 1, "{text}");
     }
     assert_eq!(daemon.stop().code(), Some(0));

@@ -88,7 +88,7 @@ fn until(daemon: &Daemon, what: &str, holds: impl Fn(&Daemon) -> bool) {
 
 fn waiting_for(daemon: &Daemon) -> String {
     let ready = daemon.get("/readyz");
-    if ready.status == 200 { String::new() } else { ready.json()["waiting_for"].to_string() }
+    if ready.status == 200 { String::new() } else { ready.json()["waitingFor"].to_string() }
 }
 
 fn a_node_that_lacks_the_new_active_key_serves_what_it_can_until_install_key_gives_it(site: &Site) {
