@@ -363,7 +363,7 @@ impl Daemon {
     #[cfg(feature = "failpoints")]
     /// SIGCONT.
     pub(crate) fn wake(&self) {
-        signal(self.child.as_ref().unwrap(), rustix::process::Signal::CONT);
+        self.signal(rustix::process::Signal::CONT);
     }
 
     /// SIGKILL: nothing is tidied up.
