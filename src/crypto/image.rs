@@ -70,6 +70,25 @@ impl KeyfileImage {
         writer.write_all(&self.0)
     }
 
+    /// How many bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The SHA-256 of the bytes: what a copy is known by, whatever form of key it holds (raw, or later wrapped). Public: a key has
+    /// 256 bits that nobody guesses.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        use sha2::{Digest, Sha256};
+        Sha256::digest(self.0.as_slice()).into()
+    }
+
     /// Whether both hold the same bytes, in constant time.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
