@@ -14,6 +14,7 @@ pub mod compose;
 pub mod config;
 pub mod crypto;
 pub mod daemon;
+pub mod gcp;
 pub mod http;
 pub mod keys;
 pub mod model;

@@ -4,6 +4,7 @@
 mod cli;
 mod daemon;
 mod doors;
+mod gcp;
 mod keyfile;
 mod process;
 mod project;
