@@ -1,6 +1,7 @@
 //! One binary for all integration tests: linking is what costs.
 #![cfg(test)] // it always is; said so that clippy knows helpers for tests, where unwrap and panic are how a test fails
 
+mod backup;
 mod cli;
 mod daemon;
 mod doors;
