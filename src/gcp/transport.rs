@@ -74,7 +74,6 @@ impl Transport {
         let builder = reqwest::Client::builder()
             .http1_only()
             .redirect(redirect::Policy::none())
-            .connect_timeout(attempt)
             .user_agent(concat!("containarium/", env!("CARGO_PKG_VERSION")));
         let (builder, credentials) = match endpoint.trust() {
             Trust::Https => (builder.https_only(true), Some(application_default()?)),
