@@ -7,8 +7,6 @@ use google_cloud_gax::backoff_policy::BackoffPolicy;
 use google_cloud_gax::exponential_backoff::ExponentialBackoffBuilder;
 use google_cloud_gax::retry_state::RetryState;
 use tokio::time::{sleep, timeout};
-use tracing::instrument::WithSubscriber;
-use tracing::subscriber::NoSubscriber;
 
 use super::transport::Failure;
 
@@ -50,15 +48,12 @@ impl Retries {
     }
 
     /// Runs a whole call. At its deadline the last failure is its answer, or `Slow` where there was none.
-    ///
-    /// Nothing below traces: the client's types print payloads in their `Debug`, and its tracing can be switched on by an environment
-    /// variable.
     pub(super) async fn until<T>(
         &self,
         deadline: Duration,
         call: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        match timeout(deadline, call).with_subscriber(NoSubscriber::new()).await {
+        match timeout(deadline, call).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.take_last().unwrap_or(Failure::Slow)),
         }

@@ -2,7 +2,8 @@
 //!
 //! Google's client is built on this and not on its own transport, because that one reads an answer whole, however long it is, and
 //! leaves copies of requests and answers in freed memory. Here an answer has a bound, redirects end the exchange, and what holds a
-//! payload is wiped. The client keeps what it is good at: the requests and answers as types, and the credentials.
+//! payload is wiped. Nothing is traced either: the client's own tracing, which an environment variable switches on, prints payloads,
+//! and it wraps that other transport only. The client keeps what it is good at: requests and answers as types, and credentials.
 
 use std::fmt;
 use std::time::Duration;

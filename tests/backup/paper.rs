@@ -189,6 +189,12 @@ fn lines_of_two_sheets_are_not_mixed() {
 }
 
 #[test]
+fn two_lines_that_changed_their_numbers_are_named() {
+    let swapped = sheet().replace("\n1:", "\n9:").replace("\n2:", "\n1:").replace("\n9:", "\n2:");
+    assert_eq!(paper_error(&swapped), PaperError::Check { row: 7, line: "line 1".to_owned() });
+}
+
+#[test]
 fn a_sheet_that_says_another_key_is_refused() {
     let written = Kid::new([9; 16]);
     let error = paper_error(&write(&image(&key()), written));
