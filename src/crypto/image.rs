@@ -45,6 +45,12 @@ impl KeyfileImage {
         Self(Zeroizing::new(master.0.bytes().to_vec()))
     }
 
+    /// What came from a copy, in the allocation that it came in.
+    #[must_use]
+    pub const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
     /// Reads at most [`Self::MAX_LEN`] bytes and one more, into one allocation that is never moved.
     ///
     /// # Errors
@@ -64,10 +70,35 @@ impl KeyfileImage {
         Ok(Self(bytes))
     }
 
+    /// The bytes, for gcp (which sends them) and backup (which writes them in another form) only; the doors test holds that.
+    #[must_use]
+    pub fn key_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// # Errors
     /// The writer's.
     pub fn write_to(&self, writer: &mut impl Write) -> io::Result<()> {
         writer.write_all(&self.0)
+    }
+
+    /// How many bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The SHA-256 of the bytes: what a copy is known by, whatever form of key it holds (raw, or later wrapped). Public: a key has
+    /// 256 bits that nobody guesses.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        use sha2::{Digest, Sha256};
+        Sha256::digest(self.0.as_slice()).into()
     }
 
     /// Whether both hold the same bytes, in constant time.

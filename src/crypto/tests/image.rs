@@ -30,6 +30,14 @@ fn thirty_two_bytes_are_a_master_key_and_come_back_as_they_were() {
 }
 
 #[test]
+fn a_copy_is_known_by_the_sha_256_of_its_bytes() {
+    // FIPS 180-2, appendix B.1.
+    let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(data_encoding::HEXLOWER.encode(&image(b"abc").sha256()), known);
+    assert_eq!((image(b"abc").len(), image(b"abc").is_empty(), image(b"").is_empty()), (3, false, true));
+}
+
+#[test]
 fn each_damage_has_its_own_name() {
     let hex = b"00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
     let base64 = b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
