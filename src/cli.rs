@@ -8,6 +8,7 @@ mod configuration;
 mod failure;
 mod input;
 mod output;
+mod progress;
 mod refusal;
 mod secrets;
 mod settings;

@@ -18,13 +18,14 @@ use crate::crypto::SecretValue;
 use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
 use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::{
-    ChangeAnswer, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, RollbackRequest, SecretMetadata, SetBody,
-    StatusAnswer, TenantsAnswer, VersionsAnswer, one_value, set_json,
+    ChangeAnswer, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine, QuarantineAnswer,
+    QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, SecretMetadata, SetBody, ShredAnswer,
+    ShredRequest, StatusAnswer, StreamLine, TenantsAnswer, VersionsAnswer, one_value, set_json,
 };
 
 pub use error::{ClientError, Effect, ErrorClass};
 
-use transport::{Request, Target};
+use transport::{Lines, Request, Target};
 
 /// How long a command waits for its answer, from connecting to the last byte.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -184,8 +185,50 @@ impl Client {
         self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 
+    /// Gives tenants new DEKs, and follows that to its end.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate_dek(
+        &self,
+        request: &RotateDekRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<RotateDekAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "rotate-dek"]);
+        self.follow(target, Some(json(request)?), on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn shred(&self, request: &ShredRequest) -> Result<ShredAnswer, ClientError> {
+        self.ask(Target::new(Method::POST, ["v1", "admin", "shred"]), Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn quarantine(&self, request: &QuarantineRequest) -> Result<QuarantineAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "quarantine"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
     async fn change(&self, target: Target, json: Zeroizing<Vec<u8>>) -> Result<ChangeAnswer, ClientError> {
         self.ask(target, Some(json), MAX_LISTING_BYTES).await
+    }
+
+    /// Asks for long work and follows it to its end. Each line must come within the deadline; hanging up stops nothing.
+    async fn follow<T: DeserializeOwned>(
+        &self,
+        target: Target,
+        json: Option<Zeroizing<Vec<u8>>>,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<T, ClientError> {
+        let request = Request { target, json, max_bytes: MAX_LISTING_BYTES };
+        let mut following = Following { on_progress, end: None };
+        let lines = transport::exchange_lines(&self.socket, request, self.deadline, |line| following.line(line));
+        match lines.await? {
+            Lines::Refused(answer) => Err(ClientError::of_answer(&answer)),
+            Lines::Ended => following.end.unwrap_or(Err(ClientError::Broken)),
+        }
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -204,6 +247,24 @@ impl Client {
         }
         // serde_json's error can quote the value that it stumbled on, so nothing of it goes on.
         serde_json::from_slice(&answer.body).map_err(|_| ClientError::Unreadable { status: answer.status.as_u16() })
+    }
+}
+
+/// Long work as it comes in: the end, once there was one.
+struct Following<T, F> {
+    on_progress: F,
+    end: Option<Result<T, ClientError>>,
+}
+
+impl<T: DeserializeOwned, F: FnMut(ProgressLine)> Following<T, F> {
+    fn line(&mut self, line: &[u8]) -> Result<(), ClientError> {
+        let line = serde_json::from_slice(line).map_err(|_| ClientError::Unreadable { status: 200 })?;
+        match line {
+            StreamLine::Progress(progress) => (self.on_progress)(progress),
+            StreamLine::Done(result) => self.end = Some(Ok(result)),
+            StreamLine::Failed { problem } => self.end = Some(Err(ClientError::of_problem(problem, None))),
+        }
+        Ok(())
     }
 }
 

@@ -79,6 +79,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,
+        database_retention: config.database_retention,
     }));
     Ok(Composed { store, audit, clock, node, service, opener })
 }

@@ -36,6 +36,8 @@ pub struct Config {
     /// How many versions of a secret stay, the newest by number.
     pub keep_versions: NonZeroU32,
     pub cache: CacheSettings,
+    /// For how long backups of the database are kept; only their operator knows.
+    pub database_retention: Option<Duration>,
 }
 
 /// Where rows are kept.
@@ -158,6 +160,7 @@ impl Resolver<'_> {
         let keep_versions = self.value(Setting::KeepVersions, ("10", DEFAULT_KEEP_VERSIONS), values::keep_versions);
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
+        let database_retention = self.database_retention();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -167,6 +170,7 @@ impl Resolver<'_> {
             existing_key: existing_key?,
             keep_versions: keep_versions?,
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
+            database_retention,
         })
     }
 
@@ -270,6 +274,15 @@ impl Resolver<'_> {
         let text = given.text();
         self.show(setting, text.as_ref().ok().map(|text| (*text).to_owned()), given.origin);
         self.keep(setting, text.and_then(parse))
+    }
+
+    /// `None` where it is not given, or wrongly, which is an error then.
+    fn database_retention(&mut self) -> Option<Duration> {
+        if self.layers.find(Setting::DatabaseRetention).is_none() {
+            self.show(Setting::DatabaseRetention, None, Origin::Default);
+            return None;
+        }
+        self.value(Setting::DatabaseRetention, ("", Duration::ZERO), values::database_retention)
     }
 
     fn show(&mut self, setting: Setting, value: Option<String>, origin: Origin) {

@@ -97,11 +97,13 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, orders));
     notify(&[NotifyState::Ready]);
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
+    service.keep_shredding();
+    let ticked = Arc::clone(&service);
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);
         loop {
             ticks.tick().await;
-            service.tick();
+            ticked.tick();
             metrics.tick();
         }
     });
@@ -113,6 +115,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     tracing::info!("stopping: no new connections; requests under way are finished; a second signal cuts them off");
     notify(&[NotifyState::Stopping]);
     order.send_replace(Order::Drain);
+    // Who watches long work is a connection that waits for its end.
+    let working = Arc::clone(&service);
+    let work = tokio::spawn(async move { working.stop_work().await });
     let drained = tokio::select! {
         drained = &mut served => drained,
         () = signals.wait() => {
@@ -125,6 +130,10 @@ async fn serve(config: Config) -> Result<(), StartError> {
         tracing::error!("the listener ended with a panic");
         Ended::Cut
     });
+    match drained {
+        Ended::Drained if work.await.is_err() => tracing::error!("long work ended with a panic"),
+        Ended::Drained | Ended::Cut => {}
+    }
     keeping.abort();
     ticking.abort();
     socket.file.remove();

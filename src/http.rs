@@ -7,6 +7,7 @@ mod openapi;
 mod ops;
 mod problem;
 mod secrets;
+mod stream;
 mod unheard;
 
 use std::sync::Arc;
@@ -51,6 +52,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/secrets/{username}/{name}/destroy", post(secrets::lifecycle::destroy))
         .route("/v1/admin/status", get(admin::status))
         .route("/v1/admin/tenants", get(admin::tenants))
+        .route("/v1/admin/rotate-dek", get(admin::deks::follow_rotate).post(admin::deks::rotate))
+        .route("/v1/admin/shred", post(admin::deks::shred))
+        .route("/v1/admin/quarantine", post(admin::deks::quarantine))
         .route("/v1/admin/nodes", get(admin::nodes::list))
         .route("/v1/admin/nodes/{node}/forget", post(admin::nodes::forget))
         .route("/v1/admin/accept-restore", get(admin::nodes::restore_plan).post(admin::nodes::accept_restore))

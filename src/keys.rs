@@ -6,6 +6,7 @@
 
 mod cache;
 pub mod keyfile;
+mod repair;
 pub mod start;
 
 use std::collections::HashMap;
@@ -176,6 +177,11 @@ impl Keyring {
                 Ok(WrappedNew { id: crypto::dek_id(&dek), wrapped: crypto::wrap(kek, place, &dek)? })
             }
         }
+    }
+
+    /// Drops a DEK that nothing will ask for again, before it expires.
+    pub fn forget(&self, row: &DekRecord) {
+        self.cache.forget(row);
     }
 
     /// Drops what has expired: moka does nothing of its own while idle, and an expired DEK must not stay in memory. Once a second.

@@ -1,8 +1,10 @@
 //! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
 
 mod dek;
+pub mod deks;
 mod error;
 pub mod install;
+pub mod job;
 pub mod node;
 mod nodes;
 pub mod open;
@@ -11,6 +13,7 @@ mod status;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
 use crate::audit::{Audit, Outcome, Record};
@@ -19,6 +22,8 @@ use crate::keys::Keyring;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
+use deks::RotatedDeks;
+use job::{Job, Workers};
 use node::Node;
 
 pub use error::{Error, Failure};
@@ -43,6 +48,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How many versions of a secret stay.
     pub keep_versions: NonZeroU32,
+    /// For how long backups of the database are kept, where that is known.
+    pub database_retention: Option<Duration>,
 }
 
 /// The one service of a daemon.
@@ -54,6 +61,16 @@ pub struct Service {
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
     keep_versions: NonZeroU32,
+    database_retention: Option<Duration>,
+    workers: Workers,
+    rotating_deks: Job<RotatedDeks>,
+}
+
+/// Who does something, as records say it.
+struct By<'a> {
+    request_id: &'a str,
+    identity: String,
+    pid: Option<i32>,
 }
 
 /// One secret that a call touched, for the audit.
@@ -77,8 +94,24 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, node, access, audit, clock, keep_versions } = parts;
-        Self { store, keys, node, access, audit, clock, keep_versions }
+        let Parts { store, keys, node, access, audit, clock, keep_versions, database_retention } = parts;
+        Self {
+            store,
+            keys,
+            node,
+            access,
+            audit,
+            clock,
+            keep_versions,
+            database_retention,
+            workers: Workers::default(),
+            rotating_deks: Job::new("rotate-dek"),
+        }
+    }
+
+    /// Stops long work where it can be resumed, and waits for that. Called when the daemon stops, before the store is closed.
+    pub async fn stop_work(&self) {
+        self.workers.stop().await;
     }
 
     /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.
@@ -148,14 +181,25 @@ impl Service {
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
         let Identity::Socket { pid, .. } = identity;
+        let by = By { request_id: &request.id, identity: identity.to_string(), pid: *pid };
+        self.write_records(&by, action, tenant, touched).await
+    }
+
+    async fn write_records(
+        &self,
+        by: &By<'_>,
+        action: Action,
+        tenant: Option<&Tenant>,
+        touched: impl IntoIterator<Item = Touched>,
+    ) -> Result<(), Error> {
         let at = self.clock.wall();
         let records: Vec<Record> = touched
             .into_iter()
             .map(|touched| Record {
                 at,
-                request_id: request.id.clone(),
-                identity: identity.to_string(),
-                pid: *pid,
+                request_id: by.request_id.to_owned(),
+                identity: by.identity.clone(),
+                pid: by.pid,
                 action,
                 tenant: tenant.cloned(),
                 name: touched.name,
@@ -178,6 +222,20 @@ impl Service {
             None => Ok(()),
             Some(_logged) => Err(Error::Unavailable("audit records cannot be written; nothing was changed".to_owned())),
         }
+    }
+
+    /// Records what an administrator did to a tenant, or tried to, and hands its result on.
+    async fn recorded_admin<T>(
+        &self,
+        request: &Request,
+        grant: &AdminGrant,
+        action: Action,
+        tenant: &Tenant,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), action, Some(tenant), [Touched::nothing(outcome)]).await?;
+        result
     }
 
     /// Records a call on one secret and hands its result on.

@@ -4,8 +4,10 @@
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
 mod admin;
+mod deks;
 pub mod nodes;
 mod secrets;
+mod stream;
 mod value;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,12 @@ pub use secrets::{
     VersionsAnswer, batch_json, set_json, value_json,
 };
 pub use value::{Base64, Text, ValueError, one_value};
+
+pub use deks::{
+    QuarantineAnswer, QuarantineMode, QuarantineRequest, RotateDekAnswer, RotateDekMode, RotateDekRequest, ShredAnswer,
+    ShredMode, ShredRequest,
+};
+pub use stream::{ProgressLine, StreamLine};
 
 /// The most bytes that a request's body may have: a legal value of 65,536 bytes can take 393,218 bytes of JSON.
 pub const MAX_BODY_BYTES: usize = 400 * 1024;

@@ -107,6 +107,9 @@ const COMMANDS: &[&str] = &[
     "admin",
     "admin tenants",
     "admin status",
+    "admin rotate-dek",
+    "admin shred",
+    "admin quarantine",
     "admin nodes",
     "admin nodes forget",
     "admin install-key",
@@ -203,6 +206,7 @@ fn config_show_tells_each_value_and_its_origin() {
             "secrets.keep_versions 3 c.toml:3",
             "cache.max_entries 100000 default",
             "cache.max_age 1h default",
+            "backup.database_retention - default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());

@@ -3,6 +3,7 @@
 
 mod api;
 mod damage;
+mod deks;
 mod faults;
 mod hardening;
 mod leaks;

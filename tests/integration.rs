@@ -11,5 +11,6 @@ mod node;
 mod process;
 mod project;
 mod readme;
+mod service;
 mod store;
 mod support;

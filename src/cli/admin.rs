@@ -1,5 +1,6 @@
 //! `containarium admin …`
 
+mod deks;
 mod nodes;
 
 use clap::{Args, Subcommand};
@@ -32,6 +33,24 @@ enum AdminCommand {
     /// It answers while the keys are locked too, and says why they are.
     #[command(after_help = "Examples:\n  containarium admin status\n  containarium admin status -o json")]
     Status,
+    /// Give a tenant a new DEK, or all tenants
+    ///
+    /// The new DEK seals from now on; the old one decrypts only. With --reencrypt everything is sealed anew under it, while secrets
+    /// are read and written, and the old DEK is removed. Hanging up stops nothing; called again it is told that one is under way.
+    #[command(after_help = ROTATE_DEK_EXAMPLES)]
+    RotateDek(deks::RotateDekArgs),
+    /// Destroy a tenant's DEKs, so that its secrets are gone for good
+    ///
+    /// The tenant is blocked at once, and its DEKs are destroyed seven days later; until then --cancel brings everything back. Its name
+    /// stays reserved. Backups of the database open its secrets until they expire.
+    #[command(after_help = SHRED_EXAMPLES)]
+    Shred(deks::ShredArgs),
+    /// Set a damaged DEK aside, so that a rotation can pass it
+    ///
+    /// Only one that does not open is set aside. Its secrets answer `quarantined`; nothing is deleted. --release takes it back once it
+    /// opens again, with any master key that is among the key files.
+    #[command(after_help = QUARANTINE_EXAMPLES)]
+    Quarantine(deks::QuarantineArgs),
     /// List the daemons that share the database, and which keys each holds
     Nodes(nodes::NodesArgs),
     /// Put a master key into this node's key files
@@ -47,6 +66,24 @@ enum AdminCommand {
     AcceptRestore(nodes::AcceptRestoreArgs),
 }
 
+const ROTATE_DEK_EXAMPLES: &str = "\
+Examples:
+  containarium admin rotate-dek alice
+  containarium admin rotate-dek alice --reencrypt
+  containarium admin rotate-dek --all --reencrypt
+  containarium admin rotate-dek --all --resume";
+
+const SHRED_EXAMPLES: &str = "\
+Examples:
+  containarium admin shred alice
+  containarium admin shred alice --cancel
+  containarium admin shred alice --now --yes";
+
+const QUARANTINE_EXAMPLES: &str = "\
+Examples:
+  containarium admin quarantine alice 2
+  containarium admin quarantine alice 2 --release";
+
 const INSTALL_EXAMPLES: &str = "\
 Examples:
   containarium admin install-key < /media/backup/secrets.key
@@ -61,6 +98,9 @@ pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
         AdminCommand::Nodes(arguments) => nodes::nodes(&client()?, format, arguments).await,
         AdminCommand::InstallKey(settings) => nodes::install_key(format, settings).await,
         AdminCommand::AcceptRestore(arguments) => nodes::accept_restore(&client()?, format, &arguments).await,
+        AdminCommand::RotateDek(arguments) => deks::rotate(&client()?, format, arguments).await,
+        AdminCommand::Shred(arguments) => deks::shred(&client()?, format, arguments).await,
+        AdminCommand::Quarantine(arguments) => deks::quarantine(&client()?, format, arguments).await,
     }
 }
 
@@ -92,7 +132,7 @@ impl Table {
         for tenant in tenants {
             let secrets = tenant.secrets.to_string();
             let dek = tenant.dek_version.map_or_else(|| "-".to_owned(), |version| version.to_string());
-            self.row([&*tenant.username, &tenant.state, &secrets, &dek, &tenant.created_at]);
+            self.row([&*tenant.username, &deks::state(tenant), &secrets, &dek, &tenant.created_at]);
         }
         self
     }

@@ -151,6 +151,11 @@ impl<'a> Deed<'a> {
         }
     }
 
+    /// A change of a tenant as a whole.
+    pub(super) fn to_tenant(verb: &str, tenant: &'a Tenant) -> Self {
+        Self { kind: DeedKind::Change, ..Self::on_tenant(verb, tenant) }
+    }
+
     pub(super) fn on_daemon(verb: &str) -> Self {
         Self { kind: DeedKind::Read, text: verb.to_owned(), tenant: None, name: None, shown_by: None }
     }
@@ -166,8 +171,10 @@ impl<'a> Deed<'a> {
         if let Some(command) = self.shown_by {
             return Some(format!("look with `{command}`"));
         }
-        let (tenant, name) = (self.tenant?, self.name?);
-        Some(format!("look with `containarium secrets versions {tenant} {name}`"))
+        Some(match (self.tenant?, self.name) {
+            (tenant, Some(name)) => format!("look with `containarium secrets versions {tenant} {name}`"),
+            (_, None) => "look with `containarium admin tenants`".to_owned(),
+        })
     }
 
     /// The command that shows what there is.

@@ -7,7 +7,7 @@ use super::transport::Answer;
 use crate::wire::Problem;
 
 /// The most characters of a daemon's words that go on.
-const MAX_DETAIL: usize = 500;
+const MAX_DETAIL: usize = 2000;
 
 /// The messages hold paths, numbers and a problem's `detail` (which has control characters, if the daemon sent some), and no other
 /// part of an answer: one that could not be read may hold a value.
@@ -65,14 +65,19 @@ pub enum Effect {
 impl ClientError {
     pub(super) fn of_answer(answer: &Answer) -> Self {
         let status = answer.status.as_u16();
-        let Ok(problem) = serde_json::from_slice::<Problem>(&answer.body) else {
-            return Self::Unreadable { status };
-        };
+        match serde_json::from_slice::<Problem>(&answer.body) {
+            Ok(problem) => Self::of_problem(Problem { status, ..problem }, answer.retry_after),
+            Err(_) => Self::Unreadable { status },
+        }
+    }
+
+    pub(super) fn of_problem(problem: Problem, retry_after: Option<u64>) -> Self {
+        let cut = |text: String| text.chars().take(MAX_DETAIL).collect();
         Self::Problem {
-            status,
-            detail: problem.detail.chars().take(MAX_DETAIL).collect(),
-            request_id: problem.request_id.chars().take(MAX_DETAIL).collect(),
-            retry_after: answer.retry_after,
+            status: problem.status,
+            detail: cut(problem.detail),
+            request_id: cut(problem.request_id),
+            retry_after,
         }
     }
 

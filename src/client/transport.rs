@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
@@ -66,14 +67,50 @@ pub(super) struct Answer {
 }
 
 pub(super) async fn exchange(socket: &Path, request: Request) -> Result<Answer, ClientError> {
+    let max_bytes = request.max_bytes;
+    // The caller gives all of it a time together.
+    with_response(socket, request, Duration::MAX, async |response| read(response, max_bytes).await).await
+}
+
+/// As [`exchange`], for an answer of lines: each is handed to `line` as it comes. An answer that is no success is read whole. A line,
+/// as such an answer, may have `max_bytes`; `quiet` is the longest that nothing may come.
+pub(super) async fn exchange_lines(
+    socket: &Path,
+    request: Request,
+    quiet: Duration,
+    mut line: impl FnMut(&[u8]) -> Result<(), ClientError>,
+) -> Result<Lines, ClientError> {
+    let max_bytes = request.max_bytes;
+    let answered = async |response: Response<Incoming>| {
+        if !response.status().is_success() {
+            return read(response, max_bytes).await.map(Lines::Refused);
+        }
+        read_lines(response.into_body(), max_bytes, quiet, &mut line).await.map(|()| Lines::Ended)
+    };
+    with_response(socket, request, quiet, answered).await
+}
+
+/// How an answer of lines went.
+pub(super) enum Lines {
+    /// There were none.
+    Refused(Answer),
+    Ended,
+}
+
+async fn with_response<T>(
+    socket: &Path,
+    request: Request,
+    head_time: Duration,
+    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|error| not_connected(socket, error))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|_| ClientError::Broken)?;
-    let Request { target, json, max_bytes } = request;
-    let request = http_request(target, json)?;
+    let request = http_request(request.target, request.json)?;
     let answer = async move {
-        let response = sender.send_request(request).await.map_err(|_| ClientError::Broken)?;
-        read(response, max_bytes).await
+        let response = tokio::time::timeout(head_time, sender.send_request(request)).await;
+        let response = response.map_err(|_| ClientError::Deadline { after: head_time })?;
+        read(response.map_err(|_| ClientError::Broken)?).await
     };
     // The connection must be polled for the request to move. Should it end first, what it has read is still to be had.
     let mut answer = pin!(answer);
@@ -81,6 +118,30 @@ pub(super) async fn exchange(socket: &Path, request: Request) -> Result<Answer, 
         answer = &mut answer => answer,
         _ = connection => answer.await,
     }
+}
+
+async fn read_lines(
+    mut incoming: Incoming,
+    max_bytes: usize,
+    quiet: Duration,
+    line: &mut impl FnMut(&[u8]) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
+    let mut rest: Vec<u8> = Vec::new();
+    loop {
+        let frame = tokio::time::timeout(quiet, incoming.frame()).await;
+        let Some(frame) = frame.map_err(|_| ClientError::Deadline { after: quiet })? else { break };
+        let frame = frame.map_err(|_| ClientError::Broken)?;
+        let Some(data) = frame.data_ref() else { continue };
+        rest.extend_from_slice(data);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = rest.drain(..=end).collect();
+            line(&whole)?;
+        }
+        if rest.len() > max_bytes {
+            return Err(ClientError::TooLarge { max_bytes });
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err(ClientError::Broken) }
 }
 
 pub(super) fn not_connected(socket: &Path, cause: std::io::Error) -> ClientError {

@@ -22,6 +22,7 @@ pub enum Setting {
     KeepVersions,
     CacheMaxEntries,
     CacheMaxAge,
+    DatabaseRetention,
 }
 
 /// Where a setting may be given.
@@ -54,6 +55,7 @@ impl Setting {
         Self::KeepVersions,
         Self::CacheMaxEntries,
         Self::CacheMaxAge,
+        Self::DatabaseRetention,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -71,6 +73,7 @@ impl Setting {
             Self::KeepVersions => "secrets.keep_versions",
             Self::CacheMaxEntries => "cache.max_entries",
             Self::CacheMaxAge => "cache.max_age",
+            Self::DatabaseRetention => "backup.database_retention",
         }
     }
 
@@ -89,7 +92,7 @@ impl Setting {
     pub(super) const fn reach(self) -> Reach {
         match self {
             Self::Config => Reach::NotInFile,
-            Self::KeepVersions | Self::CacheMaxEntries | Self::CacheMaxAge => Reach::FileOnly,
+            Self::KeepVersions | Self::CacheMaxEntries | Self::CacheMaxAge | Self::DatabaseRetention => Reach::FileOnly,
             _ => Reach::Everywhere,
         }
     }

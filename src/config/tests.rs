@@ -96,7 +96,8 @@ fn every_setting_can_be_given_in_the_file() {
     let mut setup = Setup::new();
     setup.file(
         "data_dir = '/d'\nkey_file = '/k'\nsocket = '/s'\ndatabase_url = 'postgres://u@h/db'\nlog_format = 'json'\n\
-         adopt_key = true\nsecrets = { keep_versions = 0x03 }\n[cache]\nmax_entries = 0\nmax_age = '15m'\n",
+         adopt_key = true\nsecrets = { keep_versions = 0x03 }\n[cache]\nmax_entries = 0\nmax_age = '15m'\n\
+         [backup]\ndatabase_retention = '5w'\n",
     );
     let config = setup.good().config;
     assert_eq!((config.data_dir, config.key_file, config.socket), ("/d".into(), "/k".into(), "/s".into()));
@@ -104,6 +105,7 @@ fn every_setting_can_be_given_in_the_file() {
     assert_eq!((config.log_format, config.existing_key), (LogFormat::Json, ExistingKey::Adopt));
     assert_eq!(config.keep_versions.get(), 3);
     assert_eq!(config.cache, CacheSettings { max_entries: 0, max_age: Duration::from_mins(15) });
+    assert_eq!(config.database_retention, Some(Duration::from_hours(35 * 24)));
 }
 
 #[test]
@@ -239,6 +241,8 @@ fn a_value_outside_its_limits_is_refused_with_the_rule() {
         ("[cache]\nmax_age = '-1h'", "a duration"),
         ("[cache]\nmax_age = '31d'", "a duration"),
         ("[cache]\nmax_age = '1'", "a duration"),
+        ("[backup]\ndatabase_retention = '1mo'", "a duration"),
+        ("[backup]\ndatabase_retention = '36501d'", "a duration"),
         ("log_format = 'JSON'", "text or json"),
         ("socket = ''", "it is empty"),
         ("socket = \"/a\\u0000\"", "NUL"),

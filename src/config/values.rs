@@ -12,6 +12,9 @@ use super::{ExistingKey, LogFormat};
 /// A key that is unwrapped once a month is not cached but kept.
 const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
 
+/// A hundred years: so that a moment plus this stays one that can be written.
+const MAX_RETENTION: Duration = Duration::from_hours(36_500 * 24);
+
 pub(super) fn path(given: &OsStr, base: Option<&Path>) -> Result<PathBuf, String> {
     if given.is_empty() {
         return Err("it is empty: give a path, or leave it out".to_owned());
@@ -54,8 +57,17 @@ pub(super) fn max_entries(text: &str) -> Result<u64, String> {
 
 pub(super) fn max_age(text: &str) -> Result<Duration, String> {
     let rule = "it must be a duration from \"1s\" to \"30d\", such as \"90s\", \"15m\" or \"1h\"";
-    let days = SpanRelativeTo::days_are_24_hours();
-    let span = text.parse::<Span>().ok().and_then(|span| span.to_duration(days).ok());
-    let age = span.and_then(|span| Duration::try_from(span).ok());
-    age.filter(|age| (Duration::from_secs(1)..=MAX_CACHE_AGE).contains(age)).ok_or_else(|| rule.to_owned())
+    let age = duration(text).filter(|age| (Duration::from_secs(1)..=MAX_CACHE_AGE).contains(age));
+    age.ok_or_else(|| rule.to_owned())
+}
+
+pub(super) fn database_retention(text: &str) -> Result<Duration, String> {
+    let rule = "it must be a duration from \"0s\" (there are no backups) to \"36500d\", such as \"35d\" or \"26w\"";
+    duration(text).filter(|kept| *kept <= MAX_RETENTION).ok_or_else(|| rule.to_owned())
+}
+
+/// A day is 24 hours and a week seven days; months and years have no length of their own.
+fn duration(text: &str) -> Option<Duration> {
+    let span = text.parse::<Span>().ok()?.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(span).ok()
 }

@@ -1,5 +1,6 @@
 //! Administration, on the socket only.
 
+pub(super) mod deks;
 pub(super) mod nodes;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use super::App;
 use super::extract::{Caller, Id, Query};
 use super::problem::Refused;
 use super::secrets::{PageQuery, json};
-use crate::model::{Action, Counts, Tenant};
+use crate::model::{Action, Counts, DekVersion, Tenant, TenantRecord};
 use crate::service::Status;
 use crate::wire::{
     CacheStatus, CountsStatus, KeysStatus, MasterKeyItem, Problem, StatusAnswer, StoreStatus, TenantItem,
@@ -93,16 +94,23 @@ pub(super) async fn tenants(
     let after = page.after(Tenant::parse)?;
     let page = app.service.tenants(&request, &grant, after.as_ref(), page.limit()).await?;
     let next_page_token = page.items.last().filter(|_| page.more).map(|last| page_token(last.tenant.as_str()));
-    let tenants = page
-        .items
-        .into_iter()
-        .map(|tenant| TenantItem {
-            username: tenant.tenant.to_string(),
-            created_at: tenant.created_at.to_string(),
-            state: if tenant.shred_at.is_some() { "blocked" } else { "active" }.to_owned(),
-            secrets: tenant.secrets,
-            dek_version: tenant.active_dek.map(crate::model::DekVersion::get),
-        })
-        .collect();
+    let tenants = page.items.iter().map(tenant_item).collect();
     Ok(json(StatusCode::OK, &TenantsAnswer { tenants, next_page_token }))
+}
+
+fn tenant_item(tenant: &TenantRecord) -> TenantItem {
+    let state = match (tenant.shred_at, tenant.shredded_at) {
+        (_, Some(_)) => "shredded",
+        (Some(_), None) => "blocked",
+        (None, None) => "active",
+    };
+    TenantItem {
+        username: tenant.tenant.to_string(),
+        created_at: tenant.created_at.to_string(),
+        state: state.to_owned(),
+        shred_at: tenant.shred_at.map(|at| at.to_string()),
+        shredded_at: tenant.shredded_at.map(|at| at.to_string()),
+        secrets: tenant.secrets,
+        dek_version: tenant.active_dek.map(DekVersion::get),
+    }
 }

@@ -31,6 +31,11 @@ impl Refused {
     pub(super) fn render(self, request_id: &str) -> Response {
         with_body(self.into_response(), request_id)
     }
+
+    /// As a problem inside an answer that began well.
+    pub(super) fn problem(&self, request_id: &str) -> Problem {
+        problem(self.status, &self.detail, request_id)
+    }
 }
 
 impl From<Error> for Refused {
@@ -43,7 +48,7 @@ impl From<Error> for Refused {
             Error::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Error::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::Internal(_) | Error::Incomplete(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, detail: error.to_string() }
     }
@@ -64,21 +69,28 @@ pub(super) fn with_body(response: Response, request_id: &str) -> Response {
     if parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json") {
         return Response::from_parts(parts, body);
     }
-    let title = parts.status.canonical_reason().unwrap_or("error");
-    let detail = parts.extensions.get::<Refused>().map_or(title, |refused| refused.detail.as_str());
-    let problem = Problem {
-        kind: "about:blank".to_owned(),
-        title: title.to_owned(),
-        status: parts.status.as_u16(),
-        detail: detail.to_owned(),
-        code: grpc_code(parts.status),
-        message: detail.to_owned(),
-        request_id: request_id.to_owned(),
-    };
+    let detail = parts.extensions.get::<Refused>().map_or(title(parts.status), |refused| refused.detail.as_str());
+    let problem = problem(parts.status, detail, request_id);
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     parts.headers.remove(CONTENT_LENGTH);
     Response::from_parts(parts, body.into())
+}
+
+fn problem(status: StatusCode, detail: &str, request_id: &str) -> Problem {
+    Problem {
+        kind: "about:blank".to_owned(),
+        title: title(status).to_owned(),
+        status: status.as_u16(),
+        detail: detail.to_owned(),
+        code: grpc_code(status),
+        message: detail.to_owned(),
+        request_id: request_id.to_owned(),
+    }
+}
+
+fn title(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or("error")
 }
 
 /// v1's clients read gRPC codes.

@@ -66,6 +66,11 @@ impl DekCache {
         self.deks.try_get_with(key, counted).map_err(|error: Arc<KeysError>| (*error).clone())
     }
 
+    pub(super) fn forget(&self, row: &DekRecord) {
+        self.deks.invalidate(&(row.tenant.clone(), row.version, row.id));
+        self.tick();
+    }
+
     pub(super) fn clear(&self) {
         self.deks.invalidate_all();
         self.tick();

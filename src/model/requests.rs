@@ -17,6 +17,18 @@ pub enum Action {
     Destroy,
     AdminTenants,
     AdminStatus,
+    RotateDek,
+    /// Looks at a `rotate-dek` that is under way, or was.
+    FollowRotateDek,
+    /// Seals a tenant's versions anew under its active DEK.
+    Reencrypt,
+    /// Blocks a tenant whose DEKs are to be destroyed later.
+    ScheduleShred,
+    CancelShred,
+    /// Destroys a tenant's DEKs.
+    Shred,
+    QuarantineDek,
+    ReleaseDek,
     AdminNodes,
     AdminForgetNode,
     AdminRestorePlan,
@@ -24,19 +36,34 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether it changes anything.
+    /// Whether it changes something.
     pub const fn changes(self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Get
+            | Self::BatchGet
+            | Self::List
+            | Self::Versions
+            | Self::AdminTenants
+            | Self::AdminStatus
+            | Self::FollowRotateDek
+            | Self::AdminNodes
+            | Self::AdminRestorePlan => false,
             Self::Set
-                | Self::BatchSet
-                | Self::Rollback
-                | Self::Delete
-                | Self::Undelete
-                | Self::Destroy
-                | Self::AdminForgetNode
-                | Self::AdminAcceptRestore
-        )
+            | Self::BatchSet
+            | Self::Rollback
+            | Self::Delete
+            | Self::Undelete
+            | Self::Destroy
+            | Self::RotateDek
+            | Self::Reencrypt
+            | Self::ScheduleShred
+            | Self::CancelShred
+            | Self::Shred
+            | Self::QuarantineDek
+            | Self::ReleaseDek
+            | Self::AdminForgetNode
+            | Self::AdminAcceptRestore => true,
+        }
     }
 
     pub const fn as_str(self) -> &'static str {
@@ -53,6 +80,14 @@ impl Action {
             Self::Destroy => "secret.destroy",
             Self::AdminTenants => "admin.tenants",
             Self::AdminStatus => "admin.status",
+            Self::RotateDek => "admin.rotate-dek",
+            Self::FollowRotateDek => "admin.rotate-dek.follow",
+            Self::Reencrypt => "admin.reencrypt",
+            Self::ScheduleShred => "admin.shred.schedule",
+            Self::CancelShred => "admin.shred.cancel",
+            Self::Shred => "admin.shred",
+            Self::QuarantineDek => "admin.quarantine",
+            Self::ReleaseDek => "admin.quarantine.release",
             Self::AdminNodes => "admin.nodes",
             Self::AdminForgetNode => "admin.forget-node",
             Self::AdminRestorePlan => "admin.restore-plan",

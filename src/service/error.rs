@@ -27,6 +27,9 @@ pub enum Error {
     Unavailable(String),
     #[error("{0}")]
     Internal(Failure),
+    /// An administrator's work came to its end and left something undone: what, and what mends it. Never for other callers.
+    #[error("{0}")]
+    Incomplete(String),
 }
 
 /// The only words that an internal failure says outside.
@@ -50,7 +53,7 @@ impl Error {
             Self::Precondition(_) => Outcome::Precondition,
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::Unavailable(_) => Outcome::Unavailable,
-            Self::Internal(_) => Outcome::Failed,
+            Self::Internal(_) | Self::Incomplete(_) => Outcome::Failed,
         }
     }
 }

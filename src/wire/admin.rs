@@ -16,8 +16,14 @@ pub struct TenantsAnswer {
 pub struct TenantItem {
     pub username: String,
     pub created_at: String,
-    /// `active`, or `blocked` while a shred is pending or done.
+    /// `active`; `blocked` while a shred is pending; `shredded`.
     pub state: String,
+    /// RFC 3339; when a pending shred destroys its DEKs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shred_at: Option<String>,
+    /// RFC 3339; when that was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shredded_at: Option<String>,
     /// Secrets that can be read.
     pub secrets: u64,
     /// The active DEK's version.
