@@ -1,0 +1,64 @@
+locals {
+  kms_project  = var.kms == null ? "" : coalesce(var.kms.project_id, var.project_id)
+  kms_key_ring = var.kms == null ? "" : coalesce(var.kms.key_ring, var.name)
+  # "" where there is none; written out, so that it is known while variables are checked.
+  wrap_key = var.kms == null ? "" : "projects/${local.kms_project}/locations/${var.kms.location}/keyRings/${local.kms_key_ring}/cryptoKeys/${var.kms.key}"
+}
+
+resource "google_kms_key_ring" "this" {
+  count = var.kms == null ? 0 : 1
+
+  project  = local.kms_project
+  name     = local.kms_key_ring
+  location = var.kms.location
+
+  depends_on = [google_project_service.api]
+}
+
+# Wraps the master key. A keyfile names the version that it was wrapped with, so old versions must live: rotation adds, and never
+# takes away.
+resource "google_kms_crypto_key" "wrap" {
+  count = var.kms == null ? 0 : 1
+
+  key_ring = google_kms_key_ring.this[0].id
+  name     = var.kms.key
+  purpose  = "ENCRYPT_DECRYPT"
+  labels   = local.labels
+
+  rotation_period            = "7776000s" # 90 days
+  destroy_scheduled_duration = "7776000s" # 90 days, in which a destruction can be taken back; it cannot be changed later
+
+  version_template {
+    algorithm        = "GOOGLE_SYMMETRIC_ENCRYPTION"
+    protection_level = var.kms.protection_level
+  }
+
+  # Never DELETE, which would destroy every version: a copy in Secret Manager can be made again from the key file, but what only
+  # this key opens cannot. So with the protection off the key leaves the state and stays where it is.
+  deletion_policy = var.deletion_protection ? "PREVENT" : "ABANDON"
+}
+
+# The daemon only unwraps.
+resource "google_kms_crypto_key_iam_member" "daemon" {
+  for_each = var.kms == null ? {} : var.daemons
+
+  crypto_key_id = google_kms_crypto_key.wrap[0].id
+  role          = "roles/cloudkms.cryptoKeyDecrypter"
+  member        = each.value
+}
+
+resource "google_kms_crypto_key_iam_member" "operator" {
+  for_each = var.kms == null ? toset([]) : var.kms.operators
+
+  crypto_key_id = google_kms_crypto_key.wrap[0].id
+  role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
+  member        = each.key
+}
+
+resource "google_kms_crypto_key_iam_member" "encrypter" {
+  for_each = var.kms == null ? toset([]) : var.kms.encrypters
+
+  crypto_key_id = google_kms_crypto_key.wrap[0].id
+  role          = "roles/cloudkms.cryptoKeyEncrypter"
+  member        = each.key
+}
