@@ -9,7 +9,7 @@ locals {
         project  = at.project
         title    = "the master key's ${copy} copy was read"
         severity = "CRITICAL"
-        text     = "Somebody accessed a payload of ${at.secret_id}. That is a restore or a drill that you know of, or it is a theft of the key: then rotate the master key."
+        text     = "Somebody accessed a payload of ${at.secret_id}. If it is not a restore or a drill that you know of, it is a theft of the master key."
         filter   = <<-EOT
           protoPayload.serviceName="secretmanager.googleapis.com"
           protoPayload.methodName=~"\.AccessSecretVersion$"

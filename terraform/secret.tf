@@ -1,32 +1,3 @@
-locals {
-  secret_id = coalesce(var.secret_id, "${var.name}-secrets-master")
-
-  # backup push writes to every copy: the offsite one answers a deleted project.
-  copies = merge(
-    { primary = { project = var.project_id, secret_id = local.secret_id, replication = var.replication } },
-    var.offsite == null ? {} : {
-      offsite = {
-        project     = var.offsite.project_id
-        secret_id   = coalesce(var.offsite.secret_id, local.secret_id)
-        replication = var.offsite.replication
-      }
-    },
-  )
-  projects = toset(concat(values(local.copies)[*].project, var.kms == null ? [] : [local.kms_project]))
-  labels   = merge(var.labels, { app = "containarium", deployment = var.name })
-
-  cmek_shape = {
-    for which, location in { any = "[a-z0-9-]+", global = "global" } :
-    which => "^projects/[a-z][a-z0-9-]{4,28}[a-z0-9]/locations/${location}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}$"
-  }
-  cmek_keys = {
-    for copy in ["primary", "offsite"] : copy => compact(concat(
-      [try(local.copies[copy].replication.cmek_key, null)],
-      [for replica in values(try(local.copies[copy].replication.replicas, {})) : replica.cmek_key],
-    ))
-  }
-}
-
 # The copies of the master key. Their versions are the daemon's business: none is in the configuration or the state.
 resource "google_secret_manager_secret" "key" {
   for_each = local.copies

@@ -99,7 +99,7 @@ variable "replication" {
 }
 
 variable "offsite" {
-  description = "A second copy in a project of its own, which outlives the first. backup push writes to both."
+  description = "A second copy in a project of its own, which outlives the first. The daemon writes to both."
   type = object({
     project_id = string
     secret_id  = optional(string)
