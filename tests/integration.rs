@@ -10,3 +10,4 @@ mod project;
 mod readme;
 mod store;
 mod support;
+mod terraform;
