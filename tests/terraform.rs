@@ -99,11 +99,11 @@ fn whatever_could_hold_key_material_would_be_noticed() {
         r#"data "http" "key" {"#,
         r#"provider "random" {"#,
         r#"  provisioner "local-exec" {"#,
-        r#"  secret_data = var.key"#,
-        r#"  secret_data_wo = var.key"#,
+        "  secret_data = var.key",
+        "  secret_data_wo = var.key",
         r#"  value = filebase64("/etc/containarium/secrets.key")"#,
         r#"  value = file("/etc/containarium/secrets.key") # harmless"#,
-        r#"  plaintext = var.key"#,
+        "  plaintext = var.key",
     ] {
         assert!(trouble(line).is_some(), "{line}");
     }
