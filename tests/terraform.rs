@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::site::Site;
+
 /// Every kind of resource and data source that the module and its examples may have. None of them takes a key's bytes, prints them, or
 /// keeps them in the state; what would (a secret's version, a service account's key, a KMS ciphertext, a local file, a provisioner)
 /// is not here, and neither is a grant on a whole project.
@@ -138,5 +140,26 @@ fn each_example_is_complete_and_the_readme_names_it() {
             assert!(directory.join(file).is_file(), "{name} has no {file}");
         }
         assert!(readme.contains(&format!("(examples/{name})")), "{name} is not in the README");
+    }
+}
+
+/// rendered.toml is what the example renders: terraform's own test of the example compares them.
+#[test]
+fn what_each_example_renders_is_what_the_daemon_reads() {
+    for directory in examples() {
+        let rendered = fs::read_to_string(directory.join("rendered.toml")).unwrap();
+        let site = Site::sqlite();
+        let file = site.path("config.toml");
+        // As the README says: appended to what is there.
+        fs::write(&file, format!("log_format = \"json\"\n\n{rendered}")).unwrap();
+        let run = |words: &[&str]| site.command(words.iter().copied()).arg("--config").arg(&file).output().unwrap();
+        let checked = run(&["config", "check"]);
+        assert!(checked.status.success(), "{}: {}", directory.display(), String::from_utf8_lossy(&checked.stderr));
+        let shown = String::from_utf8(run(&["config", "show"]).stdout).unwrap();
+        for name in rendered.split('"').filter(|part| part.starts_with("projects/")) {
+            assert!(shown.contains(name), "{}: {name} is not in: {shown}", directory.display());
+        }
+        fs::write(&file, rendered.replace("secrets = ", "secret = ")).unwrap();
+        assert!(!run(&["config", "check"]).status.success(), "{}: it is read", directory.display());
     }
 }
