@@ -6,6 +6,7 @@
 mod database_url;
 mod error;
 mod file;
+mod google;
 mod layers;
 mod places;
 mod values;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
+pub use google::{BackupGcp, Endpoint, FirstStart, KmsGcp, KmsKey, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
 
 use file::FileLayer;
@@ -38,6 +40,10 @@ pub struct Config {
     pub cache: CacheSettings,
     /// For how long backups of the database are kept; only their operator knows.
     pub database_retention: Option<Duration>,
+    /// Where copies of the master key go, where that is Secret Manager.
+    pub backup_gcp: Option<BackupGcp>,
+    /// What wraps the master key at rest, where that is Cloud KMS.
+    pub kms_gcp: Option<KmsGcp>,
 }
 
 /// Where rows are kept.
@@ -160,7 +166,9 @@ impl Resolver<'_> {
         let keep_versions = self.value(Setting::KeepVersions, ("10", DEFAULT_KEEP_VERSIONS), values::keep_versions);
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
-        let database_retention = self.database_retention();
+        let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
+        let backup_gcp = self.backup_gcp();
+        let kms_gcp = self.kms_gcp();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -171,7 +179,33 @@ impl Resolver<'_> {
             keep_versions: keep_versions?,
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
             database_retention,
+            backup_gcp,
+            kms_gcp,
         })
+    }
+
+    fn backup_gcp(&mut self) -> Option<BackupGcp> {
+        let secrets = self.optional(Setting::BackupGcpSecrets, google::secrets);
+        let endpoint = self.optional(Setting::BackupGcpEndpoint, Endpoint::parse);
+        let first_start =
+            self.value(Setting::BackupGcpPushOnFirstStart, ("false", FirstStart::Warn), google::first_start);
+        self.needs(Setting::BackupGcpEndpoint, Setting::BackupGcpSecrets);
+        self.needs(Setting::BackupGcpPushOnFirstStart, Setting::BackupGcpSecrets);
+        Some(BackupGcp { secrets: secrets?, endpoint, first_start: first_start? })
+    }
+
+    fn kms_gcp(&mut self) -> Option<KmsGcp> {
+        let key = self.optional(Setting::KmsGcpKey, KmsKey::parse);
+        let endpoint = self.optional(Setting::KmsGcpEndpoint, Endpoint::parse);
+        self.needs(Setting::KmsGcpEndpoint, Setting::KmsGcpKey);
+        Some(KmsGcp { key: key?, endpoint })
+    }
+
+    /// A setting that means nothing without another is more likely a line that was lost than one too many.
+    fn needs(&mut self, setting: Setting, other: Setting) {
+        if self.layers.find(setting).is_some() && self.layers.find(other).is_none() {
+            self.invalid(setting, format!("it needs `{}` beside it", other.key()));
+        }
     }
 
     fn show_config_file(&mut self) {
@@ -276,13 +310,15 @@ impl Resolver<'_> {
         self.keep(setting, text.and_then(parse))
     }
 
-    /// `None` where it is not given, or wrongly, which is an error then.
-    fn database_retention(&mut self) -> Option<Duration> {
-        if self.layers.find(Setting::DatabaseRetention).is_none() {
-            self.show(Setting::DatabaseRetention, None, Origin::Default);
+    /// A setting without a default.
+    fn optional<T>(&mut self, setting: Setting, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let Some(given) = self.layers.find(setting) else {
+            self.show(setting, None, Origin::Default);
             return None;
-        }
-        self.value(Setting::DatabaseRetention, ("", Duration::ZERO), values::database_retention)
+        };
+        let text = given.text();
+        self.show(setting, text.as_ref().ok().map(|text| text.replace('\n', ", ")), given.origin);
+        self.keep(setting, text.and_then(parse))
     }
 
     fn show(&mut self, setting: Setting, value: Option<String>, origin: Origin) {

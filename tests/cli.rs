@@ -207,6 +207,11 @@ fn config_show_tells_each_value_and_its_origin() {
             "cache.max_entries 100000 default",
             "cache.max_age 1h default",
             "backup.database_retention - default",
+            "backup.gcp.secrets - default",
+            "backup.gcp.endpoint - default",
+            "backup.gcp.push_on_first_start false default",
+            "kms.gcp.key - default",
+            "kms.gcp.endpoint - default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());

@@ -14,3 +14,4 @@ mod readme;
 mod service;
 mod store;
 mod support;
+mod terraform;

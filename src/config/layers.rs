@@ -23,6 +23,11 @@ pub enum Setting {
     CacheMaxEntries,
     CacheMaxAge,
     DatabaseRetention,
+    BackupGcpSecrets,
+    BackupGcpEndpoint,
+    BackupGcpPushOnFirstStart,
+    KmsGcpKey,
+    KmsGcpEndpoint,
 }
 
 /// Where a setting may be given.
@@ -40,6 +45,8 @@ pub(super) enum Kind {
     Text,
     Boolean,
     Integer,
+    /// A list of strings, of which none has a line break; handed on as one text, a line for each.
+    Lines,
 }
 
 impl Setting {
@@ -56,6 +63,11 @@ impl Setting {
         Self::CacheMaxEntries,
         Self::CacheMaxAge,
         Self::DatabaseRetention,
+        Self::BackupGcpSecrets,
+        Self::BackupGcpEndpoint,
+        Self::BackupGcpPushOnFirstStart,
+        Self::KmsGcpKey,
+        Self::KmsGcpEndpoint,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -74,6 +86,11 @@ impl Setting {
             Self::CacheMaxEntries => "cache.max_entries",
             Self::CacheMaxAge => "cache.max_age",
             Self::DatabaseRetention => "backup.database_retention",
+            Self::BackupGcpSecrets => "backup.gcp.secrets",
+            Self::BackupGcpEndpoint => "backup.gcp.endpoint",
+            Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
+            Self::KmsGcpKey => "kms.gcp.key",
+            Self::KmsGcpEndpoint => "kms.gcp.endpoint",
         }
     }
 
@@ -92,15 +109,22 @@ impl Setting {
     pub(super) const fn reach(self) -> Reach {
         match self {
             Self::Config => Reach::NotInFile,
-            Self::KeepVersions | Self::CacheMaxEntries | Self::CacheMaxAge | Self::DatabaseRetention => Reach::FileOnly,
-            _ => Reach::Everywhere,
+            Self::DataDir
+            | Self::KeyFile
+            | Self::Socket
+            | Self::DatabaseUrl
+            | Self::DatabaseUrlFile
+            | Self::LogFormat
+            | Self::AdoptKey => Reach::Everywhere,
+            _ => Reach::FileOnly,
         }
     }
 
     pub(super) const fn kind(self) -> Kind {
         match self {
-            Self::AdoptKey => Kind::Boolean,
+            Self::AdoptKey | Self::BackupGcpPushOnFirstStart => Kind::Boolean,
             Self::KeepVersions | Self::CacheMaxEntries => Kind::Integer,
+            Self::BackupGcpSecrets => Kind::Lines,
             _ => Kind::Text,
         }
     }
