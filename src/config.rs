@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
-pub use google::{BackupGcp, Endpoint, FirstStart, KmsGcp, KmsKey, SecretPlace};
+pub use google::{BackupGcp, Endpoint, FirstStart, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
 
 use file::FileLayer;
@@ -42,8 +42,6 @@ pub struct Config {
     pub database_retention: Option<Duration>,
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
-    /// What wraps the master key at rest, where that is Cloud KMS.
-    pub kms_gcp: Option<KmsGcp>,
 }
 
 /// Where rows are kept.
@@ -168,7 +166,6 @@ impl Resolver<'_> {
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
-        let kms_gcp = self.kms_gcp();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -180,7 +177,6 @@ impl Resolver<'_> {
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
             database_retention,
             backup_gcp,
-            kms_gcp,
         })
     }
 
@@ -192,13 +188,6 @@ impl Resolver<'_> {
         self.needs(Setting::BackupGcpEndpoint, Setting::BackupGcpSecrets);
         self.needs(Setting::BackupGcpPushOnFirstStart, Setting::BackupGcpSecrets);
         Some(BackupGcp { secrets: secrets?, endpoint, first_start: first_start? })
-    }
-
-    fn kms_gcp(&mut self) -> Option<KmsGcp> {
-        let key = self.optional(Setting::KmsGcpKey, KmsKey::parse);
-        let endpoint = self.optional(Setting::KmsGcpEndpoint, Endpoint::parse);
-        self.needs(Setting::KmsGcpEndpoint, Setting::KmsGcpKey);
-        Some(KmsGcp { key: key?, endpoint })
     }
 
     /// A setting that means nothing without another is more likely a line that was lost than one too many.

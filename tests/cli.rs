@@ -210,8 +210,6 @@ fn config_show_tells_each_value_and_its_origin() {
             "backup.gcp.secrets - default",
             "backup.gcp.endpoint - default",
             "backup.gcp.push_on_first_start false default",
-            "kms.gcp.key - default",
-            "kms.gcp.endpoint - default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());

@@ -21,13 +21,6 @@ pub enum FirstStart {
     Push,
 }
 
-/// `[kms.gcp]`: what wraps the master key at rest.
-pub struct KmsGcp {
-    pub key: KmsKey,
-    /// Google's own where absent.
-    pub endpoint: Option<Endpoint>,
-}
-
 /// `projects/PROJECT/secrets/SECRET`, without a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretPlace(Box<str>);
@@ -39,25 +32,6 @@ impl SecretPlace {
             _ => false,
         };
         holds.then(|| Self(text.into()))
-    }
-}
-
-/// `projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY`, without a version: which one is in use is KMS's to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KmsKey(Box<str>);
-
-impl KmsKey {
-    /// # Errors
-    /// The rule, where it does not hold.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let holds = match text.split('/').collect::<Vec<_>>()[..] {
-            ["projects", project, "locations", location, "keyRings", ring, "cryptoKeys", key] => {
-                is_project(project) && is_location(location) && is_id(ring, 63) && is_id(key, 63)
-            }
-            _ => false,
-        };
-        let rule = "it must be projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY, without a version";
-        if holds { Ok(Self(text.into())) } else { Err(rule.to_owned()) }
     }
 }
 
@@ -124,7 +98,7 @@ macro_rules! as_text {
     )* };
 }
 
-as_text!(SecretPlace, KmsKey, Endpoint);
+as_text!(SecretPlace, Endpoint);
 
 /// By id or by number; an id of old has its domain before it (`example.com:id`).
 fn is_project(text: &str) -> bool {
@@ -136,10 +110,6 @@ fn is_project(text: &str) -> bool {
         && !id.ends_with('-');
     let is_number = !id.is_empty() && id.len() <= 20 && id.bytes().all(|b| b.is_ascii_digit());
     is_domain && (is_name || is_number)
-}
-
-fn is_location(text: &str) -> bool {
-    (1..=63).contains(&text.len()) && text.bytes().all(is_lower)
 }
 
 fn is_id(text: &str, most: usize) -> bool {

@@ -26,8 +26,6 @@ pub enum Setting {
     BackupGcpSecrets,
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
-    KmsGcpKey,
-    KmsGcpEndpoint,
 }
 
 /// Where a setting may be given.
@@ -66,8 +64,6 @@ impl Setting {
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
-        Self::KmsGcpKey,
-        Self::KmsGcpEndpoint,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -89,8 +85,6 @@ impl Setting {
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
-            Self::KmsGcpKey => "kms.gcp.key",
-            Self::KmsGcpEndpoint => "kms.gcp.endpoint",
         }
     }
 

@@ -413,8 +413,7 @@ fn googles_side_is_read_from_the_file_and_shown() {
     let mut setup = Setup::new();
     setup.file(
         "[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/123/secrets/S_1\"]\npush_on_first_start = true\n\
-         endpoint = \"http://127.0.0.1:4567/\"\n[kms.gcp]\n\
-         key = \"projects/example.com:acme-b/locations/europe-west1/keyRings/r/cryptoKeys/k\"\nendpoint = \"https://kms.example\"\n",
+         endpoint = \"http://127.0.0.1:4567/\"\n",
     );
     let effective = setup.good();
     let backup = effective.config.backup_gcp.as_ref().unwrap();
@@ -422,9 +421,6 @@ fn googles_side_is_read_from_the_file_and_shown() {
     assert_eq!(places, ["projects/acme-a/secrets/s", "projects/123/secrets/S_1"]);
     assert_eq!(backup.first_start, FirstStart::Push);
     assert_eq!(backup.endpoint.as_ref().unwrap().as_str(), "http://127.0.0.1:4567");
-    let kms = effective.config.kms_gcp.as_ref().unwrap();
-    assert_eq!(kms.key.as_str(), "projects/example.com:acme-b/locations/europe-west1/keyRings/r/cryptoKeys/k");
-    assert_eq!(kms.endpoint.as_ref().unwrap().to_string(), "https://kms.example");
     let secrets = shown(&effective, Setting::BackupGcpSecrets);
     assert_eq!(secrets.value.as_deref(), Some("projects/acme-a/secrets/s, projects/123/secrets/S_1"));
     assert!(matches!(secrets.origin, Origin::File { line: 2, .. }));
@@ -433,8 +429,8 @@ fn googles_side_is_read_from_the_file_and_shown() {
 #[test]
 fn without_googles_side_there_is_none() {
     let effective = Setup::new().good();
-    assert!(effective.config.backup_gcp.is_none() && effective.config.kms_gcp.is_none());
-    assert_eq!(shown(&effective, Setting::KmsGcpKey).value, None);
+    assert!(effective.config.backup_gcp.is_none());
+    assert_eq!(shown(&effective, Setting::BackupGcpSecrets).value, None);
     let mut setup = Setup::new();
     setup.file("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\"]\n");
     assert_eq!(setup.good().config.backup_gcp.unwrap().first_start, FirstStart::Warn);
@@ -455,17 +451,10 @@ fn what_is_no_resource_of_googles_is_refused_with_its_rule() {
         ("[backup.gcp]\nsecrets = [\"projects/Acme/secrets/s\"]", "projects/PROJECT/secrets/SECRET, without"),
         ("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s.t\"]", "projects/PROJECT/secrets/SECRET, without"),
         ("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/acme-a/secrets/s\"]", "twice"),
-        ("[kms.gcp]\nkey = \"projects/acme-a/locations/x/keyRings/r\"", "cryptoKeys/KEY, without a version"),
-        (
-            "[kms.gcp]\nkey = \"projects/acme-a/locations/x/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1\"",
-            "without a version",
-        ),
-        ("[kms.gcp]\nkey = \"projects/acme-a/locations/X/keyRings/r/cryptoKeys/k\"", "without a version"),
         ("[backup.gcp]\npush_on_first_start = true", "it needs `backup.gcp.secrets` beside it"),
         ("[backup.gcp]\nendpoint = \"https://a.example\"", "it needs `backup.gcp.secrets` beside it"),
-        ("[kms.gcp]\nendpoint = \"https://a.example\"", "it needs `kms.gcp.key` beside it"),
         ("[backup]\ngcp = 1", "`backup.gcp` must be a table"),
-        ("[kms.gcp]\nkeys = 1", "unknown key `kms.gcp.keys`"),
+        ("[backup.gcp]\nkeys = 1", "unknown key `backup.gcp.keys`"),
     ] {
         let mut setup = Setup::new();
         setup.file(text);
