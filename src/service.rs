@@ -1,5 +1,6 @@
 //! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
 
+pub mod backup;
 mod dek;
 pub mod deks;
 mod error;
@@ -19,9 +20,11 @@ use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permiss
 use crate::audit::{Audit, Outcome, Record};
 use crate::clock::Clock;
 use crate::keys::Keyring;
+use crate::keys::keyfile::KeyFiles;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
+use backup::{Destinations, PushedKeys};
 use deks::RotatedDeks;
 use job::{Job, Workers};
 use node::Node;
@@ -42,6 +45,9 @@ pub struct Request {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub keys: Arc<Keyring>,
+    /// Where the key files lie, whose bytes are copied.
+    pub files: KeyFiles,
+    pub destinations: Destinations,
     pub node: Arc<Node>,
     pub access: Access,
     pub audit: Arc<Audit>,
@@ -56,6 +62,8 @@ pub struct Parts {
 pub struct Service {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
+    files: KeyFiles,
+    destinations: Destinations,
     node: Arc<Node>,
     access: Access,
     audit: Arc<Audit>,
@@ -64,6 +72,8 @@ pub struct Service {
     database_retention: Option<Duration>,
     workers: Workers,
     rotating_deks: Job<RotatedDeks>,
+    pushing_keys: Job<PushedKeys>,
+    push_lock: tokio::sync::Mutex<()>,
 }
 
 /// Who does something, as records say it.
@@ -94,10 +104,13 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, node, access, audit, clock, keep_versions, database_retention } = parts;
+        let Parts { store, keys, files, destinations, node, access, audit, clock, keep_versions, database_retention } =
+            parts;
         Self {
             store,
             keys,
+            files,
+            destinations,
             node,
             access,
             audit,
@@ -106,6 +119,8 @@ impl Service {
             database_retention,
             workers: Workers::default(),
             rotating_deks: Job::new("rotate-dek"),
+            pushing_keys: Job::new("backup push"),
+            push_lock: tokio::sync::Mutex::new(()),
         }
     }
 

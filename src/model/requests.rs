@@ -33,6 +33,12 @@ pub enum Action {
     AdminForgetNode,
     AdminRestorePlan,
     AdminAcceptRestore,
+    /// Copies master keys off the host.
+    BackupPush,
+    FollowBackupPush,
+    BackupList,
+    /// Records that copies were read back.
+    BackupReadBack,
 }
 
 impl Action {
@@ -47,7 +53,9 @@ impl Action {
             | Self::AdminStatus
             | Self::FollowRotateDek
             | Self::AdminNodes
-            | Self::AdminRestorePlan => false,
+            | Self::AdminRestorePlan
+            | Self::FollowBackupPush
+            | Self::BackupList => false,
             Self::Set
             | Self::BatchSet
             | Self::Rollback
@@ -62,7 +70,9 @@ impl Action {
             | Self::QuarantineDek
             | Self::ReleaseDek
             | Self::AdminForgetNode
-            | Self::AdminAcceptRestore => true,
+            | Self::AdminAcceptRestore
+            | Self::BackupPush
+            | Self::BackupReadBack => true,
         }
     }
 
@@ -92,6 +102,10 @@ impl Action {
             Self::AdminForgetNode => "admin.forget-node",
             Self::AdminRestorePlan => "admin.restore-plan",
             Self::AdminAcceptRestore => "admin.accept-restore",
+            Self::BackupPush => "backup.push",
+            Self::FollowBackupPush => "backup.push.follow",
+            Self::BackupList => "backup.list",
+            Self::BackupReadBack => "backup.read-back",
         }
     }
 }
