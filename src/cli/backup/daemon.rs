@@ -22,15 +22,11 @@ pub(super) async fn push(arguments: ClientArgs) -> Result<(), Failure> {
         Format::Json => print_json(&answer)?,
         Format::Table => pushed(&answer).print()?,
     }
-    match missing(&answer) {
-        Some(failure) => Err(failure),
-        None => {
-            note(
-                "the copies are confirmed; `containarium backup verify`, with credentials that may read them, proves them",
-            );
-            Ok(())
-        }
+    if let Some(failure) = missing(&answer) {
+        return Err(failure);
     }
+    note("the copies are confirmed; `containarium backup verify`, with credentials that may read them, proves them");
+    Ok(())
 }
 
 fn pushed(answer: &PushAnswer) -> Table {

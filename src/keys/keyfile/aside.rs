@@ -149,7 +149,15 @@ mod tests {
             std::fs::set_permissions(files.path(), PermissionsExt::from_mode(0o400)).unwrap();
             assert_eq!(lock.set_aside(NOW).unwrap(), Some(root.path().join(expected)));
         }
+        lock.put_back(&aside).unwrap();
+        assert_eq!(std::fs::read(files.path()).unwrap().len(), 32);
+        assert!(!aside.exists());
+        assert_eq!(lock.set_aside(NOW).unwrap(), Some(aside));
         std::fs::create_dir(files.path()).unwrap();
+        assert!(
+            lock.put_back(&root.path().join("secrets.key.replaced-unreadable-20260517T083000Z")).is_err(),
+            "not over another"
+        );
         assert!(lock.set_aside(NOW).unwrap().unwrap().is_dir());
     }
 

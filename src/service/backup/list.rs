@@ -70,7 +70,7 @@ impl Service {
         let listed = self.listed().await?;
         let keys = key_copies(&survey, &escrows, &listed);
         let secrets = listed.into_iter().map(|(secret, listed)| ListedSecret {
-            versions: listed.map(|versions| versions.into_iter().map(|version| known(version, &escrows)).collect()),
+            versions: listed.map(|versions| versions.iter().map(|version| known(version, &escrows)).collect()),
             secret,
         });
         Ok(BackupList { secrets: secrets.collect(), keys })
@@ -98,7 +98,7 @@ impl Service {
     }
 }
 
-fn known(version: Listed, escrows: &[EscrowRecord]) -> ListedVersion {
+fn known(version: &Listed, escrows: &[EscrowRecord]) -> ListedVersion {
     let of = |escrow: &&EscrowRecord| escrow.locator.as_deref() == Some(&*version.locator);
     let escrow = escrows.iter().filter(of).max_by_key(|escrow| escrow.confirmed_at);
     ListedVersion {

@@ -79,7 +79,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Backup(#[from] BackupError),
     #[error("{}; not found: {}{}", .cause, kids(.missing), Looked(.looked))]
-    Search { cause: BackupError, missing: Vec<Kid>, looked: Vec<String> },
+    Search { cause: Box<BackupError>, missing: Vec<Kid>, looked: Vec<String> },
     #[error("no version holds master key {}{}", kids(.missing), Looked(.looked))]
     NotFound { missing: Vec<Kid>, looked: Vec<String> },
     #[error("{from} is not a master key: {damage}. No file was touched")]
@@ -99,7 +99,8 @@ impl RestoreError {
             Self::NothingToGoBy | Self::NotConfigured | Self::WhichSecret { .. } => Class::Invalid,
             Self::NoKey | Self::NotFound { .. } => Class::NotFound,
             Self::Store(_) => Class::Unavailable,
-            Self::Backup(error) | Self::Search { cause: error, .. } => error.kind().into(),
+            Self::Backup(error) => error.kind().into(),
+            Self::Search { cause, .. } => cause.kind().into(),
             Self::NotWanted { .. } | Self::KeyFile(KeyfileError::LockHeld { .. }) => Class::Conflict,
             Self::Copy(error) => error.class(),
             Self::Image { .. } | Self::KeyFile(_) => Class::Failed,
@@ -158,7 +159,7 @@ pub async fn restore(
     {
         return Err(unfound);
     }
-    let (keys, replaced) = install(files, clock, plan.as_ref(), keys)?;
+    let (keys, replaced) = install(files, clock, plan.as_ref(), &keys)?;
     Ok(Restored { keys, replaced, unfound })
 }
 
@@ -274,7 +275,7 @@ async fn search(destinations: &Destinations, mut missing: Vec<Kid>) -> Result<Fe
         }
     }
     let unfound = match trouble {
-        Some(cause) => RestoreError::Search { cause, missing, looked },
+        Some(cause) => RestoreError::Search { cause: Box::new(cause), missing, looked },
         None => RestoreError::NotFound { missing, looked },
     };
     Ok(Fetched { keys, unfound: Some(unfound) })
@@ -292,11 +293,11 @@ fn install(
     files: &KeyFiles,
     clock: &dyn Clock,
     plan: Option<&Plan>,
-    keys: Vec<Key>,
+    keys: &[Key],
 ) -> Result<(Vec<RestoredKey>, Option<PathBuf>), RestoreError> {
     let lock = files.lock()?;
     let mut restored = Vec::with_capacity(keys.len());
-    for key in &keys {
+    for key in keys {
         lock.stage(&key.master)?;
         restored.push(RestoredKey {
             kid: key.kid,
