@@ -146,7 +146,7 @@ fn put(path: &Path, bytes: &[u8]) {
 fn names(site: &Site) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(site.path("etc")) else { return Vec::new() };
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| !name.ends_with(".lock"));
+    names.retain(|name| name != "secrets.key.lock");
     names.sort();
     names
 }

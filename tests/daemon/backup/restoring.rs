@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::super::on_both_stores;
 use super::*;
+use crate::support::google::OFFSITE;
 
 on_both_stores![
     a_lost_key_file_is_restored_by_the_command_that_the_refusal_names,
@@ -239,6 +240,40 @@ fn swap_two(line: &str) -> String {
     let at = (0..3).find(|at| text[*at] != text[at + 1]).unwrap();
     text.swap(at, at + 1);
     format!("{number}: {}", text.iter().collect::<String>())
+}
+
+#[test]
+fn a_key_that_the_first_secret_cannot_give_comes_from_the_second() {
+    let site = Site::sqlite();
+    let cloud = Cloud::with(&site, &["projects/acme-prod/secrets/not-there", SECRET, OFFSITE], "");
+    let (key, kid) = populated(&site);
+    lose_keys(&site);
+    fails(&restore(&site, &[]), 3, &["not-there", &kid, "not found"]);
+    fails(&restore(&site, &["--version", "1"]), 2, &["3 secrets are configured", "--secret"]);
+    cloud.runtime.block_on(cloud.google.add(OFFSITE, &key));
+    let restored = answer(&restore(&site, &["-o", "json"]));
+    assert_eq!(restored["keys"][0]["from"], format!("{OFFSITE}/versions/1"));
+    opens(&site);
+    lose_keys(&site);
+    assert!(restore(&site, &["--version", "1", "--secret", OFFSITE]).status.success());
+    opens(&site);
+}
+
+#[test]
+fn a_terminal_is_given_no_raw_key() {
+    let site = Site::sqlite();
+    let (key, _) = populated(&site);
+    let command = format!("{} backup export --stdout-raw", env!("CARGO_BIN_EXE_containarium"));
+    let mut terminal = site.command(["unused"]);
+    let variables: Vec<_> =
+        terminal.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
+    terminal = std::process::Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env_clear();
+    terminal.envs(variables.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let shown = terminal.output().unwrap();
+    assert_eq!(shown.status.code(), Some(2), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("not written to a terminal"), "{shown:?}");
+    assert!(!shown.stdout.windows(32).any(|window| window == key));
 }
 
 #[test]
