@@ -315,18 +315,18 @@ impl Reason {
     fn show_put_back(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (owner, dir) = (user(self.files.owner), self.retained_dir());
         // A daemon that is up and locked looks for its keys by itself.
-        let then = if self.why == Why::NotActive { "the daemon then opens by itself" } else { "then start again" };
+        let then = if self.why == Why::NotActive { "the daemon opens by itself" } else { "start again" };
         if self.files.copies == Copies::InSecretManager {
             write!(
                 f,
                 "\nFetch each key that was not found from Secret Manager: `containarium backup restore`, with this daemon's settings, as its \
-                 user, and with credentials that may read the copies; {then}.\nWithout them:"
+                 user, and with credentials that may read the copies; then {then}.\nWithout them:"
             )?;
         }
         write!(
             f,
             "\nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user \
-             (BACKUP is your copy of it, or the key file of another node), {then}. Or put it back by hand:"
+             (BACKUP is your copy of it, or the key file of another node), and {then}. Or put it back by hand:"
         )?;
         write!(f, "\n  install -d -m 0700 -o {owner} {}", sh(&dir))?;
         for kid in self.missing() {
