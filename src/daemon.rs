@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use crate::compose::{self, ComposeError, Composed};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, FirstStart, LogFormat};
 use crate::http::listen::{self, Ended, Order};
 use crate::http::{self, App};
 use crate::process::{DataDirError, DataDirLock, Warning};
@@ -102,6 +102,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
+    if config.backup_gcp.as_ref().is_some_and(|backup| backup.first_start == FirstStart::Push) {
+        service.push_at_start();
+    }
     let ticked = Arc::clone(&service);
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);

@@ -1,5 +1,6 @@
 //! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
 
+pub mod backup;
 mod dek;
 pub mod deks;
 mod error;
@@ -22,9 +23,11 @@ use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permiss
 use crate::audit::{Audit, Outcome, Record};
 use crate::clock::Clock;
 use crate::keys::Keyring;
+use crate::keys::keyfile::KeyFiles;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
+use backup::{Destinations, PushedKeys};
 use deks::RotatedDeks;
 use job::{Job, Workers};
 use node::Node;
@@ -67,6 +70,9 @@ impl Request {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub keys: Arc<Keyring>,
+    /// Where the key files lie, whose bytes are copied.
+    pub files: KeyFiles,
+    pub destinations: Destinations,
     pub node: Arc<Node>,
     pub access: Access,
     pub audit: Arc<Audit>,
@@ -84,6 +90,8 @@ pub struct Parts {
 pub struct Service {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
+    files: KeyFiles,
+    destinations: Destinations,
     node: Arc<Node>,
     access: Access,
     audit: Arc<Audit>,
@@ -94,6 +102,8 @@ pub struct Service {
     workers: Workers,
     rotating_deks: Job<RotatedDeks>,
     rooms: room::Rooms,
+    pushing_keys: Job<PushedKeys>,
+    push_lock: tokio::sync::Mutex<()>,
 }
 
 /// Who does something, as records say it.
@@ -124,11 +134,25 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, node, access, audit, clock, keep_versions, verifier, retain_old, database_retention } =
-            parts;
+        let Parts {
+            store,
+            keys,
+            files,
+            destinations,
+            node,
+            access,
+            audit,
+            clock,
+            keep_versions,
+            verifier,
+            retain_old,
+            database_retention,
+        } = parts;
         Self {
             store,
             keys,
+            files,
+            destinations,
             node,
             access,
             audit,
@@ -139,6 +163,8 @@ impl Service {
             workers: Workers::default(),
             rotating_deks: Job::new("rotate-dek"),
             rooms: room::Rooms::new(),
+            pushing_keys: Job::new("backup push"),
+            push_lock: tokio::sync::Mutex::new(()),
         }
     }
 

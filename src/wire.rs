@@ -4,6 +4,7 @@
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
 mod admin;
+pub mod backup;
 mod deks;
 pub mod nodes;
 mod rotation;

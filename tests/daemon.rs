@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test waits for another process, by a clock that nobody sets")]
 
 mod api;
+mod backup;
 mod damage;
 mod deks;
 mod faults;

@@ -1,5 +1,6 @@
 //! Administration, on the socket only.
 
+pub(super) mod backup;
 pub(super) mod deks;
 pub(super) mod nodes;
 pub(super) mod rotation;

@@ -8,6 +8,7 @@
 //! The master keys themselves pass through here unseen: [`MasterKey`] and [`KeyfileImage`](crate::crypto::KeyfileImage) do not show
 //! their bytes.
 
+mod aside;
 mod durable;
 mod error;
 mod load;

@@ -72,7 +72,8 @@ impl Status {
 
 /// Said at first start, at every start and by `admin status`, until a copy is proven.
 pub(super) const NO_BACKUP: &str = "no backup of the master key is proven: without its key file every secret is lost for good. \
-     Keep a copy of the key file off this host";
+     Keep a copy of the key file off this host: `containarium backup push` makes one in Secret Manager where `[backup.gcp]` is configured, \
+     `containarium backup export` an age file or a sheet of paper";
 
 impl Service {
     /// Whether secrets can be read and written now. An audit that failed is tried again: a daemon that gets no requests because it is

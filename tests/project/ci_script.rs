@@ -60,7 +60,33 @@ fn it_names_every_check_and_passes_when_all_do() {
         assert!(text.contains(&format!("ci: ok      {step} ")), "{step}: {text}");
     }
     assert!(text.contains("all passed: 6 tests"), "{text}");
-    assert!(!text.contains("NOT checked"), "{text}");
+    assert!(!text.contains("advisories were NOT checked"), "{text}");
+}
+
+/// With what checks terraform/ beside the clone.
+fn with_offline_check(machine: Machine) -> Machine {
+    std::fs::create_dir_all(machine.path("shared/terraform")).unwrap();
+    machine.program("shared/terraform/offline-check", "");
+    machine.program("bin/terraform", "");
+    machine.program("clone/scripts/check-terraform", r#"[ -x "$1" ] && echo why; exit 1"#);
+    machine
+}
+
+#[test]
+fn terraform_is_checked_where_it_can_be_and_else_a_line_says_that_it_was_not() {
+    let (status, text) = run(&with_offline_check(machine()));
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("ci: FAILED  terraform ") && text.contains("why\n"), "{text}");
+    let machine_with = with_offline_check(machine());
+    machine_with.program("clone/scripts/check-terraform", "");
+    let (status, text) = run(&machine_with);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("ci: ok      terraform ") && !text.contains("NOT checked"), "{text}");
+    for missing in ["bin/terraform", "shared/terraform/offline-check"] {
+        let (status, text) = run(&with_offline_check(machine()).without(missing));
+        assert_eq!(status, Some(0), "{text}");
+        assert!(text.contains("terraform/ was NOT checked: it needs terraform, and ../shared/"), "{text}");
+    }
 }
 
 #[test]

@@ -70,15 +70,15 @@ impl KeyLock {
         place.sync()
     }
 
-    /// Removes every copy of a key that is aborted or destroyed from `secrets.key.d`, under whatever name it lies there, and answers
-    /// which they were. A file that cannot be read stays: it may be the only copy of another key.
+    /// Removes every copy of a key that is aborted or destroyed from `secrets.key.d` and from what restores set aside, under whatever
+    /// name it lies there, and answers which they were. A file that cannot be read stays: it may be the only copy of another key.
     ///
     /// # Errors
     /// [`KeyfileError::IsMain`], as for a key in use; [`KeyfileError::MainIsBad`], as it may be this very key; those of the file system.
     pub fn unlink_copies(&self, kid: Kid) -> Result<Vec<PathBuf>, KeyfileError> {
         self.check_is_not_main(kid)?;
-        let Some(place) = self.dir.child(&self.names.retained)? else { return Ok(Vec::new()) };
-        let mut removed = Vec::new();
+        let mut removed = self.unlink_replaced(kid)?;
+        let Some(place) = self.dir.child(&self.names.retained)? else { return Ok(removed) };
         for name in place.names()? {
             if matches!(load(&place, &name), Ok(Some(loaded)) if loaded.key.kid == kid) && place.unlink(&name)? {
                 removed.push(place.of(&name));

@@ -36,6 +36,7 @@ fn files(main: Main, kept: &[Kid]) -> Files {
         retained: kept.iter().map(|kid| retained(*kid)).collect(),
         problems: Vec::new(),
         owner: 0,
+        copies: Copies::Unknown,
     }
 }
 
@@ -154,6 +155,20 @@ fn the_active_key_without_another_that_is_needed_refuses() {
     let decision = populated(true, &files(Main::Key(kid(1)), &[]));
     assert!(matches!(decision, Decision::Refuse(_)), "{decision:?}");
     assert_eq!(why(&decision), Why::Incomplete);
+}
+
+#[test]
+fn where_copies_are_in_secret_manager_the_command_that_fetches_them_comes_first() {
+    let copies = Copies::InSecretManager;
+    for files in [files(Main::Missing, &[]), files(Main::Key(kid(3)), &[]), files(Main::Key(kid(1)), &[])] {
+        for (copies, named) in [(copies, true), (Copies::Unknown, false)] {
+            let decision = populated(true, &Files { copies, ..files.clone() });
+            let (Decision::Refuse(reason) | Decision::Locked(reason)) = decision else { panic!("{decision:?}") };
+            let text = reason.to_string();
+            assert_eq!(text.contains("`containarium backup restore`"), named, "{text}");
+            assert!(text.contains("containarium admin install-key"), "{text}");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! Copies read back and compared, in the command's own process and with its caller's credentials. Nothing is written.
+
+use std::io::Read;
+
+use crate::backup::age::Identities;
+use crate::backup::{BackupError, Form, ReadCopy, read_copy};
+use crate::crypto::ImageError;
+use crate::model::{EscrowRecord, Kid, MasterKeyRecord};
+use crate::store::{Store, StoreError};
+
+use super::{Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, needed, version_number};
+
+/// What reading back came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verified {
+    pub good: Vec<ReadBack>,
+    pub bad: Vec<Unproven>,
+}
+
+/// A key of which a secret has no copy that was proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unproven {
+    pub kid: Kid,
+    pub secret: String,
+    pub trouble: Trouble,
+}
+
+/// Why nothing was compared.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the database has never held a key, so no copy belongs to it")]
+    NoKey,
+    #[error("no secret is configured: `[backup.gcp] secrets` names none")]
+    NotConfigured,
+    #[error("the identity file: {0}")]
+    Identities(#[source] BackupError),
+    #[error(transparent)]
+    Copy(#[from] BackupError),
+    #[error("the copy is not a master key: {0}")]
+    Image(#[from] ImageError),
+    #[error("the copy holds master key {kid}, which this database has never had; it needs {}", kids(.needed))]
+    Unknown { kid: Kid, needed: Vec<Kid> },
+}
+
+impl VerifyError {
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Store(_) => Class::Unavailable,
+            Self::NoKey => Class::NotFound,
+            Self::NotConfigured | Self::Identities(_) => Class::Invalid,
+            Self::Copy(error) => error.kind().into(),
+            Self::Image(_) => Class::Failed,
+            Self::Unknown { .. } => Class::Conflict,
+        }
+    }
+}
+
+/// Reads back a copy of every needed key from every secret: those that are recorded by their number, the newest first, and where none
+/// is recorded (it was uploaded by other means) whichever version holds the key.
+///
+/// # Errors
+/// [`VerifyError`] `Store`, `NoKey`, `NotConfigured`.
+pub async fn verify(store: &dyn Store, destinations: &Destinations) -> Result<Verified, VerifyError> {
+    if destinations.secrets().is_empty() {
+        return Err(VerifyError::NotConfigured);
+    }
+    let survey = store.survey().await?;
+    if survey.key_state.is_none() {
+        return Err(VerifyError::NoKey);
+    }
+    let escrows = store.escrows().await?;
+    let mut verified = Verified::default();
+    for secret in destinations.secrets() {
+        for kid in needed(&survey) {
+            match read_back(destinations, secret, kid, &escrows).await {
+                Ok(good) => verified.good.push(good),
+                Err(trouble) => verified.bad.push(Unproven { kid, secret: secret.clone(), trouble }),
+            }
+        }
+    }
+    Ok(verified)
+}
+
+async fn read_back(
+    destinations: &Destinations,
+    secret: &str,
+    kid: Kid,
+    escrows: &[EscrowRecord],
+) -> Result<ReadBack, Trouble> {
+    let target = destinations.target(secret).map_err(|error| Trouble::from(&error))?;
+    let mut recorded: Vec<&EscrowRecord> =
+        escrows.iter().filter(|escrow| escrow.kid == kid && is_version_of(escrow, secret)).collect();
+    recorded.sort_by_key(|escrow| std::cmp::Reverse(version_number(escrow, secret)));
+    let mut first = None;
+    for escrow in recorded {
+        let Some(number) = version_number(escrow, secret) else { continue };
+        let trouble = match target.fetch(number).await {
+            Ok(fetched) => match fetched.copy.kid() {
+                Ok(found) if found == kid && escrow.content_sha256 == Some(fetched.copy.sha256()) => {
+                    return Ok(in_secret_manager(kid, fetched.locator, fetched.copy.sha256()));
+                }
+                Ok(found) => failed(format!(
+                    "{} holds master key {found}, and not what was pushed there of {kid}; somebody changed it",
+                    fetched.locator
+                )),
+                Err(damage) => failed(format!("{} is not master key {kid}: {damage}", fetched.locator)),
+            },
+            // Who may read nothing is told so once, by the newest.
+            Err(error) => Trouble::from(&error),
+        };
+        first.get_or_insert(trouble);
+    }
+    if let Some(trouble) = first {
+        return Err(trouble);
+    }
+    let search = target.search(&[kid]).await.map_err(|error| Trouble::from(&error))?;
+    match search.found.into_iter().next() {
+        Some(found) => Ok(in_secret_manager(kid, found.locator, found.copy.sha256())),
+        None => Err(Trouble {
+            class: Class::NotFound,
+            why: format!("none of its {} versions holds master key {kid}", search.looked_at.len()),
+        }),
+    }
+}
+
+fn in_secret_manager(kid: Kid, locator: String, sha256: [u8; 32]) -> ReadBack {
+    ReadBack { kid, target: SECRET_MANAGER.to_owned(), locator: Some(locator), sha256 }
+}
+
+const fn failed(why: String) -> Trouble {
+    Trouble { class: Class::Failed, why }
+}
+
+/// Reads a copy of whatever form; `locator` is where it came from, for the record.
+///
+/// # Errors
+/// [`VerifyError`], all but `NotConfigured`.
+pub async fn verify_copy(
+    store: &dyn Store,
+    copy: &mut (impl Read + Send),
+    identities: Option<&mut (dyn Read + Send)>,
+    locator: Option<String>,
+) -> Result<ReadBack, VerifyError> {
+    let ReadCopy { form, copy, .. } = read(copy, identities)?;
+    let (kid, sha256) = (copy.kid()?, copy.sha256());
+    let survey = store.survey().await?;
+    if survey.key_state.is_none() {
+        return Err(VerifyError::NoKey);
+    }
+    if !survey.master_keys.iter().any(|key: &MasterKeyRecord| key.kid == kid) {
+        return Err(VerifyError::Unknown { kid, needed: needed(&survey) });
+    }
+    let target = match form {
+        Form::Plain => "file",
+        Form::Age => "age",
+        Form::Paper => "paper",
+    };
+    Ok(ReadBack { kid, target: target.to_owned(), locator, sha256 })
+}
+
+pub(super) fn read(
+    copy: &mut (impl Read + Send),
+    identities: Option<&mut (dyn Read + Send)>,
+) -> Result<ReadCopy, VerifyError> {
+    let identities = match identities {
+        Some(mut reader) => Some(Identities::read(&mut reader).map_err(VerifyError::Identities)?),
+        None => None,
+    };
+    Ok(read_copy(copy, identities.as_ref())?)
+}

@@ -1,0 +1,118 @@
+use std::time::{Duration, Instant};
+
+use super::super::on_both_stores;
+use super::*;
+use crate::support::google::OFFSITE;
+
+on_both_stores![
+    the_same_bytes_are_pushed_once_and_again_only_when_their_copy_is_gone,
+    every_configured_secret_gets_a_copy_and_each_that_has_none_is_named,
+    an_answer_that_was_lost_leaves_a_stray_and_one_confirmed_copy,
+    the_first_start_makes_the_backup_where_it_is_told_to,
+];
+
+fn push(site: &Site) -> Output {
+    site.cli(["backup", "push", "-o", "json"], b"")
+}
+
+fn list(site: &Site) -> Value {
+    answer(&site.cli(["backup", "list", "-o", "json"], b""))
+}
+
+fn the_same_bytes_are_pushed_once_and_again_only_when_their_copy_is_gone(site: &Site) {
+    let cloud = Cloud::of(site);
+    let daemon = site.start();
+    let kid = kid(&daemon);
+    assert!(list(site)["keys"][0].get("confirmedAt").is_none());
+    let first = answer(&push(site));
+    let locator = format!("{SECRET}/versions/1");
+    assert_eq!((&first["copies"][0]["state"], &first["copies"][0]["kid"]), (&"pushed".into(), &kid.clone().into()));
+    assert_eq!(first["copies"][0]["locator"], locator);
+    let second = answer(&push(site));
+    assert_eq!((&second["copies"][0]["state"], &second["copies"][0]["locator"]), (&"present".into(), &locator.into()));
+    assert_eq!((cloud.requests("add"), cloud.requests("access")), (1, 0));
+
+    let shown = list(site);
+    assert_eq!(shown["secrets"][0]["versions"][0]["kid"], kid);
+    assert!(shown["secrets"][0]["versions"][0]["confirmedAt"].is_string(), "{shown}");
+    assert!(shown["keys"][0]["confirmedAt"].is_string() && shown["keys"][0]["needed"] == true, "{shown}");
+    let warnings = daemon.get("/v1/admin/status").json()["warnings"].to_string();
+    assert!(!warnings.contains("no backup of the master key"), "{warnings}");
+
+    for (number, verb) in [(1, "disable"), (2, "destroy")] {
+        cloud.set_state(number, verb);
+        assert_eq!(answer(&push(site))["copies"][0]["state"], "pushed", "{verb}");
+    }
+    assert_eq!(cloud.requests("add"), 3);
+}
+
+fn every_configured_secret_gets_a_copy_and_each_that_has_none_is_named(site: &Site) {
+    let cloud = Cloud::with(site, &[SECRET, "projects/acme-prod/secrets/not-there", OFFSITE], "");
+    let daemon = site.start();
+    let output = push(site);
+    fails(&output, 3, &["projects/acme-prod/secrets/not-there has no confirmed copy", &kid(&daemon), "help:"]);
+    let pushed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let states: Vec<&str> =
+        pushed["copies"].as_array().unwrap().iter().map(|copy| copy["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["pushed", "missing", "pushed"]);
+    assert_eq!(cloud.requests("add"), 3);
+    fails(&site.cli(["backup", "list"], b""), 3, &["not-there could not be listed"]);
+    cloud.configure(site, "config.toml", "nobody", &[SECRET], "");
+    drop(daemon);
+    let _daemon = site.start();
+    fails(&push(site), 4, &["secretmanager.versions.list"]);
+}
+
+fn an_answer_that_was_lost_leaves_a_stray_and_one_confirmed_copy(site: &Site) {
+    let cloud = Cloud::of(site);
+    let daemon = site.start();
+    cloud.fault_once("lost-answer", "add");
+    assert_eq!(answer(&push(site))["copies"][0]["locator"], format!("{SECRET}/versions/2"));
+    let shown = list(site);
+    let versions = shown["secrets"][0]["versions"].as_array().unwrap();
+    assert_eq!((&versions[0]["kid"], versions[1].get("kid")), (&kid(&daemon).into(), None), "{shown}");
+    assert!(String::from_utf8(site.cli(["backup", "list"], b"").stdout).unwrap().contains("unknown"));
+    assert_eq!(site.number("SELECT count(*) FROM escrows"), 1);
+}
+
+fn the_first_start_makes_the_backup_where_it_is_told_to(site: &Site) {
+    let cloud = Cloud::with(site, &[SECRET], "push_on_first_start = true\n");
+    cloud.fault("403", "add");
+    let daemon = site.start();
+    site.logged("`containarium backup push` does it again");
+    assert_eq!(
+        site.number("SELECT count(*) FROM escrows WHERE confirmed_at IS NULL"),
+        1,
+        "its row came before the call"
+    );
+    assert_eq!(daemon.stop().code(), Some(0));
+    cloud.heal();
+    let daemon = site.start();
+    site.logged("a copy is confirmed in each configured secret");
+    assert_eq!(site.number("SELECT count(*) FROM escrows WHERE confirmed_at IS NULL"), 0, "the same row is confirmed");
+    assert_eq!(daemon.stop().code(), Some(0));
+    let adds = cloud.requests("add");
+    let _daemon = site.start();
+    assert_eq!(answer(&push(site))["copies"][0]["state"], "present");
+    assert_eq!(cloud.requests("add"), adds);
+}
+
+#[test]
+fn without_a_secret_or_a_daemon_a_push_says_what_is_missing() {
+    let site = Site::sqlite();
+    fails(&push(&site), 5, &["help:"]);
+    let _daemon = site.start();
+    fails(&push(&site), 1, &["`[backup.gcp] secrets`", "containarium backup export"]);
+    assert_eq!(list(&site)["secrets"], serde_json::json!([]));
+}
+
+#[test]
+fn a_push_ends_within_its_deadline_where_google_does_not_answer() {
+    let site = Site::sqlite();
+    let cloud = Cloud::of(&site);
+    let _daemon = site.start();
+    cloud.fault("slow", "add");
+    let begun = Instant::now();
+    fails(&push(&site), 5, &["10 s", SECRET]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
