@@ -4,6 +4,7 @@
 //! control character of anybody else's text reaches a terminal.
 
 mod admin;
+mod backup;
 mod configuration;
 mod failure;
 mod input;
@@ -66,6 +67,7 @@ pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
         Command::Daemon(settings) => daemon(settings, unprotected).await,
         Command::Secrets(arguments) => secrets::run(arguments).await,
         Command::Admin(arguments) => admin::run(arguments).await,
+        Command::Backup(arguments) => backup::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
         Command::Completions { shell } => shell::completions(shell, Arguments::command()),
         Command::Man { dir } => shell::man(dir.as_deref(), Arguments::command()),
@@ -132,6 +134,8 @@ enum Command {
     Secrets(secrets::SecretsArgs),
     /// Look at the daemon
     Admin(admin::AdminArgs),
+    /// Copy the database, and try whether copies of the master keys open it
+    Backup(backup::BackupArgs),
     /// Show or check the daemon's settings
     Config(configuration::ConfigArgs),
     /// Print a completion script for a shell

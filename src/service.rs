@@ -1,7 +1,11 @@
 //! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
 
+mod backup_log;
+pub mod copy;
 mod dek;
 pub mod deks;
+pub mod doctor;
+pub mod drill;
 mod error;
 pub mod install;
 pub mod job;
@@ -12,7 +16,7 @@ mod secrets;
 mod status;
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
@@ -26,6 +30,7 @@ use deks::RotatedDeks;
 use job::{Job, Workers};
 use node::Node;
 
+pub use backup_log::{CopiedState, MadeCopy, RanDrill};
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
@@ -64,6 +69,8 @@ pub struct Service {
     database_retention: Option<Duration>,
     workers: Workers,
     rotating_deks: Job<RotatedDeks>,
+    /// The protections that the process does not have, once it is known.
+    unprotected: OnceLock<Vec<String>>,
 }
 
 /// Who does something, as records say it.
@@ -106,6 +113,7 @@ impl Service {
             database_retention,
             workers: Workers::default(),
             rotating_deks: Job::new("rotate-dek"),
+            unprotected: OnceLock::new(),
         }
     }
 

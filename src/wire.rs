@@ -4,7 +4,9 @@
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
 mod admin;
+pub mod backup_log;
 mod deks;
+pub mod doctor;
 pub mod nodes;
 mod secrets;
 mod stream;

@@ -2,8 +2,10 @@
 #![expect(clippy::disallowed_methods, reason = "a test waits for another process, by a clock that nobody sets")]
 
 mod api;
+mod backups;
 mod damage;
 mod deks;
+mod doctor;
 mod faults;
 mod hardening;
 mod leaks;

@@ -1,6 +1,7 @@
 //! `containarium admin …`
 
 mod deks;
+mod doctor;
 mod nodes;
 
 use clap::{Args, Subcommand};
@@ -33,6 +34,12 @@ enum AdminCommand {
     /// It answers while the keys are locked too, and says why they are.
     #[command(after_help = "Examples:\n  containarium admin status\n  containarium admin status -o json")]
     Status,
+    /// Look for what would cost secrets or sleep: keys, backups, database, clock, disks
+    ///
+    /// Each check is ok, a warning or a failure, with the command that mends it. The exit code is 1 where one failed, and 0 otherwise.
+    /// Without a daemon it looks by itself, with the daemon's settings, at what it can reach; run it as the user that the daemon runs as.
+    #[command(after_help = "Examples:\n  containarium admin doctor\n  containarium admin doctor -o json")]
+    Doctor(SettingsArgs),
     /// Give a tenant a new DEK, or all tenants
     ///
     /// The new DEK seals from now on; the old one decrypts only. With --reencrypt everything is sealed anew under it, while secrets
@@ -95,6 +102,7 @@ pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
     match arguments.command {
         AdminCommand::Tenants => tenants(&client()?, format).await,
         AdminCommand::Status => status(&client()?, format).await,
+        AdminCommand::Doctor(settings) => doctor::doctor(&client()?, format, settings).await,
         AdminCommand::Nodes(arguments) => nodes::nodes(&client()?, format, arguments).await,
         AdminCommand::InstallKey(settings) => nodes::install_key(format, settings).await,
         AdminCommand::AcceptRestore(arguments) => nodes::accept_restore(&client()?, format, &arguments).await,

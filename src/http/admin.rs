@@ -1,6 +1,8 @@
 //! Administration, on the socket only.
 
+pub(super) mod backup_log;
 pub(super) mod deks;
+pub(super) mod doctor;
 pub(super) mod nodes;
 
 use std::collections::BTreeMap;

@@ -33,6 +33,9 @@ pub enum Action {
     AdminForgetNode,
     AdminRestorePlan,
     AdminAcceptRestore,
+    AdminDoctor,
+    RecordDatabaseBackup,
+    RecordDrill,
 }
 
 impl Action {
@@ -47,7 +50,8 @@ impl Action {
             | Self::AdminStatus
             | Self::FollowRotateDek
             | Self::AdminNodes
-            | Self::AdminRestorePlan => false,
+            | Self::AdminRestorePlan
+            | Self::AdminDoctor => false,
             Self::Set
             | Self::BatchSet
             | Self::Rollback
@@ -62,7 +66,9 @@ impl Action {
             | Self::QuarantineDek
             | Self::ReleaseDek
             | Self::AdminForgetNode
-            | Self::AdminAcceptRestore => true,
+            | Self::AdminAcceptRestore
+            | Self::RecordDatabaseBackup
+            | Self::RecordDrill => true,
         }
     }
 
@@ -92,6 +98,9 @@ impl Action {
             Self::AdminForgetNode => "admin.forget-node",
             Self::AdminRestorePlan => "admin.restore-plan",
             Self::AdminAcceptRestore => "admin.accept-restore",
+            Self::AdminDoctor => "admin.doctor",
+            Self::RecordDatabaseBackup => "backup.record-database",
+            Self::RecordDrill => "backup.record-drill",
         }
     }
 }
