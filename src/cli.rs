@@ -146,7 +146,7 @@ enum Command {
     Secrets(secrets::SecretsArgs),
     /// Look at the daemon
     Admin(admin::AdminArgs),
-    /// Make, prove and bring back copies of the master key
+    /// Copy the master keys and the database, prove the copies, and bring keys back
     Backup(backup::BackupArgs),
     /// Show or check the daemon's settings
     Config(configuration::ConfigArgs),

@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 use crate::crypto::SecretValue;
 use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
 use crate::wire::backup::{BackupListAnswer, PushAnswer, ReadBackAnswer, ReadBackRequest};
+use crate::wire::backup_log::{RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
+use crate::wire::doctor::DoctorAnswer;
 use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::{
     ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
@@ -155,6 +157,32 @@ impl Client {
     /// [`ClientError`].
     pub async fn status(&self) -> Result<StatusAnswer, ClientError> {
         self.ask(Target::new(Method::GET, ["v1", "admin", "status"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// Everything that the daemon looks at.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn doctor(&self) -> Result<DoctorAnswer, ClientError> {
+        self.ask(Target::new(Method::GET, ["v1", "admin", "doctor"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// Tells that a copy of the database was made.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn record_database(&self, request: &RecordDatabaseRequest) -> Result<RecordedAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "backup", "database"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// Tells of a drill.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn record_drill(&self, request: &RecordDrillRequest) -> Result<RecordedAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "backup", "drill"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 
     /// The daemons that share the database.

@@ -1,5 +1,6 @@
 //! The only constructor: from settings to store, keys and service; for the daemon, and for commands that work without one.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -188,6 +189,35 @@ pub async fn reader_at(key_file: &Path, database: &Database) -> Result<(Arc<dyn 
         Database::Postgres { url } => Arc::new(PostgresStore::open_reading(url.text()).await?),
     };
     Ok((store, files))
+}
+
+/// As [`reader`], for commands that promise to touch nothing: no file is made beside a SQLite file that no daemon has open. Should one start
+/// meanwhile, what is read may be wrong, so nothing may be decided by it.
+///
+/// # Errors
+/// As [`reader`].
+pub async fn untouching_reader(config: &Config) -> Result<Reader, ComposeError> {
+    match &config.database {
+        Database::Sqlite { path } => {
+            let files = KeyFiles::at(&config.key_file)?;
+            let store = Arc::new(SqliteStore::open_copy(path).await?);
+            Ok(Reader { store, files, destinations: destinations(config) })
+        }
+        Database::Postgres { .. } => reader(config).await,
+    }
+}
+
+/// Opens another database than the settings' for reading only: one that a URL names, or a copy of a SQLite file.
+///
+/// # Errors
+/// [`StoreError`], as the stores' readers.
+pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
+    match name.to_str() {
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Ok(Arc::new(PostgresStore::open_reading(url).await?))
+        }
+        _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
+    }
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ComposeError> {

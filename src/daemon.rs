@@ -77,16 +77,17 @@ pub async fn run(config: Config, unprotected: &[Warning]) -> Result<(), StartErr
     for warning in unprotected {
         tracing::warn!("{warning}");
     }
-    serve(config).await.inspect_err(|error| tracing::error!("{error}"))
+    serve(config, unprotected).await.inspect_err(|error| tracing::error!("{error}"))
 }
 
-async fn serve(config: Config) -> Result<(), StartError> {
+async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError> {
     compose::check(&config)?;
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
     socket::check(&config.socket)?;
     let Composed { store, audit, clock, node, service, opener } = compose::daemon(&config).await?;
+    service.know_unprotected(unprotected.iter().map(ToString::to_string).collect());
     node.look_back().await?;
     let opened = opener.open().await?;
     // Before anything is served: whether another process uses this node's id.

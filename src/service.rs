@@ -1,8 +1,12 @@
 //! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
 
 pub mod backup;
+mod backup_log;
+pub mod copy;
 mod dek;
 pub mod deks;
+pub mod doctor;
+pub mod drill;
 mod error;
 pub mod install;
 pub mod job;
@@ -15,8 +19,8 @@ mod secrets;
 mod status;
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
@@ -34,6 +38,7 @@ use node::Node;
 use rotation::Rotation;
 use rotation::verify::Verifier;
 
+pub use backup_log::{CopiedState, MadeCopy, RanDrill};
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
 pub use room::Room;
@@ -104,6 +109,8 @@ pub struct Service {
     rooms: room::Rooms,
     pushing_keys: Job<PushedKeys>,
     push_lock: tokio::sync::Mutex<()>,
+    /// The protections that the process does not have, once it is known.
+    unprotected: OnceLock<Vec<String>>,
 }
 
 /// Who does something, as records say it.
@@ -165,6 +172,7 @@ impl Service {
             rooms: room::Rooms::new(),
             pushing_keys: Job::new("backup push"),
             push_lock: tokio::sync::Mutex::new(()),
+            unprotected: OnceLock::new(),
         }
     }
 

@@ -5,7 +5,9 @@
 
 mod admin;
 pub mod backup;
+pub mod backup_log;
 mod deks;
+pub mod doctor;
 pub mod nodes;
 mod rotation;
 mod secrets;

@@ -3,8 +3,10 @@
 
 mod api;
 mod backup;
+mod backups;
 mod damage;
 mod deks;
+mod doctor;
 mod faults;
 mod gate;
 mod hardening;

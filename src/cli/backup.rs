@@ -2,6 +2,8 @@
 
 mod copy;
 mod daemon;
+mod database;
+mod drill;
 mod export;
 mod restore;
 mod verify;
@@ -25,7 +27,9 @@ const EXAMPLES: &str = "\
 Examples:
   containarium backup push
   containarium backup verify
-  containarium backup restore";
+  containarium backup restore
+  containarium backup database /backup/containarium.db --record
+  containarium backup drill --record";
 
 #[derive(Subcommand)]
 enum BackupCommand {
@@ -58,6 +62,19 @@ enum BackupCommand {
     /// Keep it where it is reachable when this host is not, and prove it with `containarium backup verify --from`.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
+    /// Copy the database to a file, or say how
+    ///
+    /// SQLite: makes one consistent copy beside the running daemon, or without one, and never with a key. PostgreSQL: prints the line
+    /// for pg_dump. It works in its own process, with the daemon's settings. With --record the daemon remembers the copy, and
+    /// `containarium admin doctor` tells how old it is; on PostgreSQL give --record when pg_dump has ended.
+    #[command(after_help = database::EXAMPLES)]
+    Database(database::DatabaseArgs),
+    /// Try whether copies of the master keys open the database
+    ///
+    /// Opens every DEK with the keys of these copies and nothing else, in its own process; it looks at no key file of the daemon, and
+    /// changes nothing. It fails where a DEK does not open. With --record the daemon remembers how it came out.
+    #[command(after_help = drill::EXAMPLES)]
+    Drill(drill::DrillArgs),
 }
 
 const VERIFY_EXAMPLES: &str = "\
@@ -86,6 +103,8 @@ pub(super) async fn run(arguments: BackupArgs) -> Result<(), Failure> {
         BackupCommand::Verify(arguments) => verify::verify(arguments).await,
         BackupCommand::Restore(arguments) => restore::restore(arguments).await,
         BackupCommand::Export(arguments) => export::export(arguments).await,
+        BackupCommand::Database(arguments) => database::run(arguments).await,
+        BackupCommand::Drill(arguments) => drill::run(arguments).await,
     }
 }
 

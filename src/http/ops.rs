@@ -7,7 +7,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::secrets::json;
-use crate::telemetry::{KeyGauges, key_gauges};
+use crate::model::KeyPhase;
+use crate::service::doctor::BackupTimes;
+use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, key_gauges};
 use crate::wire::HealthAnswer;
 
 /// The process serves.
@@ -45,5 +47,23 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         cache_misses: cache.misses,
         unwraps: cache.unwraps,
     });
+    // Where the database does not answer they stay as they were: old times look old.
+    if let Some(times) = app.service.backup_times().await {
+        backup_gauges(&gauges(&times));
+    }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
+}
+
+fn gauges(times: &BackupTimes) -> BackupGauges {
+    let micros = |at: Option<crate::model::Micros>| at.map_or(0, |at| at.0);
+    BackupGauges {
+        key_created: times.key_created.0,
+        key_confirmed: micros(times.key_confirmed),
+        key_verified: micros(times.key_read_back),
+        database: micros(times.database),
+        drill: micros(times.drill),
+        drill_failed: times.drill_failed,
+        phases: KeyPhase::ALL.iter().map(|phase| (phase.as_str(), *phase == times.phase)).collect(),
+        rotating_for: times.rotating_for_micros,
+    }
 }

@@ -39,6 +39,9 @@ pub enum Action {
     AdminForgetNode,
     AdminRestorePlan,
     AdminAcceptRestore,
+    AdminDoctor,
+    RecordDatabaseBackup,
+    RecordDrill,
     /// Copies master keys off the host.
     BackupPush,
     FollowBackupPush,
@@ -65,6 +68,7 @@ impl Action {
             | Self::FollowRotateDek
             | Self::AdminNodes
             | Self::AdminRestorePlan
+            | Self::AdminDoctor
             | Self::FollowBackupPush
             | Self::BackupList
             | Self::Unknown => false,
@@ -87,7 +91,9 @@ impl Action {
             | Self::AdminForgetNode
             | Self::AdminAcceptRestore
             | Self::BackupPush
-            | Self::BackupReadBack => true,
+            | Self::BackupReadBack
+            | Self::RecordDatabaseBackup
+            | Self::RecordDrill => true,
         }
     }
 
@@ -123,6 +129,9 @@ impl Action {
             Self::AdminForgetNode => "admin.forget-node",
             Self::AdminRestorePlan => "admin.restore-plan",
             Self::AdminAcceptRestore => "admin.accept-restore",
+            Self::AdminDoctor => "admin.doctor",
+            Self::RecordDatabaseBackup => "backup.record-database",
+            Self::RecordDrill => "backup.record-drill",
             Self::BackupPush => "backup.push",
             Self::FollowBackupPush => "backup.push.follow",
             Self::BackupList => "backup.list",

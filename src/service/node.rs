@@ -11,7 +11,7 @@ mod mark;
 mod restore;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -85,6 +85,7 @@ pub struct Node {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
     files: KeyFiles,
+    data_dir: PathBuf,
     clock: Arc<dyn Clock>,
     holder: Holder,
     /// Behind a lock of threads: its files are written on threads that may block.
@@ -135,6 +136,7 @@ impl Node {
             store,
             keys,
             files,
+            data_dir,
             clock,
             holder: Holder { node: file.node(), boot: file.boot() },
             file: Arc::new(Mutex::new(file)),
@@ -149,6 +151,11 @@ impl Node {
     #[must_use]
     pub const fn holder(&self) -> Holder {
         self.holder
+    }
+
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     #[must_use]
