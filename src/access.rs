@@ -38,7 +38,17 @@ impl Caller {
     pub const fn identity(&self) -> &Identity {
         &self.identity
     }
+
+    /// Under what the caller's requests are counted; `None` for an administrator, who must be able to act while others flood the daemon,
+    /// and could stop it anyway.
+    pub fn rate_key(&self) -> Option<RateKey> {
+        (self.rights != Rights::All).then(|| RateKey(self.identity.to_string().into()))
+    }
 }
+
+/// An identity as limits tell one from another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RateKey(Box<str>);
 
 /// What a caller may be allowed to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use crate::service::rotation::verify::Verifier;
 use crate::service::{Parts, Service};
 
 use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
+use crate::tls::{self, Pair, TlsError};
 
 /// Why the parts could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,8 @@ pub enum ComposeError {
     Node(#[from] NodeError),
     #[error("a setting is no text, and so cannot be handed to the process that verifies a rotation: {0}")]
     Settings(#[from] NotText),
+    #[error("TLS cannot be served: {0}")]
+    Tls(#[from] TlsError),
     #[error("the audit file cannot be opened: {0}")]
     Audit(#[source] std::io::Error),
     /// A fresh PostgreSQL would hide what the SQLite file holds.
@@ -54,15 +57,25 @@ pub struct Composed {
     pub opener: Opener,
 }
 
-/// What can be said of the settings beyond each one's own rules, before anything is started with them.
+/// What can be said of the settings beyond each one's own rules, before anything is started with them: what an operator should be warned
+/// of, where they can be used.
 ///
 /// # Errors
-/// [`ComposeError::DatabaseUrl`].
-pub fn check(config: &Config) -> Result<(), ComposeError> {
-    match &config.database {
-        Database::Sqlite { .. } => Ok(()),
-        Database::Postgres { url } => PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl),
+/// [`ComposeError::DatabaseUrl`], [`ComposeError::Tls`].
+pub fn check(config: &Config) -> Result<Vec<String>, ComposeError> {
+    if let Database::Postgres { url } = &config.database {
+        PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl)?;
     }
+    let Some(pair) = tls_pair(config) else { return Ok(Vec::new()) };
+    let warning = tls::check(&pair)?.warning(SystemClock::new().wall(), &pair.certificate);
+    Ok(warning.into_iter().collect())
+}
+
+/// Where the certificate that TCP is served with lies.
+#[must_use]
+pub fn tls_pair(config: &Config) -> Option<Pair> {
+    let files = config.network.tls.as_ref()?;
+    Some(Pair { certificate: files.cert.clone(), key: files.key.clone() })
 }
 
 /// Puts a daemon together; its keys are locked until [`Opener::open`]. The data directory must exist and be this process's

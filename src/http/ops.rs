@@ -5,8 +5,8 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
 use super::secrets::json;
+use super::{App, Surface};
 use crate::model::KeyPhase;
 use crate::service::doctor::BackupTimes;
 use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, key_gauges};
@@ -16,7 +16,8 @@ use crate::wire::HealthAnswer;
 #[utoipa::path(get, path = "/livez", tag = "operations",
     responses(
     (status = 200, description = "The process serves.", body = HealthAnswer),
-    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json")))]
+    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn livez() -> Response {
     json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new() })
 }
@@ -25,18 +26,22 @@ pub(super) async fn livez() -> Response {
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, description = "Secrets can be read and written.", body = HealthAnswer),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 503, description = "Not yet, or not now.", body = HealthAnswer)))]
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     let readiness = app.service.readiness().await;
     let (status, word) =
         if readiness.is_ready() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    json(status, &HealthAnswer { status: word.to_owned(), waiting_for: readiness.waiting_for() })
+    // The reasons name hosts, paths and errors of the database: for who may know them.
+    let waiting_for = if app.surface == Surface::Socket { readiness.waiting_for() } else { Vec::new() };
+    json(status, &HealthAnswer { status: word.to_owned(), waiting_for })
 }
 
 /// Metrics in Prometheus's text format.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses(
     (status = 200, description = "Metrics; no label names a tenant or a secret.", body = String, content_type = "text/plain; version=0.0.4"),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Root and the daemon's own user only.", body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let cache = app.service.cache_stats();

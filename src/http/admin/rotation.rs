@@ -23,6 +23,7 @@ use crate::wire::{
 #[utoipa::path(post, path = "/v1/admin/rotate-master", tag = "administration", request_body = RotateMasterRequest, responses(
     (status = 200, description = "It is under way.", body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "One is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
@@ -49,6 +50,7 @@ pub(in crate::http) async fn rotate(
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn follow(
@@ -66,6 +68,7 @@ pub(in crate::http) async fn follow(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -86,6 +89,7 @@ pub(in crate::http) async fn abort(
 #[utoipa::path(post, path = "/v1/admin/rotate-master/destroy-old", tag = "administration", request_body = DestroyOldRequest, responses(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A rotation is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
@@ -112,6 +116,7 @@ pub(in crate::http) async fn destroy_old(
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn keys(
     State(app): State<App>,
