@@ -30,9 +30,12 @@ fn make_old(site: &Site, name: &str) {
     let key = site.path(&format!("{name}.key"));
     let request = Command::new("openssl").args(["req", "-new", "-subj", "/CN=old", "-key"]).arg(&key).output().unwrap();
     std::fs::write(site.path("request.pem"), request.stdout).unwrap();
+    std::fs::write(site.path("extensions"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
     let made = Command::new("openssl")
         .args(["x509", "-req", "-days", "-1", "-in"])
         .arg(site.path("request.pem"))
+        .arg("-extfile")
+        .arg(site.path("extensions"))
         .arg("-signkey")
         .arg(&key)
         .arg("-out")
