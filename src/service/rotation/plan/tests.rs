@@ -4,6 +4,7 @@ mod model;
 
 use proptest::prelude::*;
 
+use super::super::Escrow;
 use super::*;
 use crate::model::Tenant;
 use model::{Event, World};

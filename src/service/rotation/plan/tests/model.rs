@@ -6,9 +6,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use super::super::super::Escrow;
 use super::super::*;
 use super::kid;
-use crate::model::{BootId, EscrowRecord, Lease};
+use crate::model::{BootId, EscrowKind, EscrowRecord, Lease};
 
 pub(super) const RETAIN: Duration = Duration::from_hours(35 * 24);
 const LEASE: i64 = 30_000_000;
