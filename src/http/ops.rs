@@ -18,10 +18,10 @@ use crate::wire::HealthAnswer;
     (status = 200, description = "The process serves.", body = HealthAnswer),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn livez() -> Response {
-    json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new() })
+    json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new(), warnings: Vec::new() })
 }
 
-/// Secrets can be read and written; if not, what is waited for.
+/// Secrets can be read and written; if not, what is waited for. Until a copy of the master key off the host is confirmed it warns.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, description = "Secrets can be read and written.", body = HealthAnswer),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
@@ -30,7 +30,15 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     let readiness = app.service.readiness().await;
     let (status, word) =
         if readiness.is_ready() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    json(status, &HealthAnswer { status: word.to_owned(), waiting_for: readiness.waiting_for() })
+    let warnings = if readiness.is_ready() { app.service.unproven().await } else { None };
+    json(
+        status,
+        &HealthAnswer {
+            status: word.to_owned(),
+            waiting_for: readiness.waiting_for(),
+            warnings: warnings.into_iter().map(str::to_owned).collect(),
+        },
+    )
 }
 
 /// Metrics in Prometheus's text format.
