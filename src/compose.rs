@@ -81,14 +81,15 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         ExistingKey::Adopt => Adopt::Asked,
     };
     let files = KeyFiles::at(&config.key_file)?;
+    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
         files: files.clone(),
         clock: Arc::clone(&clock),
+        copies,
         data_dir: config.data_dir.clone(),
     })?);
-    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
