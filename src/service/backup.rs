@@ -118,7 +118,7 @@ impl From<&BackupError> for Trouble {
 }
 
 impl Trouble {
-    fn into_error(self) -> Error {
+    pub(super) fn into_error(self) -> Error {
         match self.class {
             Class::Invalid => Error::Invalid(self.why),
             Class::NotFound => Error::NotFound(self.why),
@@ -155,6 +155,11 @@ fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
         && escrow.target == SECRET_MANAGER
         && escrow.confirmed_at.is_some()
         && version_number(escrow, secret).is_some()
+}
+
+/// Where the copy of this key in this secret is, if one is confirmed there.
+pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &str) -> Option<&'a str> {
+    escrows.iter().find(|escrow| escrow.kid == kid && is_version_of(escrow, secret))?.locator.as_deref()
 }
 
 fn version_number(escrow: &EscrowRecord, secret: &str) -> Option<std::num::NonZeroU64> {

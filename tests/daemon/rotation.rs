@@ -1,5 +1,6 @@
 //! Rotating the master key of a real daemon, on both stores.
 
+mod escrow;
 mod kills;
 mod nodes;
 mod refusals;

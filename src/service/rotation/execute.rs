@@ -43,7 +43,7 @@ impl Step {
             Self::TakeLease => "lease",
             Self::Preflight => "preflight",
             Self::Stage(_) => "stage",
-            Self::Waive(_) | Self::Record(_) => "escrow",
+            Self::Push(_) | Self::Waive(_) | Self::Record(_) => "escrow",
             Self::Flip { .. } => "flip",
             Self::Rewrap { .. } => "rewrap",
             Self::Verify => "verify",
@@ -177,9 +177,13 @@ impl Carrier {
 
     async fn wait_for_nodes(&self, kid: Kid, nodes: &[NodeRecord], all: usize) {
         let ids: Vec<String> = nodes.iter().map(|node| node.node.to_string()).collect();
+        let fetch = match self.service.copied_to() {
+            [] => String::new(),
+            _ => format!(", or fetch it there: `containarium backup restore --kid {kid}`"),
+        };
         let step = format!(
-            "waiting for nodes: {}. Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`. Nodes that hold \
-             it",
+            "waiting for nodes: {}. Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`{fetch}. Nodes that \
+             hold it",
             ids.join(", ")
         );
         self.reporter.say(step, (all - nodes.len()) as u64, Some(all as u64));
@@ -210,6 +214,7 @@ impl Carrier {
             Step::TakeLease => return self.take_lease().await,
             Step::Preflight => return self.preflight(&seen.state).await,
             Step::Stage(mode) => self.stage(&fence, mode).await?,
+            Step::Push(kid) => self.push(kid).await?,
             Step::Waive(kid) => self.waive(kid, &order.who).await?,
             Step::Record(proof) => self.record(&proof).await?,
             Step::Flip { to, without } => self.flip(&fence, to, &without).await?,
@@ -240,8 +245,15 @@ impl Carrier {
     }
 
     async fn report(&self, stop: Stop, order: &Order, seen: &Seen) -> Result<Report, Trouble> {
-        let mut report =
-            Report::make(stop, seen, &self.tally, order, self.service.node.files(), self.service.rotation.retain_old);
+        let mut report = Report::make(
+            stop,
+            seen,
+            &self.tally,
+            order,
+            self.service.node.files(),
+            self.service.rotation.retain_old,
+            self.service.copied_to(),
+        );
         if self.tally.mode == KeyMode::Compromised && stop == Stop::Rotated {
             report.values = report::values_to_change(&*self.service.store).await?;
         }

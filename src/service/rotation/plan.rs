@@ -15,6 +15,7 @@ use crate::model::{
 use crate::store::masters::{Holder, UnderKey};
 
 use super::{Asked, Damaged, Proof};
+use crate::service::backup::Trouble;
 
 use after::{destroy_old, past_the_flip, reencrypting, rewrapping, verified};
 use before::{idle, staged};
@@ -76,6 +77,8 @@ pub(super) struct Run {
     pub more_damaged: u64,
     /// Passes over all DEKs that changed nothing although some were left.
     pub idle_passes: u32,
+    /// Why no secret took the new key.
+    pub unpushed: Option<Trouble>,
     /// Why the promotion failed.
     pub promotion: Option<String>,
     /// Why the verification could not be done at all.
@@ -103,6 +106,8 @@ pub(super) enum Step {
     Preflight,
     /// The new key's file, then its row.
     Stage(KeyMode),
+    /// Copies the new key into every configured secret; what is confirmed is recorded.
+    Push(Kid),
     /// Records that the operator wants no copy off the host.
     Waive(Kid),
     /// Records a copy that the operator's command read.

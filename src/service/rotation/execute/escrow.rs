@@ -7,9 +7,38 @@ use crate::failpoint;
 use crate::keys::keyfile::MainFile;
 use crate::model::{EscrowKind, Kid};
 use crate::service::Error;
+use crate::service::backup::{self, Outcome};
 use crate::store::masters::{EscrowStage, NewEscrow};
 
 impl Carrier {
+    /// One secret that took it is enough; the report and `admin doctor` name each that did not. What was confirmed is seen by the next look.
+    pub(super) async fn push(&mut self, kid: Kid) -> Result<(), Trouble> {
+        failpoint::reached("rotation.pushing");
+        let copies = match self.service.push_key(kid).await {
+            Ok(copies) => copies,
+            Err(Error::Unavailable(why)) => return Err(Trouble::Away(why)),
+            Err(error) => return Err(Trouble::Failed(error)),
+        };
+        failpoint::reached("rotation.pushed");
+        let mut missing = Vec::with_capacity(copies.len());
+        for copy in &copies {
+            match &copy.outcome {
+                Outcome::Pushed { locator } | Outcome::Before { locator } => {
+                    tracing::info!("a copy of the new master key is confirmed: {locator}");
+                }
+                Outcome::Missing(trouble) => missing.push((&copy.secret, trouble)),
+            }
+        }
+        if missing.len() == copies.len()
+            && let Some((_, first)) = missing.first()
+        {
+            let why: Vec<String> =
+                missing.iter().map(|(secret, trouble)| format!("{secret}: {}", trouble.why)).collect();
+            self.run.unpushed = Some(backup::Trouble { class: first.class, why: why.join("; ") });
+        }
+        Ok(())
+    }
+
     pub(super) async fn waive(&self, kid: Kid, who: &str) -> Result<(), Trouble> {
         failpoint::reached("rotation.waiving");
         self.service.store.add_escrow(&waiver(kid, who)?).await?;

@@ -3,8 +3,8 @@
 use super::super::plan::Blocked;
 use super::super::walk::WalkError;
 use crate::keys::KeysError;
-use crate::service::Error;
 use crate::service::node::NodeError;
+use crate::service::{Error, backup};
 use crate::store::StoreError;
 
 /// What ended a step before its time.
@@ -59,6 +59,7 @@ pub(super) fn panicked() -> Trouble {
 pub(super) fn blocked(why: &Blocked) -> Error {
     let text = why.to_string();
     match why {
+        Blocked::NotPushed { trouble, .. } => backup::Trouble { class: trouble.class, why: text }.into_error(),
         Blocked::Regressed(_)
         | Blocked::NotLoaded(_)
         | Blocked::NoStagedFile(_)

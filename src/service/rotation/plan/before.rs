@@ -69,6 +69,10 @@ fn is_escrowed(seen: &Snapshot<'_>, kid: Kid) -> bool {
 
 fn escrow(seen: &Snapshot<'_>, kid: Kid) -> Next {
     match seen.asked.escrow() {
+        Escrow::Push => match &seen.run.unpushed {
+            Some(trouble) => Next::Blocked(Blocked::NotPushed { kid, trouble: trouble.clone() }),
+            None => Next::Do(Step::Push(kid), "no copy of the new key off the host is confirmed yet"),
+        },
         Escrow::Waive => Next::Do(Step::Waive(kid), "the operator said that there is to be no copy off the host"),
         Escrow::Prove => Next::Stop(Stop::NeedsCopy(kid)),
     }

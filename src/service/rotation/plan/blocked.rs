@@ -2,6 +2,7 @@
 
 use super::super::Damaged;
 use crate::model::{KeyPhase, Kid, MasterKeyState, Micros, NodeId, NodeRecord};
+use crate::service::backup::Trouble;
 
 /// Why it does not go on. The message names the one command that mends it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +44,13 @@ pub(in crate::service::rotation) enum Blocked {
     )]
     NoStagedFile(Kid),
     #[error(
+        "no copy of the new master key, {kid}, is confirmed in Secret Manager, so it was not made active: {}. Mend that, then go on with \
+         `containarium admin rotate-master --resume`; or prove another copy of it, which `--resume --escrow prove` asks for; or give it up with \
+         `containarium admin rotate-master --abort`",
+        .trouble.why
+    )]
+    NotPushed { kid: Kid, trouble: Trouble },
+    #[error(
         "the copy holds master key {found}, and {wanted} is wanted: feed that one with the same command, `containarium admin rotate-master … \
          --prove-from FILE`"
     )]
@@ -79,8 +87,8 @@ pub(in crate::service::rotation) enum Blocked {
     )]
     TooEarly { kid: Kid, at: Micros },
     #[error(
-        "no copy of master key {0} off the host was read back: feed one with `containarium admin rotate-master --destroy-old --prove-from \
-         FILE`, or say that there is to be none with `--escrow waive-off-host-copy`"
+        "no copy of master key {0} off the host was read back: read the one in Secret Manager back with `containarium backup verify`, or feed \
+         one with `containarium admin rotate-master --destroy-old --prove-from FILE`, or say that there is to be none with `--escrow waive-off-host-copy`"
     )]
     NotReadBack(Kid),
     #[error(
