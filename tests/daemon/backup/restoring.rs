@@ -72,8 +72,11 @@ fn in_the_middle_of_a_rotation_every_needed_key_comes_back(site: &Site) {
     answer(&site.cli(["admin", "install-key", "-o", "json"], &bytes));
     site.run_sql("UPDATE master_keys SET state = 'decrypt_only' WHERE state = 'active'");
     site.run_sql(&format!("UPDATE master_keys SET state = 'active' WHERE kid = {sql}"));
+    // Another node carries it: this one would end it meanwhile, and then the old key is needed no more.
+    let (node, boot) = ("ab".repeat(16), "cd".repeat(16));
     site.run_sql(&format!(
-        "UPDATE key_state SET active_kid = {sql}, epoch = epoch + 1, generation = generation + 1, phase = 'rewrapping'"
+        "UPDATE key_state SET active_kid = {sql}, epoch = epoch + 1, generation = generation + 1, phase = 'rewrapping', \
+         lease_holder = '{node}', lease_boot = '{boot}', lease_until = 9000000000000000"
     ));
     assert_eq!(daemon.set("bob", "KEY", b"bob").status, 200);
     let pushed = answer(&site.cli(["backup", "push", "-o", "json"], b""));
