@@ -2,6 +2,8 @@
 
 mod pushing;
 mod restoring;
+mod runbook;
+mod shell;
 mod verifying;
 
 use std::os::unix::fs::PermissionsExt;
@@ -40,6 +42,11 @@ impl Cloud {
         let (secrets, url) = (serde_json::to_string(secrets).unwrap(), self.google.url(identity));
         let text = format!("[backup.gcp]\nsecrets = {secrets}\nendpoint = \"{url}\"\n{more}");
         std::fs::write(site.path(file), text).unwrap();
+    }
+
+    /// Makes a secret that is not configured.
+    fn make(&self, secret: &str) {
+        self.runtime.block_on(self.google.make(secret));
     }
 
     fn add(&self, bytes: &[u8]) {
