@@ -1,5 +1,7 @@
 //! Copies of the master key off the host: the real daemon and the real commands over a fake of Google that enforces each identity's rights.
 
+mod adversity;
+mod losses;
 mod pushing;
 mod restoring;
 mod runbook;

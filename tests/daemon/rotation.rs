@@ -2,7 +2,7 @@
 
 mod kills;
 mod nodes;
-mod refusals;
+pub(super) mod refusals;
 
 use std::io::Write;
 use std::path::PathBuf;
