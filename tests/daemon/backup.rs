@@ -1,7 +1,11 @@
 //! Copies of the master key off the host: the real daemon and the real commands over a fake of Google that enforces each identity's rights.
 
+mod adversity;
+mod losses;
 mod pushing;
 mod restoring;
+mod runbook;
+mod shell;
 mod verifying;
 
 use std::os::unix::fs::PermissionsExt;
@@ -40,6 +44,11 @@ impl Cloud {
         let (secrets, url) = (serde_json::to_string(secrets).unwrap(), self.google.url(identity));
         let text = format!("[backup.gcp]\nsecrets = {secrets}\nendpoint = \"{url}\"\n{more}");
         std::fs::write(site.path(file), text).unwrap();
+    }
+
+    /// Makes a secret that is not configured.
+    fn make(&self, secret: &str) {
+        self.runtime.block_on(self.google.make(secret));
     }
 
     pub(super) fn add(&self, bytes: &[u8]) {

@@ -3,7 +3,7 @@
 mod escrow;
 mod kills;
 mod nodes;
-mod refusals;
+pub(super) mod refusals;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -20,11 +20,16 @@ impl Google {
     pub(crate) async fn start() -> Self {
         let google = Self { fake: fake::Fake::start(0).unwrap(), http: Client::builder().no_proxy().build().unwrap() };
         for secret in [SECRET, OFFSITE] {
-            let (parent, id) = secret.split_once("/secrets/").unwrap();
-            let body = json!({"replication": {"automatic": {}}});
-            google.owner(Method::POST, &format!("{parent}/secrets?secretId={id}"), Some(body)).await;
+            google.make(secret).await;
         }
         google
+    }
+
+    /// Makes a secret, without versions.
+    pub(crate) async fn make(&self, secret: &str) {
+        let (parent, id) = secret.split_once("/secrets/").unwrap();
+        let body = json!({"replication": {"automatic": {}}});
+        self.owner(Method::POST, &format!("{parent}/secrets?secretId={id}"), Some(body)).await;
     }
 
     /// Where an identity asks.

@@ -1,4 +1,4 @@
-//! The checks: each from what was found to a verdict. docs/operations.md ("Doctor") lists the limits, which are all here.
+//! The checks: each from what was found to a verdict. docs/OPERATIONS.md ("Doctor") lists the limits, which are all here.
 
 use std::path::Path;
 use std::time::Duration;

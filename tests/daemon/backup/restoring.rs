@@ -8,7 +8,6 @@ use crate::support::google::OFFSITE;
 
 on_both_stores![
     a_lost_key_file_is_restored_by_the_command_that_the_refusal_names,
-    the_right_one_of_ten_versions_is_found_by_its_kid,
     in_the_middle_of_a_rotation_every_needed_key_comes_back,
     a_copy_that_does_not_match_touches_no_file,
     what_lay_in_the_key_files_place_is_kept_under_its_name_and_the_time,
@@ -41,23 +40,6 @@ fn a_lost_key_file_is_restored_by_the_command_that_the_refusal_names(site: &Site
     opens(site);
     let again = restore(site, &[]);
     assert!(again.status.success() && String::from_utf8_lossy(&again.stdout).contains("nothing was changed"));
-}
-
-fn the_right_one_of_ten_versions_is_found_by_its_kid(site: &Site) {
-    let cloud = Cloud::of(site);
-    let (key, kid) = populated(site);
-    for number in 1..=10 {
-        cloud.add(&if number == 7 { key.clone() } else { new_key().0 });
-    }
-    lose_keys(site);
-    let restored = answer(&restore(site, &["-o", "json"]));
-    assert_eq!(restored["keys"][0]["from"], format!("{SECRET}/versions/7"));
-    opens(site);
-    lose_keys(site);
-    cloud.add(&key);
-    let restored = answer(&restore(site, &["--kid", &kid, "-o", "json"]));
-    assert_eq!(restored["keys"][0]["from"], format!("{SECRET}/versions/11"), "of two copies the newest");
-    opens(site);
 }
 
 fn in_the_middle_of_a_rotation_every_needed_key_comes_back(site: &Site) {
