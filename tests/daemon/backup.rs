@@ -1,5 +1,6 @@
 //! Copies of the master key off the host: the real daemon and the real commands over a fake of Google that enforces each identity's rights.
 
+mod drilling;
 mod pushing;
 mod restoring;
 mod verifying;
