@@ -2,6 +2,7 @@
 
 mod drilling;
 mod pushing;
+mod rendered;
 mod restoring;
 mod verifying;
 
