@@ -151,7 +151,7 @@ fn to_copy(survey: &Survey) -> Vec<Kid> {
 }
 
 /// Whether the row is a confirmed version of this secret.
-fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
+pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
     escrow.kind == EscrowKind::Copy
         && escrow.target == SECRET_MANAGER
         && escrow.confirmed_at.is_some()
