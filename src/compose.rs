@@ -164,7 +164,9 @@ fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
     Rescue { database, files, destinations: destinations(config), clock: Arc::new(SystemClock::new()) }
 }
 
-fn destinations(config: &Config) -> Destinations {
+/// The secrets that the settings name.
+#[must_use]
+pub fn destinations(config: &Config) -> Destinations {
     let Some(backup) = &config.backup_gcp else { return Destinations::default() };
     let secrets = backup.secrets.iter().map(ToString::to_string).collect();
     Destinations::new(secrets, backup.endpoint.as_ref().map(ToString::to_string))

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use super::App;
 use super::secrets::json;
 use crate::model::KeyPhase;
-use crate::service::doctor::BackupTimes;
-use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, key_gauges};
+use crate::service::doctor::{BackupTimes, NAMES};
+use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, key_gauges};
 use crate::wire::HealthAnswer;
 
 /// The process serves.
@@ -55,8 +55,13 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         cache_misses: cache.misses,
         unwraps: cache.unwraps,
     });
+    let looked = app.service.look().await;
+    check_gauges(NAMES.map(|name| {
+        let check = looked.checks.iter().find(|check| check.name == name);
+        (name, check.map(|check| check.verdict as u8))
+    }));
     // Where the database does not answer they stay as they were: old times look old.
-    if let Some(times) = app.service.backup_times().await {
+    if let Some(times) = looked.times {
         backup_gauges(&gauges(&times));
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
@@ -68,6 +73,7 @@ fn gauges(times: &BackupTimes) -> BackupGauges {
         key_created: times.key_created.0,
         key_confirmed: micros(times.key_confirmed),
         key_verified: micros(times.key_read_back),
+        copies_missing: times.copies_missing,
         database: micros(times.database),
         drill: micros(times.drill),
         drill_failed: times.drill_failed,

@@ -1,8 +1,10 @@
 //! Copies of the master key off the host: the real daemon and the real commands over a fake of Google that enforces each identity's rights.
 
 mod adversity;
+mod drilling;
 mod losses;
 mod pushing;
+mod rendered;
 mod restoring;
 mod runbook;
 mod shell;
