@@ -476,17 +476,7 @@ impl World {
                 }
                 fenced
             }
-            Step::Push(kid) => match self.cloud {
-                Cloud::Up => {
-                    self.escrows.push(EscrowRecord { confirmed_at: Some(self.now), ..begun_copy_of(kid) });
-                    true
-                }
-                Cloud::Away => {
-                    let why = "no answer within 10 s".to_owned();
-                    self.nodes[index].run.unpushed = Some(Trouble { class: Class::Unavailable, why });
-                    true
-                }
-            },
+            Step::Push(kid) => self.push(index, kid),
             Step::Waive(kid) => {
                 self.escrows.push(copy_of(kid, EscrowKind::Waiver));
                 true
@@ -559,6 +549,17 @@ impl World {
             }
         };
         self.nodes[index].run.carried |= changed;
+    }
+
+    fn push(&mut self, index: usize, kid: Kid) -> bool {
+        match self.cloud {
+            Cloud::Up => self.escrows.push(EscrowRecord { confirmed_at: Some(self.now), ..begun_copy_of(kid) }),
+            Cloud::Away => {
+                let why = "no answer within 10 s".to_owned();
+                self.nodes[index].run.unpushed = Some(Trouble { class: Class::Unavailable, why });
+            }
+        }
+        true
     }
 
     fn set_phase(&mut self, fenced: bool, to: KeyPhase) -> bool {
