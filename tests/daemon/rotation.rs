@@ -3,6 +3,8 @@
 mod kills;
 mod nodes;
 mod refusals;
+#[cfg(feature = "failpoints")]
+mod rounds;
 
 use std::io::Write;
 use std::path::PathBuf;
