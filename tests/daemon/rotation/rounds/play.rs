@@ -1,13 +1,14 @@
 //! A round as it is played: daemons and a database that die and come back, an operator, and what is asked beside.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::super::{WAIVE, elsewhere, rotate};
+use super::super::{WAIVE, elsewhere, hex_of, rotate, staged_file};
 use super::load::{Of, Shared, lock};
 use super::plan::{Beside, Draw, Fault, Plan, Urgency, Wanted};
 use crate::support::site::{Daemon, PATIENCE, Site, wait_for};
@@ -185,6 +186,11 @@ impl Operator<'_> {
             self.command(Ask::Resume, node);
             assert!(begun.elapsed() < 2 * PATIENCE, "it comes to no end: {:?}", lock(self.said));
         }
+        // Each by itself, and maybe by way of the point at which it dies.
+        while let Some(site) = self.sites.iter().find(|site| !has_converged(site)) {
+            assert!(begun.elapsed() < 2 * PATIENCE, "{} does not converge", site.path("etc").display());
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// What a command came to: its end, where it went well.
@@ -227,10 +233,10 @@ impl Operator<'_> {
     }
 
     /// Where the staged key lies, on whichever node.
-    fn staged_file(&self, node: usize) -> Option<std::path::PathBuf> {
+    fn staged_file(&self, node: usize) -> Option<PathBuf> {
         let keys = self.shared.ask(node, "GET", "/v1/admin/rotate-master/keys", b"")?;
         let kid = keys.json()["staged"]["kid"].as_str()?.to_owned();
-        self.sites.iter().map(|site| super::super::staged_file(site, &kid)).find(|path| path.exists())
+        self.sites.iter().map(|site| staged_file(site, &kid)).find(|path| path.exists())
     }
 
     /// What is to be asked next, as the database has it.
@@ -249,6 +255,22 @@ impl Operator<'_> {
         let last = lock(self.said).last().cloned().unwrap_or_default();
         last.contains("Some(\"nothing\")") && last.contains("--resume")
     }
+}
+
+/// Whether key files and record are where the database is.
+fn has_converged(site: &Site) -> bool {
+    let kids =
+        |state: &str| site.texts(&format!("SELECT {} FROM master_keys WHERE state = '{state}'", hex_of(site, "kid")));
+    let read = |path: PathBuf| std::fs::read(path).ok();
+    let is_promoted = kids("active").iter().all(|kid| {
+        let copy = read(staged_file(site, kid));
+        copy.is_some() && copy == read(site.key_file())
+    });
+    let record = read(site.data_dir().join("node.json")).unwrap_or_default();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+    is_promoted
+        && !kids("aborted").iter().any(|kid| staged_file(site, kid).exists())
+        && record["highest"]["generation"].as_i64() == Some(site.number("SELECT generation FROM key_state"))
 }
 
 pub(super) fn active_kid(status: &serde_json::Value) -> Option<String> {
