@@ -9,6 +9,7 @@ on_both_stores![
     a_copy_that_is_none_proves_nothing,
     a_dek_that_does_not_open_is_named_and_stops_it_before_anything_is_staged,
     a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_mended,
+    a_dek_that_is_damaged_after_the_flip_stops_it_without_a_cache_too,
     a_directory_that_takes_no_file_stops_the_staging_and_nothing_happened,
 ];
 
@@ -165,6 +166,11 @@ fn a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_men
     put(site, "t1", &data_encoding::HEXLOWER_PERMISSIVE.decode(whole.as_bytes()).unwrap());
     assert_eq!(rotated(site, &["--resume"])["end"], "rotated");
     check(&daemon, 3);
+}
+
+fn a_dek_that_is_damaged_after_the_flip_stops_it_without_a_cache_too(site: &Site) {
+    std::fs::write(site.path("config.toml"), "[cache]\nmax_entries = 0\n").unwrap();
+    a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_mended(site);
 }
 
 fn a_directory_that_takes_no_file_stops_the_staging_and_nothing_happened(site: &Site) {

@@ -28,12 +28,16 @@ pub(crate) struct PostgresDatabase {
 
 impl PostgresDatabase {
     pub(crate) async fn create() -> Arc<Self> {
+        Self::create_on(&environment("DATABASE_URL")).await
+    }
+
+    /// On a server of the test's own.
+    pub(crate) async fn create_on(server: &str) -> Arc<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let server = environment("DATABASE_URL");
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let separator = if server.contains('?') { '&' } else { '?' };
         let url = format!("{server}{separator}dbname={name}");
-        let server = PgConnectOptions::from_str(&server).unwrap();
+        let server = PgConnectOptions::from_str(server).unwrap();
         let mut connection = server.connect().await.unwrap();
         connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0"))).await.unwrap();
         connection.close().await.unwrap();

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 
+use crate::failpoint;
 use crate::model::EscrowRecord;
 use crate::store::StoreError;
 use crate::store::masters::{EscrowStage, NewEscrow};
@@ -43,10 +44,11 @@ pub(super) async fn insert_escrow(tx: &mut PgConnection, escrow: &NewEscrow) -> 
     .bind(stamp(EscrowStage::ReadBack))
     .execute(tx)
     .await?;
-    match added.rows_affected() {
-        1 => Ok(()),
-        _ => Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid)).into()),
+    if added.rows_affected() != 1 {
+        return Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid)).into());
     }
+    failpoint::reached("store.escrow");
+    Ok(())
 }
 
 pub(super) struct AdvanceEscrow<'a> {
