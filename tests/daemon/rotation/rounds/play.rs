@@ -107,7 +107,9 @@ impl<'a> Machines<'a> {
         let since = if is_dead { self.alive[node] } else { self.shared.now() };
         self.shared.away(Of::Daemon(node), since);
         self.wake[node] = None;
-        self.daemons[node].take().unwrap().kill();
+        if let Some(daemon) = self.daemons[node].take().filter(|_| !is_dead) {
+            daemon.kill();
+        }
         std::thread::sleep(Duration::from_millis(down_ms));
         self.restart(node);
     }
