@@ -216,9 +216,8 @@ pub async fn untouching_reader(config: &Config) -> Result<Reader, ComposeError> 
 /// [`StoreError`], as the stores' readers.
 pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
     match name.to_str() {
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            Ok(Arc::new(PostgresStore::open_reading(url).await?))
-        }
+        // Any URL, so that one with a misspelt scheme is refused as such, and its password is in no message about a file.
+        Some(url) if url.contains("://") => Ok(Arc::new(PostgresStore::open_reading(url).await?)),
         _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
     }
 }

@@ -246,8 +246,9 @@ fn install(
             None
         }
         MainFile::Key(main) => {
-            // Another key of this database that lies nowhere else would be gone from where keys are looked for.
-            if plan.is_some_and(|plan| plan.keeps(main.kid)) {
+            // Another key of this database that lies nowhere else would be gone from where keys are looked for. Where no database can say
+            // whose key it is, it may be the active one.
+            if plan.is_none_or(|plan| plan.keeps(main.kid)) {
                 lock.stage(&main.master)?;
             }
             replace(&lock, clock, kid)?

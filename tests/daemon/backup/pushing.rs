@@ -80,6 +80,7 @@ fn the_first_start_makes_the_backup_where_it_is_told_to(site: &Site) {
     cloud.fault("403", "add");
     let daemon = site.start();
     site.logged("`containarium backup push` does it again");
+    site.logged("and not to Google: `[backup.gcp] endpoint` says so");
     assert_eq!(
         site.number("SELECT count(*) FROM escrows WHERE confirmed_at IS NULL"),
         1,

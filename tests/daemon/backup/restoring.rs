@@ -293,6 +293,15 @@ fn a_database_that_cannot_be_read_stops_a_restore_that_would_go_by_it() {
     let restored = restore(&site, &["--kid", &kid.to_string()]);
     assert!(restored.status.success() && said(&restored).contains("was not checked"), "{}", said(&restored));
     assert!(std::fs::read(site.key_file()).unwrap() == key);
+
+    // What lay there may be the key in use: it stays where a daemon looks for keys.
+    std::fs::remove_file(site.path("etc/secrets.key.d").join(kid.to_string())).unwrap();
+    let (other, wanted) = new_key();
+    cloud.add(&other);
+    let restored = restore(&site, &["--kid", &wanted.to_string()]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    assert!(std::fs::read(site.key_file()).unwrap() == other);
+    assert!(std::fs::read(site.path("etc/secrets.key.d").join(kid.to_string())).unwrap() == key);
 }
 
 #[test]
