@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::backup::{Cloud, as_restorer};
 use super::on_both_stores;
+use super::rotation::{WAIVE, phase, refused, rotated};
 use crate::support::site::{Daemon, PATIENCE, Site, wait_for};
 
 on_both_stores![
@@ -20,6 +21,7 @@ on_both_stores![
     a_node_without_any_key_is_refused_and_starts_once_install_key_gave_it_the_key,
     install_key_takes_nothing_but_a_key_that_the_database_wants,
     an_older_database_closes_writes_until_it_is_accepted_and_shreds_are_done_again,
+    a_key_that_is_staged_in_a_restored_database_is_kept_for_the_backups_of_what_was_lost,
     a_log_with_gaps_is_told_of_before_a_database_is_accepted,
     a_key_file_that_was_replaced_by_an_older_one_is_put_right,
     files_of_aborted_and_destroyed_keys_disappear_and_no_others,
@@ -277,6 +279,54 @@ fn an_older_database_closes_writes_until_it_is_accepted_and_shreds_are_done_agai
     assert!(again.status.success() && said(&again).contains("nothing to accept"), "{}", said(&again));
     assert_eq!(daemon.stop().code(), Some(0));
     assert_eq!(site.start().get("/readyz").status, 200, "and so it stays");
+}
+
+/// The key was in use in the state that was lost: nobody can give it up any more, and a later dump opens after all.
+fn a_key_that_is_staged_in_a_restored_database_is_kept_for_the_backups_of_what_was_lost(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    let kid = rotated(site, &[])["kid"].as_str().unwrap().to_owned();
+    assert_eq!(daemon.stop().code(), Some(0));
+    site.keep_copy();
+    let daemon = site.start();
+    assert_eq!(rotated(site, &["--resume", WAIVE[0], WAIVE[1]])["end"], "rotated");
+    assert_eq!(daemon.set("late", "KEY", b"late").status, 200);
+    assert_eq!(daemon.stop().code(), Some(0));
+    site.swap_with_copy();
+
+    let daemon = site.start();
+    let (code, told) = refused(site, &["--abort"]);
+    assert_eq!(code, Some(5), "{told}");
+    assert!(told.contains("containarium admin accept-restore"), "{told}");
+    let accepted = site.cli(["admin", "accept-restore", "--yes"], b"");
+    assert!(accepted.status.success(), "{accepted:?}");
+    let (asked, answered) =
+        (format!("staged master key {kid} will be retired"), String::from_utf8(accepted.stdout.clone()));
+    assert!(said(&accepted).contains(&asked), "{}", said(&accepted));
+    assert!(answered.unwrap().contains(&format!("staged master key {kid} is retired")));
+    assert_eq!(phase(site), "idle");
+    let (code, told) = refused(site, &["--abort"]);
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("nothing is staged"), "{told}");
+    let (code, told) = refused(site, &["--destroy-old", "--yes", WAIVE[0], WAIVE[1]]);
+    assert_eq!(code, Some(6), "{told}");
+    assert!(told.contains(&kid) && told.contains("not before 20"), "{told}");
+    // The old key is the one in use again, and in its place.
+    until(&daemon, "the old key is promoted", |_| crypto::kid(&main_key(site)).to_string() != kid);
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+    assert_eq!(rotated(site, &WAIVE)["end"], "rotated", "another key can be staged");
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(retained(site).join(&kid).exists());
+
+    site.swap_with_copy();
+    let daemon = site.start();
+    assert_eq!(daemon.value("late", "KEY").unwrap(), b"late");
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+}
+
+fn main_key(site: &Site) -> MasterKey {
+    let mut bytes: &[u8] = &std::fs::read(site.key_file()).unwrap();
+    KeyfileImage::read_from(&mut bytes).unwrap().master().unwrap()
 }
 
 fn a_log_with_gaps_is_told_of_before_a_database_is_accepted(site: &Site) {
