@@ -1,8 +1,9 @@
 //! A daemon as a node: keys that come and go beside it, copies of it, and databases that went back.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Instant;
 
 use containarium::crypto::{self, KeyfileImage, MasterKey};
@@ -20,6 +21,7 @@ on_both_stores![
     a_node_that_lacks_the_new_active_key_serves_what_it_can_until_install_key_gives_it,
     a_node_without_any_key_is_refused_and_starts_once_install_key_gave_it_the_key,
     install_key_takes_nothing_but_a_key_that_the_database_wants,
+    install_key_leaves_a_key_that_was_given_up_while_it_waited_for_the_lock,
     an_older_database_closes_writes_until_it_is_accepted_and_shreds_are_done_again,
     a_key_that_is_staged_in_a_restored_database_is_kept_for_the_backups_of_what_was_lost,
     a_log_with_gaps_is_told_of_before_a_database_is_accepted,
@@ -190,6 +192,36 @@ fn install_key_takes_nothing_but_a_key_that_the_database_wants(site: &Site) {
     }
     assert!(files() == before, "nothing was written");
     assert_eq!(daemon.get("/readyz").status, 200);
+}
+
+fn install_key_leaves_a_key_that_was_given_up_while_it_waited_for_the_lock(site: &Site) {
+    assert_eq!(site.start().stop().code(), Some(0));
+    let key = Key::new();
+    enter(site, &key, "staged");
+    let lock = site.path("etc/secrets.key.lock");
+    let held = std::fs::File::open(&lock).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut command = site.command(["admin", "install-key"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&key.bytes).unwrap();
+    // It opens the lock once it has seen that the key is wanted.
+    let open = format!("/proc/{}/fd", child.id());
+    let waits = || {
+        let mut open = std::fs::read_dir(&open).unwrap().flatten();
+        open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == lock))
+    };
+    let begun = Instant::now();
+    while !waits() {
+        assert!(begun.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(), "it never waited for the lock");
+        std::thread::yield_now();
+    }
+    site.run_sql(&format!("UPDATE master_keys SET state = 'aborted' WHERE kid = {}", key.sql(site)));
+    drop(held);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(said(&output).contains("aborted"), "{}", said(&output));
+    assert!(!retained(site).join(key.kid.to_string()).exists(), "nothing was written");
 }
 
 /// A daemon that shredded one tenant, plans to shred another, and spared a third, after the copy was made.
