@@ -188,6 +188,7 @@ macro_rules! conformance {
                 two_rotations_follow_each_other,
                 the_generation_rises_by_one,
                 an_accepted_restore_lowers_nothing,
+                an_accepted_restore_retires_a_key_that_was_staged,
             }
             escrows {
                 an_escrow_comes_back_as_it_was_added,

@@ -78,6 +78,19 @@ impl Site {
         }
     }
 
+    /// Puts the database back as it was kept, and keeps what it was until now; no daemon may have it open.
+    pub(crate) fn swap_with_copy(&self) {
+        let Some(database) = &self.postgres else {
+            let (live, copy, aside) =
+                (self.data_dir().join("containarium.db"), self.path("copy.db"), self.path("aside.db"));
+            for (from, to) in [(&live, &aside), (&copy, &live), (&aside, &copy)] {
+                std::fs::rename(from, to).unwrap();
+            }
+            return;
+        };
+        wait_for(database.swap_with_copy());
+    }
+
     /// Runs a statement past the daemon, with every guard of the database on.
     pub(crate) fn run_sql(&self, sql: &str) {
         wait_for(self.database().run(sql)).unwrap();

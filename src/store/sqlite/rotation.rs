@@ -13,7 +13,7 @@ use crate::failpoint;
 use crate::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState, Micros, NodeId};
 use crate::store::guards;
 use crate::store::masters::{
-    AtLeast, DestroyOutcome, Fence, Fenced, FlipOutcome, NewEscrow, NewMaster, RetireOutcome, StageOutcome,
+    Accepted, AtLeast, DestroyOutcome, Fence, Fenced, FlipOutcome, NewEscrow, NewMaster, RetireOutcome, StageOutcome,
 };
 use crate::store::rows::{self, master_key_state, micros};
 
@@ -200,12 +200,27 @@ async fn retired_at(connection: &mut SqliteConnection, kid: Kid) -> Result<i64, 
 pub(super) async fn accept_restore(
     connection: &mut SqliteConnection,
     at_least: AtLeast,
-) -> Result<KeyState, StoreError> {
+) -> Result<Accepted, StoreError> {
     let mut state = key_state::held(connection).await?;
     state.epoch = state.epoch.max(at_least.epoch);
     state.generation = state.generation.max(at_least.generation);
+    let retired = retire_staged(connection).await?;
+    if retired.is_some() {
+        state = at_rest(state);
+    }
     key_state::store(connection, &state).await?;
-    Ok(state)
+    Ok(Accepted { state, retired })
+}
+
+/// A later state than the restored one may have had this key in use, so it is kept as long as any that was.
+async fn retire_staged(connection: &mut SqliteConnection) -> Result<Option<Kid>, StoreError> {
+    const RETIRE: &str = concat!(
+        "UPDATE master_keys SET state = 'retired', wrapped_file = NULL, retired_at = ",
+        now!(),
+        " WHERE state = 'staged' RETURNING kid"
+    );
+    let staged: Option<Vec<u8>> = sqlx::query_scalar(RETIRE).fetch_optional(connection).await.map_err(store_error)?;
+    staged.map(|bytes| rows::staged_kid(&bytes)).transpose()
 }
 
 async fn master_state(connection: &mut SqliteConnection, kid: Kid) -> Result<Option<MasterKeyState>, StoreError> {

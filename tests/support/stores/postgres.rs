@@ -61,6 +61,14 @@ impl PostgresDatabase {
         self.on_server(&[forced, format!("ALTER DATABASE {name}_copy RENAME TO {name}")]).await;
     }
 
+    /// Puts the copy in the database's place, and keeps that as the copy; nobody may be connected.
+    pub(crate) async fn swap_with_copy(&self) {
+        let name = &self.name;
+        let turns = [("", "_aside"), ("_copy", ""), ("_aside", "_copy")];
+        let rename = |(from, to): &(&str, &str)| format!("ALTER DATABASE {name}{from} RENAME TO {name}{to}");
+        self.on_server(&turns.iter().map(rename).collect::<Vec<_>>()).await;
+    }
+
     async fn on_server(&self, statements: &[String]) {
         let mut connection = self.server.connect().await.unwrap();
         for statement in statements {
