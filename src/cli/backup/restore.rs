@@ -159,6 +159,7 @@ fn failed(error: &RestoreError) -> Failure {
              --database-url or --data-dir"
         }
         RestoreError::Copy(_) => "mend the copy as said, or take another one",
+        RestoreError::NotPutBack(_) => "put it back as said, then run it again",
         RestoreError::KeyFile(_) => {
             "run it as the user that the daemon runs as, and with its --key-file; then run it again"
         }

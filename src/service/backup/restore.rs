@@ -84,7 +84,19 @@ pub enum RestoreError {
     #[error(transparent)]
     Copy(VerifyError),
     #[error(transparent)]
-    KeyFile(#[from] KeyfileError),
+    KeyFile(KeyfileError),
+    /// No key is in the key file's place, and what lay there is told of.
+    #[error(transparent)]
+    NotPutBack(KeyfileError),
+}
+
+impl From<KeyfileError> for RestoreError {
+    fn from(error: KeyfileError) -> Self {
+        match error {
+            KeyfileError::NotPutBack { .. } => Self::NotPutBack(error),
+            _ => Self::KeyFile(error),
+        }
+    }
 }
 
 impl RestoreError {
@@ -98,7 +110,7 @@ impl RestoreError {
             Self::Fetch(error) => error.class(),
             Self::NotWanted { .. } | Self::KeyFile(KeyfileError::LockHeld { .. }) => Class::Conflict,
             Self::Copy(error) => error.class(),
-            Self::KeyFile(_) => Class::Failed,
+            Self::KeyFile(_) | Self::NotPutBack(_) => Class::Failed,
         }
     }
 }
@@ -272,11 +284,9 @@ fn replace(lock: &KeyLock, clock: &dyn Clock, kid: Kid) -> Result<Option<PathBuf
     let aside = lock.set_aside(clock.wall())?;
     match lock.promote(kid) {
         Ok(()) => Ok(aside),
-        Err(error) => {
-            if let Some(aside) = &aside {
-                lock.put_back(aside)?;
-            }
-            Err(error)
-        }
+        Err(error) => Err(match &aside {
+            Some(aside) => lock.put_back(aside, error),
+            None => error,
+        }),
     }
 }
