@@ -15,7 +15,7 @@ use crate::service::job::{self, Reporter, Watch};
 use crate::service::{By, Error, Failure, Request, Service, Touched};
 use crate::store::masters::{EscrowStage, NewEscrow};
 
-use super::{Class, DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+use super::{DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
 
 /// How long a push waits for another: two calls to Google that are not answered. Whoever asked for it may ask again; a rotation that
 /// waited without bound would keep its lease and say nothing.
@@ -250,35 +250,40 @@ impl Service {
 
         let id = match escrows.iter().find(|escrow| is_pending(escrow, secret)) {
             Some(pending) => pending.id.clone(),
-            None => self.begin_escrow(secret, kid, sha256).await?,
+            // The locator is that of the version once it has a number.
+            None => self.add_escrow(secret.to_owned(), kid, sha256, EscrowStage::Started).await?,
         };
         failpoint::reached("backup.begun");
         match target.push(image).await {
             Ok(pushed) => {
                 failpoint::reached("backup.added");
-                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&pushed.locator)).await? {
-                    return Ok(Outcome::Missing(Trouble {
-                        class: Class::Failed,
-                        why: format!("{} was added, and its row in the database is gone; push again", pushed.locator),
-                    }));
+                let locator = pushed.locator;
+                // Another daemon found the same begun row, and was quicker: its copy keeps it, and this one has a row of its own.
+                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
+                    self.add_escrow(locator.clone(), kid, sha256, EscrowStage::Confirmed).await?;
                 }
-                Ok(Outcome::Pushed { locator: pushed.locator })
+                Ok(Outcome::Pushed { locator })
             }
             Err(error) => Ok(Outcome::Missing((&error).into())),
         }
     }
 
-    async fn begin_escrow(&self, secret: &str, kid: Kid, sha256: [u8; 32]) -> Result<String, Error> {
+    async fn add_escrow(
+        &self,
+        locator: String,
+        kid: Kid,
+        sha256: [u8; 32],
+        stage: EscrowStage,
+    ) -> Result<String, Error> {
         let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
         let escrow = NewEscrow {
             id: id.clone(),
             kid,
             target: SECRET_MANAGER.to_owned(),
-            // Of the version once it has a number.
-            locator: Some(secret.to_owned()),
+            locator: Some(locator),
             content_sha256: Some(sha256),
             kind: EscrowKind::Copy,
-            stage: EscrowStage::Started,
+            stage,
         };
         self.store.add_escrow(&escrow).await?;
         Ok(id)

@@ -9,6 +9,7 @@ on_both_stores![
     the_same_bytes_are_pushed_once_and_again_only_when_their_copy_is_gone,
     every_configured_secret_gets_a_copy_and_each_that_has_none_is_named,
     an_answer_that_was_lost_leaves_a_stray_and_one_confirmed_copy,
+    a_row_that_another_daemon_confirmed_meanwhile_keeps_its_copy_and_the_second_has_its_own,
     the_first_start_makes_the_backup_where_it_is_told_to,
 ];
 
@@ -74,6 +75,32 @@ fn an_answer_that_was_lost_leaves_a_stray_and_one_confirmed_copy(site: &Site) {
     assert_eq!((&versions[0]["kid"], versions[1].get("kid")), (&kid(&daemon).into(), None), "{shown}");
     assert!(String::from_utf8(site.cli(["backup", "list"], b"").stdout).unwrap().contains("unknown"));
     assert_eq!(site.number("SELECT count(*) FROM escrows"), 1);
+}
+
+fn a_row_that_another_daemon_confirmed_meanwhile_keeps_its_copy_and_the_second_has_its_own(site: &Site) {
+    let cloud = Cloud::of(site);
+    let _daemon = site.start();
+    cloud.fault("503", "add");
+    let pushed = std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| push(site));
+        while cloud.requests("add") == 0 {
+            std::thread::yield_now();
+        }
+        // What the other daemon does with the row that this one began.
+        site.run_sql(&format!("UPDATE escrows SET confirmed_at = 5, locator = '{SECRET}/versions/99'"));
+        cloud.heal();
+        answer(&pushing.join().unwrap())
+    });
+    let first = format!("{SECRET}/versions/1");
+    assert_eq!(
+        (&pushed["copies"][0]["state"], &pushed["copies"][0]["locator"]),
+        (&"pushed".into(), &first.clone().into())
+    );
+    assert_eq!(
+        site.texts("SELECT locator FROM escrows ORDER BY started_at, confirmed_at"),
+        [format!("{SECRET}/versions/99"), first]
+    );
+    assert_eq!(site.number("SELECT count(*) FROM escrows WHERE confirmed_at = 5"), 1);
 }
 
 fn the_first_start_makes_the_backup_where_it_is_told_to(site: &Site) {
