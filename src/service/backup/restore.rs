@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::backup::{BackupError, KeyCopy};
 use crate::clock::Clock;
+use crate::crypto::ImageError;
 use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
@@ -83,6 +84,8 @@ pub enum RestoreError {
     NotWanted { from: String, found: Kid, what: &'static str, needed: Vec<Kid> },
     #[error(transparent)]
     Copy(VerifyError),
+    #[error("{from} is not a master key: {damage}. No file was touched")]
+    NoKeyInCopy { from: String, damage: ImageError },
     #[error(transparent)]
     KeyFile(KeyfileError),
     /// No key is in the key file's place, and what lay there is told of.
@@ -110,7 +113,7 @@ impl RestoreError {
             Self::Fetch(error) => error.class(),
             Self::NotWanted { .. } | Self::KeyFile(KeyfileError::LockHeld { .. }) => Class::Conflict,
             Self::Copy(error) => error.class(),
-            Self::KeyFile(_) | Self::NotPutBack(_) => Class::Failed,
+            Self::NoKeyInCopy { .. } | Self::KeyFile(_) | Self::NotPutBack(_) => Class::Failed,
         }
     }
 }
@@ -216,7 +219,11 @@ async fn fetch(
             let fetched = destinations.target(secret)?.fetch(number).await?;
             one(FetchedKey::of(&fetched.copy, fetched.locator)?)
         }
-        Wanted::Copy(FromCopy { copy, from }) => one(FetchedKey::of(&copy, from)?),
+        Wanted::Copy(FromCopy { copy, from }) => match FetchedKey::of(&copy, from) {
+            Ok(key) => one(key),
+            Err(FetchError::Image { from, damage }) => Err(RestoreError::NoKeyInCopy { from, damage }),
+            Err(error) => Err(error.into()),
+        },
     }
 }
 

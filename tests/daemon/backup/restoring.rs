@@ -219,7 +219,9 @@ fn a_bad_copy_in_a_file_is_named_and_touches_nothing() {
     fails(&from(mistyped.join("\n").as_bytes(), &[]), 2, &["line 2"]);
     fails(&from(&sealed, &[]), 2, &["identity"]);
     fails(&from(&sealed, &["--identity", &identity]), 2, &["none of the 1 identities opens"]);
-    fails(&from(&key[..31], &[]), 1, &["31 bytes", "standard input"]);
+    let short = from(&key[..31], &[]);
+    fails(&short, 1, &["31 bytes", "standard input", "help: take another copy", "without --from"]);
+    assert!(!said(&short).contains("--version"), "{}", said(&short));
     fails(&from(b"", &[]), 1, &["it is empty"]);
     fails(&from(&new_key().0, &[]), 6, &["has never had"]);
     fails(&site.cli(["backup", "restore", "--from", "/nowhere"], b""), 2, &["/nowhere"]);
