@@ -271,7 +271,9 @@ pub trait Masters: Send + Sync {
     async fn add_escrow(&self, escrow: &NewEscrow) -> Result<(), StoreError>;
 
     /// Stamps the stage with now (but never the start, which has its time), and those before it that are not stamped; gives it a locator
-    /// where one is given. False: no such copy; a waiver does not advance.
+    /// where one is given. A copy that is confirmed keeps its place and time: it is confirmed again with the same locator only (the
+    /// answer to a commit was lost). False: nothing was changed, there is no such copy or it is another one by now; a waiver does not
+    /// advance.
     async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError>;
 
     /// By kid, then time of start.

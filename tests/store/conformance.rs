@@ -194,6 +194,7 @@ macro_rules! conformance {
                 an_escrow_comes_back_as_it_was_added,
                 what_is_no_escrow_is_refused,
                 an_escrow_advances_and_keeps_what_was_stamped,
+                a_confirmed_escrow_is_not_overwritten_by_a_second_answer,
                 only_a_retired_key_is_destroyed,
                 a_retired_key_is_destroyed_when_its_time_has_come_and_its_copy_was_read_back,
                 a_waiver_stands_for_a_copy_that_was_read_back,

@@ -64,6 +64,12 @@ impl Google {
         self.rule(json!({"fault": fault, "operation": operation, "times": 1})).await;
     }
 
+    /// From now on, whenever this version's payload is read.
+    pub(crate) async fn fault_of_version(&self, fault: &str, secret: &str, number: u64) {
+        let path = format!("/{secret}/versions/{number}:access");
+        self.rule(json!({"fault": fault, "operation": "access", "path": path})).await;
+    }
+
     async fn rule(&self, rule: Value) {
         let (status, answer) = self.request(Method::POST, &format!("{}/faults", self.url("control")), Some(rule)).await;
         assert_eq!(status, 200, "{answer}");

@@ -154,11 +154,16 @@ fn failed(error: &RestoreError) -> Failure {
         RestoreError::Fetch(FetchError::Image { .. }) => {
             "take another version; without --version the right one is looked for"
         }
+        RestoreError::NoKeyInCopy { .. } => {
+            "take another copy: an age file, a sheet, or the key file's bytes as they are; without --from the right version is looked \
+             for in Secret Manager"
+        }
         RestoreError::NotWanted { .. } => {
-            "`containarium backup restore` without --version looks for the right one; if another database is meant, correct \
+            "`containarium backup restore` without --version and --from looks for the right one; if another database is meant, correct \
              --database-url or --data-dir"
         }
         RestoreError::Copy(_) => "mend the copy as said, or take another one",
+        RestoreError::NotPutBack(_) => "put it back as said, then run it again",
         RestoreError::KeyFile(_) => {
             "run it as the user that the daemon runs as, and with its --key-file; then run it again"
         }

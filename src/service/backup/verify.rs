@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::backup::age::Identities;
-use crate::backup::{BackupError, Form, ReadCopy, read_copy};
+use crate::backup::{BackupError, Form, ReadCopy, WhatItWas, read_copy};
 use crate::crypto::ImageError;
 use crate::keys::keyfile::lies_beside;
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
@@ -131,14 +131,19 @@ async fn read_back(
     if let Some(trouble) = first {
         return Err(trouble);
     }
-    let search = target.search(&[kid]).await.map_err(|error| Trouble::from(&error))?;
-    match search.found.into_iter().next() {
-        Some(found) => Ok(in_secret_manager(kid, found.locator, found.copy.sha256())),
-        None => Err(Trouble {
-            class: Class::NotFound,
-            why: format!("none of its {} versions holds master key {kid}", search.looked_at.len()),
-        }),
+    let search = target.search(&[kid]).await;
+    if let Some(found) = search.found.into_iter().next() {
+        return Ok(in_secret_manager(kid, found.locator, found.copy.sha256()));
     }
+    if let Some(error) = &search.stopped {
+        return Err(error.into());
+    }
+    let unread = search.looked_at.iter().find(|at| matches!(at.was, WhatItWas::Unread(_)));
+    let unread = unread.map(|at| format!(" (version {} was not read: {})", at.number, at.was)).unwrap_or_default();
+    Err(Trouble {
+        class: Class::NotFound,
+        why: format!("none of its {} versions holds master key {kid}{unread}", search.looked_at.len()),
+    })
 }
 
 fn in_secret_manager(kid: Kid, locator: String, sha256: [u8; 32]) -> ReadBack {

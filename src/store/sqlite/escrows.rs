@@ -49,7 +49,8 @@ pub(super) async fn advance(
          read_back_at = CASE ?3 WHEN 'read_back' THEN now ELSE read_back_at END \
          FROM (SELECT ",
         now!(),
-        " AS now) WHERE id = ?1 AND kind = 'copy'"
+        " AS now) WHERE id = ?1 AND kind = 'copy' \
+         AND (?3 <> 'confirmed' OR confirmed_at IS NULL OR locator = ?2)"
     );
     let stage = match stage {
         EscrowStage::Started => "started",

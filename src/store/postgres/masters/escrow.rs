@@ -66,7 +66,8 @@ impl Work for AdvanceEscrow<'_> {
         let stamp = |stage| (self.stage == stage).then_some(at);
         let done = sqlx::query(
             "UPDATE containarium.escrows SET confirmed_at = COALESCE($2, confirmed_at, $3), \
-                 read_back_at = COALESCE($3, read_back_at), locator = COALESCE($4, locator) WHERE id = $1 AND kind = 'copy'",
+                 read_back_at = COALESCE($3, read_back_at), locator = COALESCE($4, locator) WHERE id = $1 AND kind = 'copy' \
+                 AND ($2::bigint IS NULL OR confirmed_at IS NULL OR locator = $4)",
         )
         .bind(self.id)
         .bind(stamp(EscrowStage::Confirmed))
