@@ -13,7 +13,7 @@ use crate::service::backup::restore::{Against, RestoreError, Restored, Wanted, r
 use super::super::failure::{Exit, Failure};
 use super::super::output::{Format, note, plain, print, print_json};
 use super::super::settings::{OutputArgs, SettingsArgs};
-use super::copy::{CopyArgs, config};
+use super::copy::{CopyArgs, config, kid};
 use super::{exit, note_passed_over};
 
 #[derive(Args)]
@@ -34,10 +34,6 @@ pub(super) struct RestoreArgs {
     settings: SettingsArgs,
     #[command(flatten)]
     output: OutputArgs,
-}
-
-fn kid(text: &str) -> Result<Kid, &'static str> {
-    Kid::from_hex(text).ok_or("a kid is 32 hex digits, in lower case")
 }
 
 /// `backup restore -o json`
