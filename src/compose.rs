@@ -94,14 +94,15 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         ExistingKey::Adopt => Adopt::Asked,
     };
     let files = KeyFiles::at(&config.key_file)?;
+    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
         files: files.clone(),
         clock: Arc::clone(&clock),
+        copies,
         data_dir: config.data_dir.clone(),
     })?);
-    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
@@ -176,7 +177,9 @@ fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
     Rescue { database, files, destinations: destinations(config), clock: Arc::new(SystemClock::new()) }
 }
 
-fn destinations(config: &Config) -> Destinations {
+/// The secrets that the settings name.
+#[must_use]
+pub fn destinations(config: &Config) -> Destinations {
     let Some(backup) = &config.backup_gcp else { return Destinations::default() };
     let secrets = backup.secrets.iter().map(ToString::to_string).collect();
     Destinations::new(secrets, backup.endpoint.as_ref().map(ToString::to_string))
@@ -226,9 +229,8 @@ pub async fn untouching_reader(config: &Config) -> Result<Reader, ComposeError> 
 /// [`StoreError`], as the stores' readers.
 pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
     match name.to_str() {
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            Ok(Arc::new(PostgresStore::open_reading(url).await?))
-        }
+        // Any URL, so that one with a misspelt scheme is refused as such, and its password is in no message about a file.
+        Some(url) if url.contains("://") => Ok(Arc::new(PostgresStore::open_reading(url).await?)),
         _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
     }
 }
