@@ -66,7 +66,7 @@ pub struct Search {
     pub looked_at: Vec<LookedAt>,
     /// The keys that none of those holds.
     pub missing: Vec<Kid>,
-    /// Why the search ended before its end: what is missing may be in a version that was not looked at.
+    /// Why something was not looked at, a version or all of them, where that matters: what is missing may be there.
     pub stopped: Option<BackupError>,
 }
 
@@ -88,6 +88,10 @@ pub enum WhatItWas {
     /// It did not come, for a reason that is this version's and need not be another's.
     Unread(GcpError),
 }
+
+/// How many versions in a row may give no answer until a search ends. A grant may leave out one version and one connection may break, so one
+/// is no reason to give up over an older copy.
+const UNANSWERED: usize = 2;
 
 impl SecretManagerTarget {
     /// `endpoint` is where Secret Manager is asked, Google's own where `None`; `secret` is `projects/P/secrets/S`; no call of this target
@@ -153,8 +157,9 @@ impl SecretManagerTarget {
     }
 
     /// Fetches versions, the newest first, until it has every one of these keys or there is none left. A version that is disabled,
-    /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one; what the next version
-    /// would meet too (no right, no connection, no time) stops the search. What was found by then stays found.
+    /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one. One that does not come
+    /// for a reason that the next may meet too (no right, no connection, no time) is noted as well; [`UNANSWERED`] of those in a row end
+    /// the search. What was found by then stays found.
     pub async fn search(&self, wanted: &[Kid]) -> Search {
         let mut search = Search { found: Vec::new(), looked_at: Vec::new(), missing: wanted.to_vec(), stopped: None };
         search.missing.sort_unstable();
@@ -162,18 +167,38 @@ impl SecretManagerTarget {
         if let Err(error) = self.look_through(&mut search).await {
             search.stopped = Some(error);
         }
+        if search.missing.is_empty() && !wanted.is_empty() {
+            search.stopped = None;
+        }
         search
     }
 
     async fn look_through(&self, search: &mut Search) -> Result<(), BackupError> {
+        let mut unanswered = 0;
         for version in self.list().await? {
             if search.missing.is_empty() && !search.looked_at.is_empty() {
                 break;
             }
             let was = match version.state {
                 CopyState::Disabled | CopyState::Destroyed => WhatItWas::NotEnabled(version.state),
-                CopyState::Enabled | CopyState::Unknown => self.look_at(version.number, search).await?,
+                CopyState::Enabled | CopyState::Unknown => match self.look_at(version.number, search).await {
+                    Ok(was) => was,
+                    Err(BackupError::Google(error)) => {
+                        // One that was waited for to the end is as long as an operator waits.
+                        unanswered += if matches!(error, GcpError::Deadline { .. }) { UNANSWERED } else { 1 };
+                        search
+                            .looked_at
+                            .push(LookedAt { number: version.number, was: WhatItWas::Unread(error.clone()) });
+                        search.stopped = Some(BackupError::Google(error));
+                        if unanswered >= UNANSWERED {
+                            break;
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
+            unanswered = 0;
             search.looked_at.push(LookedAt { number: version.number, was });
         }
         Ok(())

@@ -144,13 +144,37 @@ async fn what_was_found_before_a_search_was_stopped_stays_found() {
     for key in [&old, &old, &new] {
         google.add(SECRET, &key.0).await;
     }
+    google.add(SECRET, &new.0).await;
     for (fault, kind) in [("403", Kind::Denied), ("503", Kind::Unavailable), ("cut", Kind::Unavailable)] {
         google.heal().await;
-        google.fault_of_version(fault, SECRET, 2).await;
+        for version in [2, 3] {
+            google.fault_of_version(fault, SECRET, version).await;
+        }
         let search = target(&google, "restore").search(&[old.1, new.1]).await;
         assert_eq!(search.stopped.map(|error| error.kind()), Some(kind), "{fault}");
-        assert_eq!((search.found.len(), search.found[0].number), (1, number(3)), "{fault}");
-        assert_eq!(search.missing, [old.1], "{fault}: the next version was not asked for");
+        assert_eq!((search.found.len(), search.found[0].number), (1, number(4)), "{fault}");
+        assert_eq!(search.missing, [old.1], "{fault}: version 1 was not asked for");
+        assert_eq!(search.looked_at.len(), 3, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn one_version_that_gives_no_answer_hides_no_older_one() {
+    let google = Google::start().await;
+    let (key, kid) = new_key();
+    for _ in 0..3 {
+        google.add(SECRET, &key).await;
+    }
+    for (fault, at) in [("403", 3), ("503", 3), ("cut", 3)] {
+        google.heal().await;
+        google.fault_of_version(fault, SECRET, at).await;
+        let search = target(&google, "restore").search(&[kid]).await;
+        assert_eq!(search.found[0].number, number(2), "{fault}");
+        assert!(search.stopped.is_none(), "{fault}: what was wanted is found");
+        let absent = Kid::new([3; 16]);
+        let search = target(&google, "restore").search(&[absent]).await;
+        assert_eq!(search.looked_at.len(), 3, "{fault}: the others were looked at");
+        assert!(search.stopped.is_some(), "{fault}: it may hold what is missing");
     }
 }
 

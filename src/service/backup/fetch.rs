@@ -41,9 +41,9 @@ pub enum FetchError {
     #[error("no secret is configured to fetch from: `[backup.gcp] secrets` names none")]
     NotConfigured,
     /// Some secret did not answer, or not this identity: what is missing may be there.
-    #[error("{}; not found: {}{}", each(.passed_over), kids(.missing), Looked(.looked))]
+    #[error("{}; not found: {}{}", each(.passed_over), kids(.missing), Looked::partly(.looked))]
     Search { passed_over: Vec<PassedOver>, missing: Vec<Kid>, looked: Vec<String> },
-    #[error("no version that can be read holds master key {}{}", kids(.missing), Looked(.looked))]
+    #[error("no version that can be read holds master key {}{}", kids(.missing), Looked::all(.looked))]
     NotFound { missing: Vec<Kid>, looked: Vec<String> },
     #[error("{from} is not a master key: {damage}. No file was touched")]
     Image { from: String, damage: ImageError },
@@ -123,13 +123,29 @@ fn each(passed_over: &[PassedOver]) -> String {
 }
 
 /// What was looked at in vain, a line each.
-struct Looked<'a>(&'a [String]);
+struct Looked<'a> {
+    at: &'a [String],
+    /// Whether there is nothing else.
+    all: bool,
+}
+
+impl<'a> Looked<'a> {
+    const fn all(at: &'a [String]) -> Self {
+        Self { at, all: true }
+    }
+
+    const fn partly(at: &'a [String]) -> Self {
+        Self { at, all: false }
+    }
+}
 
 impl fmt::Display for Looked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str(". There is no version at all"),
-            looked => write!(f, ". Looked at: {}", looked.join("; ")),
+        match self.at {
+            [] if self.all => f.write_str(". There is no version at all")?,
+            [] => {}
+            looked => write!(f, ". Looked at: {}", looked.join("; "))?,
         }
+        if self.all { Ok(()) } else { f.write_str(". What else is there is not known") }
     }
 }
