@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::keys::Keyring;
 use crate::keys::keyfile::KeyFiles;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
-use crate::store::Store;
+use crate::store::{Reads, Store};
 
 use backup::{Destinations, PushedKeys};
 use deks::RotatedDeks;
@@ -94,6 +94,8 @@ pub struct Parts {
 /// The one service of a daemon.
 pub struct Service {
     store: Arc<dyn Store>,
+    /// The store's front for single secrets.
+    reads: Reads,
     keys: Arc<Keyring>,
     files: KeyFiles,
     destinations: Destinations,
@@ -156,6 +158,7 @@ impl Service {
             database_retention,
         } = parts;
         Self {
+            reads: Reads::new(Arc::clone(&store)),
             store,
             keys,
             files,

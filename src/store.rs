@@ -9,6 +9,7 @@
 //! [`StoreError::Corrupt`], which names table and key.
 
 pub mod backups;
+mod coalesce;
 mod decide;
 pub mod deks;
 mod guards;
@@ -18,6 +19,7 @@ mod rows;
 mod sqlite;
 
 pub use backups::BackupLog;
+pub use coalesce::Reads;
 pub use deks::Deks;
 pub use masters::Masters;
 
@@ -282,9 +284,9 @@ pub trait Store: Masters + Deks + BackupLog + Send + Sync {
     /// Puts the first key into a database that never held one: master lock, check again, `maker`, rows, commit.
     async fn first_key(&self, maker: &mut dyn FirstKeyMaker) -> Result<FirstKeyOutcome, StoreError>;
 
-    /// What lies at each place, in their order; one SQL statement for all. A secret whose current version has no row at all is
-    /// [`StoreError::Corrupt`]: it is never pruned.
-    async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError>;
+    /// What lies at each place, in their order; one SQL statement for all. A row that breaks its rules is its own place's
+    /// [`StoreError::Corrupt`], and so is a secret whose current version has no row at all: it is never pruned.
+    async fn read(&self, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError>;
 
     /// Every readable secret of a tenant with its current version, by name; one SQL statement. `more` where there are more than
     /// `limit`. `None`: no such tenant. A blocked tenant is [`Found::TenantBlocked`]'s refusal.

@@ -71,11 +71,8 @@ impl Service {
 
     async fn read_one(&self, grant: &Grant, name: &SecretName, which: Which) -> Result<OpenedSecret, ReadError> {
         let place = Place { tenant: tenant_of(grant, Permission::Read)?.clone(), name: name.clone(), which };
-        let found = self.store.read(std::slice::from_ref(&place)).await.map_err(Error::from)?;
-        match found.into_iter().next() {
-            Some(found) => self.open_found(&place, found),
-            None => Err(Error::Internal(Failure::Other).into()),
-        }
+        let found = self.reads.read(place.clone()).await.map_err(Error::from)?;
+        self.open_found(&place, found)
     }
 
     fn open_found(&self, place: &Place, found: Found) -> Result<OpenedSecret, ReadError> {
@@ -177,6 +174,7 @@ impl Service {
         let places: Vec<Place> = names.iter().map(place).collect();
         let _reading = self.rooms.to_read(places.len()).await?;
         let all_found = self.store.read(&places).await.map_err(Error::from)?;
+        let all_found = all_found.into_iter().collect::<Result<Vec<_>, _>>().map_err(Error::from)?;
         let room = self.rooms.to_answer(all_found.iter().map(ciphertext_of_found).sum()).await?;
         let mut values = BatchValues { secrets: Vec::with_capacity(names.len()), missing: Vec::new(), room };
         for (index, (place, found)) in places.iter().zip(all_found).enumerate() {

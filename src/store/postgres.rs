@@ -176,7 +176,7 @@ impl Store for PostgresStore {
         run_tx(&self.pool, "first_key", &mut MakeFirstKey { maker, made: None }).await
     }
 
-    async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError> {
+    async fn read(&self, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError> {
         run_read(&self.pool, &ReadPlaces(places)).await
     }
 

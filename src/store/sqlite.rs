@@ -156,7 +156,7 @@ impl Store for SqliteStore {
         Ok(outcome)
     }
 
-    async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError> {
+    async fn read(&self, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError> {
         read::places(&self.readers, places).await
     }
 

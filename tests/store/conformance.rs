@@ -2,6 +2,7 @@
 
 mod backups;
 mod batches;
+mod coalescing;
 mod corrupt;
 mod dek_versions;
 mod deks;
@@ -199,6 +200,12 @@ macro_rules! conformance {
                 a_retired_key_is_destroyed_when_its_time_has_come_and_its_copy_was_read_back,
                 a_waiver_stands_for_a_copy_that_was_read_back,
                 a_key_with_quarantined_deks_is_not_destroyed,
+            }
+            coalescing {
+                of_many_reads_at_once_each_gets_its_own_answer,
+                a_damaged_row_fails_those_who_read_it_and_nobody_else,
+                a_reader_that_goes_away_takes_nobody_along,
+                reads_of_a_closed_store_are_told_so_and_nobody_hangs,
             }
             backups {
                 the_newest_copy_of_the_database_is_the_last_one,

@@ -1,0 +1,78 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use containarium::store::{Found, Reads, StoreError};
+use sqlx::{Connection, Executor};
+use tokio::task::JoinSet;
+
+use super::locking::until_waiting;
+use crate::store::steps::current;
+use crate::support::stores::postgres::PostgresDatabase;
+
+/// Two queries of one read each are held up; whatever comes then waits for the third, which takes all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_wait_are_answered_by_one_query() {
+    let database = PostgresDatabase::create().await;
+    let f = database.fixture().await.with_alice().await;
+    f.set("A", &["one"]).await;
+    let reads = Reads::new(Arc::clone(&f.store));
+    let mut watcher = database.connect().await;
+    let mut holder = database.connect().await;
+    let mut hold = holder.begin().await.unwrap();
+    hold.execute("LOCK TABLE containarium.secrets IN ACCESS EXCLUSIVE MODE").await.unwrap();
+
+    let mut readers = JoinSet::new();
+    for session in 1..=2 {
+        let reads = reads.clone();
+        readers.spawn(async move { reads.read(current("alice", "A")).await });
+        until_waiting(&mut watcher, session).await;
+    }
+    let queries =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    for _ in 0..50 {
+        let reads = reads.clone();
+        readers.spawn(async move { reads.read(current("alice", "A")).await });
+    }
+    while reads.waiting() < 50 {
+        tokio::task::yield_now().await;
+    }
+    let held: i64 = sqlx::query_scalar(queries).fetch_one(&mut watcher).await.unwrap();
+    assert_eq!(held, 2, "the others sent no query of their own");
+    hold.rollback().await.unwrap();
+    let all = async {
+        while let Some(read) = readers.join_next().await {
+            assert!(matches!(read.unwrap().unwrap(), Found::Secret(..)));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all).await.expect("a read was forgotten");
+    assert_eq!(reads.waiting(), 0);
+}
+
+/// As a value whose pages on disk are damaged: the server fails the whole query over it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_server_cannot_read_fails_those_who_read_it_and_nobody_else() {
+    let database = PostgresDatabase::create().await;
+    let f = database.fixture().await.with_alice().await;
+    f.set("A", &["one"]).await;
+    f.set("B", &["two"]).await;
+    let mut raw = database.connect().await;
+    raw.execute(
+        "ALTER TABLE containarium.secret_versions RENAME TO kept; \
+         CREATE VIEW containarium.secret_versions AS SELECT tenant, name, version, state, dek_version, created_at, destroyed_at, \
+         CASE WHEN 1 / (name <> 'A')::int = 1 THEN ciphertext END AS ciphertext FROM containarium.kept",
+    )
+    .await
+    .unwrap();
+    let reads = Reads::new(Arc::clone(&f.store));
+    let mut readers = JoinSet::new();
+    for reader in 0..100 {
+        let (reads, named) = (reads.clone(), if reader % 2 == 0 { "A" } else { "B" });
+        readers.spawn(async move { (named, reads.read(current("alice", named)).await) });
+    }
+    while let Some(read) = readers.join_next().await {
+        match read.unwrap() {
+            ("A", Err(StoreError::Refused(_))) | ("B", Ok(Found::Secret(..))) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
