@@ -43,12 +43,14 @@ pub enum CopyState {
     Unknown,
 }
 
-/// What is known of the secret itself.
+/// How long the secret itself is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Described {
-    pub created_at: Option<Micros>,
+pub enum Lifetime {
+    Lasting,
     /// Google will delete it with all copies in it: it is no place for backups.
-    pub expires: bool,
+    Expires,
+    /// This identity may not see it.
+    Hidden(GcpError),
 }
 
 /// A copy that was fetched.
@@ -135,11 +137,24 @@ impl SecretManagerTarget {
         Ok(self.google.list(&self.secret).await?.into_iter().map(listed).collect())
     }
 
+    /// Whether the secret has an expiry; of its versions nothing is asked.
+    ///
     /// # Errors
-    /// `Google`.
-    pub async fn describe(&self) -> Result<Described, BackupError> {
-        let facts = self.google.secret(&self.secret).await?;
-        Ok(Described { created_at: facts.created_at, expires: facts.expires })
+    /// `Google`, but for a denial.
+    pub async fn lifetime(&self) -> Result<Lifetime, BackupError> {
+        match self.google.secret(&self.secret).await {
+            Ok(facts) if facts.expires => Ok(Lifetime::Expires),
+            Ok(_) => Ok(Lifetime::Lasting),
+            Err(denial @ GcpError::Denied { .. }) => Ok(Lifetime::Hidden(denial)),
+            Err(error) => Err(BackupError::Google(error)),
+        }
+    }
+
+    /// What takes the secret's expiry away.
+    #[must_use]
+    pub fn mend_expiry(&self) -> String {
+        let (secret, project) = (self.secret.secret(), self.secret.project());
+        format!("gcloud secrets update {secret} --project={project} --remove-expiration")
     }
 
     /// The copy of this number, whatever it holds.
