@@ -107,6 +107,12 @@ impl SecretManagerTarget {
         Ok(Self { google: SecretManager::connect(&endpoint, Limits::within(deadline), &secret)?, secret })
     }
 
+    /// Whether it is Google that is asked there; of what is no endpoint, not.
+    #[must_use]
+    pub fn asks_google(endpoint: Option<&str>) -> bool {
+        Endpoint::secret_manager(endpoint).is_ok_and(|endpoint| endpoint.is_google())
+    }
+
     /// The secret's full name.
     #[must_use]
     pub fn name(&self) -> String {

@@ -18,6 +18,7 @@ use crate::keys::keyfile::{KeyFiles, Scan};
 use crate::model::{Action, Kid, Micros};
 use crate::store::Store;
 
+use super::backup::Destinations;
 use super::{Error, Request, Service, Touched};
 use checks::{DATA_ROOM, KEY_ROOM};
 use ledger::Ledger;
@@ -136,7 +137,7 @@ impl Service {
         let mut checks = vec![checks::daemon(&readiness.waiting_for())];
         checks.extend(common(&Found {
             ledger: &ledger,
-            secrets: self.destinations.secrets(),
+            destinations: &self.destinations,
             scan,
             loaded: Some(loaded),
             wall: self.clock.wall(),
@@ -152,11 +153,11 @@ impl Service {
     }
 }
 
-/// What a process beside or without the daemon finds. `secrets` are those that copies of the keys go to; `store` is open for reading, or why it is not; `without` says why the daemon was
-/// not asked.
+/// What a process beside or without the daemon finds. Copies of the keys go to `destinations`; `store` is open for reading, or why it is
+/// not; `without` says why the daemon was not asked.
 pub async fn without_daemon(
     store: Result<Arc<dyn Store>, String>,
-    secrets: &[String],
+    destinations: &Destinations,
     key_file: &Path,
     data_dir: &Path,
     without: &str,
@@ -174,7 +175,13 @@ pub async fn without_daemon(
         Err(why) => Err(why.clone()),
     };
     let scan = scan(files.clone()).await;
-    checks.extend(common(&Found { ledger: &ledger, secrets, scan, loaded: None, wall: SystemClock::new().wall() }));
+    checks.extend(common(&Found {
+        ledger: &ledger,
+        destinations,
+        scan,
+        loaded: None,
+        wall: SystemClock::new().wall(),
+    }));
     checks.extend(rooms(data_dir, &files).await);
     checks.push(checks::node(&[], ledger.as_ref().ok(), None));
     if let Ok(store) = store {
@@ -186,8 +193,8 @@ pub async fn without_daemon(
 /// What both kinds of process see.
 struct Found<'a> {
     ledger: &'a Result<Ledger, String>,
-    /// Those that copies of the keys go to.
-    secrets: &'a [String],
+    /// Where copies of the keys go.
+    destinations: &'a Destinations,
     /// Absent where the thread that looks at key files was lost.
     scan: Option<Scan>,
     /// The keys that the daemon has loaded.
@@ -206,10 +213,10 @@ fn common(found: &Found<'_>) -> Vec<Check> {
         if let Some(scan) = &found.scan {
             all.push(checks::keys(scan, ledger, found.loaded.as_deref()));
         }
-        all.push(checks::key_backup(ledger, found.secrets));
-        all.push(checks::key_backup_read_back(ledger, found.secrets));
+        all.push(checks::key_backup(ledger, found.destinations));
+        all.push(checks::key_backup_read_back(ledger, found.destinations.secrets()));
         all.push(checks::database_backup(ledger));
-        all.push(checks::drill(ledger, found.secrets));
+        all.push(checks::drill(ledger, found.destinations.secrets()));
         all.push(checks::rotation(ledger));
     }
     all

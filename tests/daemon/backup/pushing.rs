@@ -145,6 +145,9 @@ fn the_first_start_makes_the_backup_where_it_is_told_to(site: &Site) {
     let daemon = site.start();
     site.logged("`containarium backup push` does it again");
     site.logged("and not to Google: `[backup.gcp] endpoint` says so");
+    let doctor = || answer(&site.cli(["admin", "doctor", "-o", "json"], b""))["checks"].to_string();
+    assert!(doctor().contains("and not to Google: whatever listens there"), "{}", doctor());
+    assert!(doctor().contains("take `endpoint` out of `[backup.gcp]`"), "{}", doctor());
     assert_eq!(
         site.number("SELECT count(*) FROM escrows WHERE confirmed_at IS NULL"),
         1,
