@@ -109,6 +109,7 @@ pub struct Service {
     rooms: room::Rooms,
     pushing_keys: Job<PushedKeys>,
     push_lock: tokio::sync::Mutex<()>,
+    disks: doctor::Disks,
     /// The protections that the process does not have, once it is known.
     unprotected: OnceLock<Vec<String>>,
 }
@@ -172,6 +173,7 @@ impl Service {
             rooms: room::Rooms::new(),
             pushing_keys: Job::new("backup push"),
             push_lock: tokio::sync::Mutex::new(()),
+            disks: doctor::Disks::default(),
             unprotected: OnceLock::new(),
         }
     }

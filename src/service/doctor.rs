@@ -4,9 +4,10 @@
 //! In the daemon it knows all; without one the command's own process looks at what it can reach: database, key files, disks.
 
 mod checks;
+mod disks;
 mod ledger;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +21,10 @@ use crate::store::Store;
 
 use super::backup::Destinations;
 use super::{Error, Request, Service, Touched};
-use checks::{DATA_ROOM, KEY_ROOM};
+use disks::OnDisks;
 use ledger::Ledger;
 
+pub use disks::Disks;
 pub use ledger::BackupTimes;
 
 /// How long the database may take to say what it knows.
@@ -129,7 +131,7 @@ impl Service {
     pub async fn look(&self) -> Looked {
         let readiness = self.readiness().await;
         let ledger = self.ledger().await;
-        let scan = scan(self.node.files().clone()).await;
+        let on_disks = self.disks.look(self.node.data_dir(), self.node.files()).await;
         let loaded = match &*self.keys.state() {
             Keys::Open(ring) => ring.kids(),
             Keys::Locked(_) => Vec::new(),
@@ -138,11 +140,11 @@ impl Service {
         checks.extend(common(&Found {
             ledger: &ledger,
             destinations: &self.destinations,
-            scan,
+            scan: on_disks.scan,
             loaded: Some(loaded),
             wall: self.clock.wall(),
         }));
-        checks.extend(rooms(self.node.data_dir(), self.node.files()).await);
+        checks.extend(on_disks.rooms);
         checks.push(checks::memory(self.unprotected.get().map_or(&[], Vec::as_slice)));
         checks.push(checks::node(&self.node.problems(), ledger.as_ref().ok(), Some(self.node.holder().node)));
         Looked { checks, times: ledger.ok().and_then(|ledger| ledger.times(self.destinations.secrets())) }
@@ -174,7 +176,7 @@ pub async fn without_daemon(
         Ok(store) => read_ledger(&**store).await,
         Err(why) => Err(why.clone()),
     };
-    let scan = scan(files.clone()).await;
+    let OnDisks { scan, rooms } = Disks::default().look(data_dir, &files).await;
     checks.extend(common(&Found {
         ledger: &ledger,
         destinations,
@@ -182,7 +184,7 @@ pub async fn without_daemon(
         loaded: None,
         wall: SystemClock::new().wall(),
     }));
-    checks.extend(rooms(data_dir, &files).await);
+    checks.extend(rooms);
     checks.push(checks::node(&[], ledger.as_ref().ok(), None));
     if let Ok(store) = store {
         store.close().await;
@@ -195,8 +197,8 @@ struct Found<'a> {
     ledger: &'a Result<Ledger, String>,
     /// Where copies of the keys go.
     destinations: &'a Destinations,
-    /// Absent where the thread that looks at key files was lost.
-    scan: Option<Scan>,
+    /// What lies in the key files, or why that is not known.
+    scan: Result<Scan, String>,
     /// The keys that the daemon has loaded.
     loaded: Option<Vec<Kid>>,
     wall: Micros,
@@ -205,12 +207,12 @@ struct Found<'a> {
 fn common(found: &Found<'_>) -> Vec<Check> {
     let mut all = vec![checks::database(found.ledger)];
     match &found.scan {
-        Some(scan) => all.push(checks::key_file(scan)),
-        None => all.push(Check::failure("key-file", "the key files could not be looked at")),
+        Ok(scan) => all.push(checks::key_file(scan)),
+        Err(why) => all.push(Check::failure("key-file", format!("the key files could not be looked at: {why}"))),
     }
     if let Ok(ledger) = found.ledger {
         all.push(checks::clock(found.wall, ledger.now));
-        if let Some(scan) = &found.scan {
+        if let Ok(scan) = &found.scan {
             all.push(checks::keys(scan, ledger, found.loaded.as_deref()));
         }
         all.push(checks::key_backup(ledger, found.destinations));
@@ -227,19 +229,4 @@ async fn read_ledger(store: &dyn Store) -> Result<Ledger, String> {
         Ok(read) => read.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} s", DATABASE.as_secs())),
     }
-}
-
-async fn scan(files: KeyFiles) -> Option<Scan> {
-    tokio::task::spawn_blocking(move || files.scan()).await.ok()
-}
-
-/// The disks: asked on a thread that may block, since a network file system can.
-async fn rooms(data_dir: &Path, files: &KeyFiles) -> [Check; 2] {
-    let keys: PathBuf = files.path().parent().unwrap_or(Path::new("/")).to_owned();
-    let (data, data_dir) = (data_dir.to_owned(), data_dir.to_owned());
-    let keys_dir = keys.clone();
-    let asked = tokio::task::spawn_blocking(move || (checks::Room::of(&data), checks::Room::of(&keys)));
-    let (data, keys) =
-        asked.await.unwrap_or((Err("the thread was lost".to_owned()), Err("the thread was lost".to_owned())));
-    [checks::disk("data-disk", &data_dir, data, DATA_ROOM), checks::disk("key-disk", &keys_dir, keys, KEY_ROOM)]
 }
