@@ -38,7 +38,7 @@ use node::Node;
 use rotation::Rotation;
 use rotation::verify::Verifier;
 
-pub use backup_log::{CopiedState, MadeCopy, RanDrill};
+pub use backup_log::{CopiedState, Known, MadeCopy, RanDrill};
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
 pub use room::Room;

@@ -223,7 +223,7 @@ pub(super) fn database_backup(ledger: &Ledger) -> Check {
             .mended_by(mend);
     };
     let age = age(ledger.now, backup.taken_at);
-    let finding = format!("the last copy is {} old: {}, generation {}", words(age), backup.target, backup.generation);
+    let finding = format!("the last copy is {} old: {}", words(age), backup.target);
     if age > DATABASE_BACKUP_WARNING {
         return Check::warning(NAME, format!("{finding} (the limit is {limit})")).mended_by(mend);
     }
