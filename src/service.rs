@@ -38,7 +38,7 @@ use node::Node;
 use rotation::Rotation;
 use rotation::verify::Verifier;
 
-pub use backup_log::{CopiedState, MadeCopy, RanDrill};
+pub use backup_log::{CopiedState, Known, MadeCopy, RanDrill};
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
 pub use room::Room;
@@ -111,6 +111,7 @@ pub struct Service {
     rooms: room::Rooms,
     pushing_keys: Job<PushedKeys>,
     push_lock: tokio::sync::Mutex<()>,
+    disks: doctor::Disks,
     /// The protections that the process does not have, once it is known.
     unprotected: OnceLock<Vec<String>>,
 }
@@ -175,6 +176,7 @@ impl Service {
             rooms: room::Rooms::new(),
             pushing_keys: Job::new("backup push"),
             push_lock: tokio::sync::Mutex::new(()),
+            disks: doctor::Disks::default(),
             unprotected: OnceLock::new(),
         }
     }

@@ -43,12 +43,14 @@ pub enum CopyState {
     Unknown,
 }
 
-/// What is known of the secret itself.
+/// How long the secret itself is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Described {
-    pub created_at: Option<Micros>,
+pub enum Lifetime {
+    Lasting,
     /// Google will delete it with all copies in it: it is no place for backups.
-    pub expires: bool,
+    Expires,
+    /// This identity may not see it.
+    Hidden(GcpError),
 }
 
 /// A copy that was fetched.
@@ -109,6 +111,12 @@ impl SecretManagerTarget {
         Ok(Self { google: SecretManager::connect(&endpoint, Limits::within(deadline), &secret)?, secret })
     }
 
+    /// Whether it is Google that is asked there; of what is no endpoint, not.
+    #[must_use]
+    pub fn asks_google(endpoint: Option<&str>) -> bool {
+        Endpoint::secret_manager(endpoint).is_ok_and(|endpoint| endpoint.is_google())
+    }
+
     /// The secret's full name.
     #[must_use]
     pub fn name(&self) -> String {
@@ -139,11 +147,24 @@ impl SecretManagerTarget {
         Ok(self.google.list(&self.secret).await?.into_iter().map(listed).collect())
     }
 
+    /// Whether the secret has an expiry; of its versions nothing is asked.
+    ///
     /// # Errors
-    /// `Google`.
-    pub async fn describe(&self) -> Result<Described, BackupError> {
-        let facts = self.google.secret(&self.secret).await?;
-        Ok(Described { created_at: facts.created_at, expires: facts.expires })
+    /// `Google`, but for a denial.
+    pub async fn lifetime(&self) -> Result<Lifetime, BackupError> {
+        match self.google.secret(&self.secret).await {
+            Ok(facts) if facts.expires => Ok(Lifetime::Expires),
+            Ok(_) => Ok(Lifetime::Lasting),
+            Err(denial @ GcpError::Denied { .. }) => Ok(Lifetime::Hidden(denial)),
+            Err(error) => Err(BackupError::Google(error)),
+        }
+    }
+
+    /// What takes the secret's expiry away.
+    #[must_use]
+    pub fn mend_expiry(&self) -> String {
+        let (secret, project) = (self.secret.secret(), self.secret.project());
+        format!("gcloud secrets update {secret} --project={project} --remove-expiration")
     }
 
     /// The copy of this number, whatever it holds.

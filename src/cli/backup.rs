@@ -4,6 +4,7 @@ mod copy;
 mod daemon;
 mod database;
 mod drill;
+mod dump;
 mod export;
 mod restore;
 mod verify;

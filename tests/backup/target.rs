@@ -1,10 +1,8 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use containarium::backup::{CopyState, Kind, LookedAt, SecretManagerTarget, WhatItWas};
+use containarium::backup::{CopyState, Kind, Lifetime, LookedAt, SecretManagerTarget, WhatItWas};
 use containarium::crypto::ImageError;
-use reqwest::Method;
-use serde_json::json;
 
 use super::*;
 use crate::support::google::{Google, SECRET};
@@ -197,12 +195,18 @@ async fn the_list_shows_each_version_and_needs_no_right_to_read_them() {
 #[tokio::test]
 async fn a_secret_that_expires_is_seen_to() {
     let google = Google::start().await;
-    assert!(!target(&google, "daemon").describe().await.unwrap().expires);
-    let body = json!({"replication": {"automatic": {}}, "expireTime": "2027-01-01T00:00:00Z"});
-    google.owner(Method::POST, "projects/acme-prod/secrets?secretId=brief", Some(body)).await;
-    let url = google.url("daemon");
-    let brief = SecretManagerTarget::connect(Some(&url), "projects/acme-prod/secrets/brief", DEADLINE).unwrap();
-    assert!(brief.describe().await.unwrap().expires);
+    let target = target(&google, "daemon");
+    assert_eq!(target.lifetime().await.unwrap(), Lifetime::Lasting);
+    google.expire(SECRET, Some("864000s")).await;
+    assert_eq!(target.lifetime().await.unwrap(), Lifetime::Expires);
+    assert_eq!(
+        target.mend_expiry(),
+        "gcloud secrets update containarium-master --project=acme-prod --remove-expiration"
+    );
+    let hidden = self::target(&google, "restore").lifetime().await.unwrap();
+    assert!(matches!(hidden, Lifetime::Hidden(_)), "{hidden:?}");
+    google.expire(SECRET, None).await;
+    assert_eq!(target.lifetime().await.unwrap(), Lifetime::Lasting);
 }
 
 #[tokio::test]

@@ -55,6 +55,12 @@ impl Google {
         self.owner(Method::POST, &format!("{secret}/versions/{number}:{verb}"), Some(json!({}))).await;
     }
 
+    /// Gives a secret a time to live, or takes its expiry away as `gcloud secrets update --remove-expiration` does.
+    pub(crate) async fn expire(&self, secret: &str, ttl: Option<&str>) {
+        let (mask, body) = ttl.map_or(("expire_time", json!({})), |ttl| ("ttl", json!({"ttl": ttl})));
+        self.owner(Method::PATCH, &format!("{secret}?updateMask={mask}"), Some(body)).await;
+    }
+
     /// From now on, for every request that it is for.
     pub(crate) async fn fault(&self, fault: &str, operation: &str) {
         self.rule(json!({"fault": fault, "operation": operation})).await;

@@ -10,7 +10,7 @@ use super::super::extract::{Caller, Id, read_json};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use crate::model::{Action, Kid, Micros};
-use crate::service::{CopiedState, MadeCopy, RanDrill};
+use crate::service::{CopiedState, Known, MadeCopy, RanDrill};
 use crate::wire::Problem;
 use crate::wire::backup_log::{CopiedStateItem, RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
 
@@ -33,11 +33,27 @@ pub(in crate::http) async fn record_database(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::RecordDatabaseBackup).await?;
     let asked: RecordDatabaseRequest = read_json(body).await?;
-    let made = MadeCopy { target: asked.target, state: asked.state.as_ref().map(state).transpose()? };
-    let backup = app.service.record_database_backup(&request, &grant, made).await?;
-    let (taken_at, generation) = (backup.taken_at, backup.generation);
-    let message = format!("copy of the database as of {taken_at}, generation {generation}, recorded");
+    let known = known(&asked)?;
+    let backup = app.service.record_database_backup(&request, &grant, MadeCopy { target: asked.target, known }).await?;
+    let taken_at = backup.taken_at;
+    let message = match known {
+        Known::State(_) => {
+            format!("copy of the database as of {taken_at}, generation {}, recorded", backup.generation)
+        }
+        Known::Time(_) | Known::Nothing => format!("copy of the database as of {taken_at} recorded"),
+    };
     Ok(json(StatusCode::OK, &RecordedAnswer { message }))
+}
+
+fn known(asked: &RecordDatabaseRequest) -> Result<Known, Refused> {
+    match (&asked.state, asked.made_at_micros) {
+        (Some(_), Some(_)) => {
+            Err(Refused::invalid("a copy that was read has its time in `state`: give no `madeAtMicros`"))
+        }
+        (Some(read), None) => state(read).map(Known::State),
+        (None, Some(at)) => Ok(Known::Time(Micros(at))),
+        (None, None) => Ok(Known::Nothing),
+    }
 }
 
 fn state(item: &CopiedStateItem) -> Result<CopiedState, Refused> {

@@ -7,7 +7,7 @@ use tokio::sync::MutexGuard;
 
 use crate::access::AdminGrant;
 use crate::audit;
-use crate::backup::CopyState;
+use crate::backup::{CopyState, Lifetime, SecretManagerTarget};
 use crate::crypto::{self, KeyfileImage};
 use crate::failpoint;
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
@@ -15,7 +15,7 @@ use crate::service::job::{self, Reporter, Watch};
 use crate::service::{By, Error, Failure, Request, Service, Touched};
 use crate::store::masters::{EscrowStage, NewEscrow};
 
-use super::{DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+use super::{Class, DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
 
 /// How long a push waits for another: two calls to Google that are not answered. Whoever asked for it may ask again; a rotation that
 /// waited without bound would keep its lease and say nothing.
@@ -228,6 +228,9 @@ impl Service {
             Ok(target) => target,
             Err(error) => return Ok(Outcome::Missing((&error).into())),
         };
+        if let Some(trouble) = no_place(&target).await {
+            return Ok(Outcome::Missing(trouble));
+        }
         let sha256 = image.sha256();
         let same = |escrow: &EscrowRecord| escrow.kid == kid && escrow.content_sha256 == Some(sha256);
         let mut escrows = self.store.escrows().await?;
@@ -287,6 +290,28 @@ impl Service {
         };
         self.store.add_escrow(&escrow).await?;
         Ok(id)
+    }
+}
+
+/// Why no copy in this secret counts, new or old: Google deletes a secret with an expiry together with every version of it. An identity
+/// that may not look is warned of and pushes all the same, since a copy that may go is worth more than none, and who granted less than the
+/// terraform module does must not lose the copies that there were until now. Any other trouble would meet the push too, or leaves it open
+/// whether its copy stays: then nothing is sent, and a later push asks again.
+async fn no_place(target: &SecretManagerTarget) -> Option<Trouble> {
+    match target.lifetime().await {
+        Ok(Lifetime::Lasting) => None,
+        Ok(Lifetime::Expires) => Some(Trouble {
+            class: Class::Failed,
+            why: format!(
+                "the secret expires: Google will delete it with every copy in it, so none in it counts. `{}` makes it last",
+                target.mend_expiry()
+            ),
+        }),
+        Ok(Lifetime::Hidden(denial)) => {
+            tracing::warn!("whether {} expires, and its copies with it, is not known: {denial}", target.name());
+            None
+        }
+        Err(error) => Some((&error).into()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind};
+use crate::service::backup::Destinations;
 
 use super::Check;
 use super::ledger::{Ledger, Proof, list};
@@ -129,10 +130,11 @@ pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Chec
     Check::ok("keys", format!("needed and here: {}", list(ledger.needed().iter().map(|key| key.kid))))
 }
 
-/// `secrets` are those that copies go to. One copy of a key is enough not to lose it; a secret without one is one that an operator
-/// counts on, and that is not there on the day when the other is gone.
-pub(super) fn key_backup(ledger: &Ledger, secrets: &[String]) -> Check {
+/// One copy of a key is enough not to lose it; a secret without one is one that an operator counts on, and that is not there on the day
+/// when the other is gone.
+pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check {
     const NAME: &str = "key-backup";
+    let secrets = destinations.secrets();
     let proofs = ledger.proofs();
     let mut findings = Vec::new();
     let unproven: Vec<_> = proofs.iter().filter(|proof| proof.confirmed.is_none()).collect();
@@ -149,10 +151,17 @@ pub(super) fn key_backup(ledger: &Ledger, secrets: &[String]) -> Check {
             findings.push(format!("no confirmed copy of master key {} is in {}", proof.key.kid, lacking.join(", ")));
         }
     }
+    if let Some(endpoint) = destinations.elsewhere() {
+        findings.push(format!(
+            "copies go to {endpoint} and not to Google: whatever listens there is sent the keys, and counts as their copy off this host"
+        ));
+    }
     if findings.is_empty() {
         return Check::ok(NAME, proofs.iter().map(describe).collect::<Vec<_>>().join("; "));
     }
-    let mend = if secrets.is_empty() {
+    let mend = if destinations.elsewhere().is_some() {
+        "take `endpoint` out of `[backup.gcp]` and restart the daemon, then containarium backup push"
+    } else if secrets.is_empty() {
         "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
     } else if unproven.is_empty() {
         "containarium backup push"
@@ -214,7 +223,7 @@ pub(super) fn database_backup(ledger: &Ledger) -> Check {
             .mended_by(mend);
     };
     let age = age(ledger.now, backup.taken_at);
-    let finding = format!("the last copy is {} old: {}, generation {}", words(age), backup.target, backup.generation);
+    let finding = format!("the last copy is {} old: {}", words(age), backup.target);
     if age > DATABASE_BACKUP_WARNING {
         return Check::warning(NAME, format!("{finding} (the limit is {limit})")).mended_by(mend);
     }
