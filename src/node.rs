@@ -109,6 +109,9 @@ struct Record {
     boot_ids: Vec<Hex16>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     highest: Option<WireMark>,
+    /// When this record began, by the clock of its first database; older records do not say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    since: Option<i64>,
     /// Set when the database was found behind; only an accepted restore clears it, whatever the numbers say meanwhile.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     behind: Option<Found>,
@@ -142,6 +145,7 @@ impl NodeFile {
             inode,
             boot_ids: Vec::new(),
             highest: log.last().map(WireMark::of),
+            since: None,
             behind: None,
         });
         let mut earlier: Vec<BootId> = record.boot_ids.iter().map(|boot| BootId::new(boot.0)).collect();
@@ -186,6 +190,19 @@ impl NodeFile {
     #[must_use]
     pub fn highest(&self) -> Option<Mark> {
         self.record.highest.as_ref().map(WireMark::mark)
+    }
+
+    /// Begins the record, at this moment of the database's clock, where it has seen nothing yet. Written with the first mark.
+    pub fn begin(&mut self, now: Micros) {
+        if self.record.highest.is_none() {
+            self.record.since = Some(now.0);
+        }
+    }
+
+    /// Since when this node would notice that its database was restored; `None` where that is not known.
+    #[must_use]
+    pub fn since(&self) -> Option<Micros> {
+        self.record.since.map(Micros)
     }
 
     /// What is wrong with the database, if it was found behind and that was not accepted.

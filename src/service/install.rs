@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::crypto::{self, ImageError, KeyfileImage};
 use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
-use crate::model::{Kid, MasterKeyState};
+use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
 
 /// The key, and what was done with it.
@@ -46,7 +46,8 @@ pub enum InstallError {
 }
 
 /// Reads a master key and keeps it in `secrets.key.d`, under the key files' lock, where the database knows it as staged, active or
-/// decrypt-only. A daemon takes it from there within seconds.
+/// decrypt-only; a daemon takes it from there within seconds. A retired one is kept where a quarantined DEK is under it, which is
+/// released with it.
 ///
 /// # Errors
 /// [`InstallError`].
@@ -78,15 +79,25 @@ async fn wanted_state(store: &dyn Store, kid: Kid) -> Result<MasterKeyState, Ins
     if survey.key_state.is_none() {
         return Err(InstallError::NoKey);
     }
-    let is_wanted = |state: MasterKeyState| {
-        matches!(state, MasterKeyState::Staged | MasterKeyState::Active | MasterKeyState::DecryptOnly)
-    };
-    let wanted = || survey.master_keys.iter().filter(|key| is_wanted(key.state)).map(|key| key.kid).collect();
-    match survey.master_keys.iter().find(|key| key.kid == kid) {
-        None => Err(InstallError::Unknown { kid, wanted: wanted() }),
-        Some(key) if !is_wanted(key.state) => Err(InstallError::NotWanted { kid, state: key.state, wanted: wanted() }),
-        Some(key) => Ok(key.state),
+    let mut wanted = Vec::with_capacity(survey.master_keys.len());
+    for key in &survey.master_keys {
+        if is_wanted(store, key).await? {
+            wanted.push(key.kid);
+        }
     }
+    match survey.master_keys.iter().find(|key| key.kid == kid) {
+        None => Err(InstallError::Unknown { kid, wanted }),
+        Some(key) if wanted.contains(&kid) => Ok(key.state),
+        Some(key) => Err(InstallError::NotWanted { kid, state: key.state, wanted }),
+    }
+}
+
+async fn is_wanted(store: &dyn Store, key: &MasterKeyRecord) -> Result<bool, StoreError> {
+    Ok(match key.state {
+        MasterKeyState::Staged | MasterKeyState::Active | MasterKeyState::DecryptOnly => true,
+        MasterKeyState::Retired => store.count_under(key.kid).await?.quarantined > 0,
+        MasterKeyState::Aborted | MasterKeyState::Destroyed => false,
+    })
 }
 
 fn main_of(scan: &Scan, kid: Kid) -> Option<PathBuf> {

@@ -168,6 +168,11 @@ impl Node {
         &self.files
     }
 
+    /// Since when this node would have noticed that the database was restored, by the database's clock.
+    pub(super) async fn remembers_since(&self) -> Result<Option<Micros>, NodeError> {
+        self.with_file(|file| file.since()).await
+    }
+
     /// Looks whether the database went back, and changes nothing in it: the first thing that a start asks.
     ///
     /// # Errors

@@ -66,6 +66,16 @@ impl Asked {
         }
     }
 
+    /// What asks for the same once more, or for what is left of it.
+    const fn again(&self) -> &'static str {
+        match self {
+            Self::DryRun => "--dry-run",
+            Self::Start { .. } | Self::Resume { .. } => "--resume",
+            Self::Abort => "--abort",
+            Self::DestroyOld { .. } => "--destroy-old",
+        }
+    }
+
     const fn proof(&self) -> Option<&Proof> {
         match self {
             Self::Resume { proof, .. } | Self::DestroyOld { proof, .. } => proof.as_ref(),

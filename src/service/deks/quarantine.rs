@@ -114,7 +114,8 @@ impl Service {
             KeysError::NotLoaded(kid) if kid == active => Error::from_keys(&error),
             KeysError::DoesNotOpen(_) | KeysError::WrongId | KeysError::NotLoaded(_) => Error::Conflict(format!(
                 "{} does not open with any master key that is here ({error}); its row names master key {}. It stays set aside. Put its row \
-                 back from a backup of the database, or that key's file among the key files, and release it then",
+                 back from a backup of the database, or give that key to this node (`containarium admin install-key < FILE`), and release \
+                 it then",
                 named(&dek.tenant, dek.version),
                 before.kid
             )),

@@ -21,6 +21,10 @@ impl Node {
         if !self.with_file(move |file| file.lacks(mark)).await? {
             return Ok(());
         }
+        if self.with_file(|file| file.highest().is_none()).await? {
+            let now = self.store.now().await?;
+            self.with_file(move |file| file.begin(now)).await?;
+        }
         // After the mark was read: what is noted may be more than belongs to it, never less.
         let blocked = self.blocked_tenants().await?;
         let at = self.clock.wall();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use super::plan::{self, Next, Run, Snapshot, Step, Stop};
+use super::plan::{self, Next, Run, Snapshot, Step, Stop, Tried};
 use super::report::{self, Report, Tally};
 use super::told::{Told, unless_late};
 use super::walk::Walked;
@@ -53,7 +53,7 @@ impl Step {
             Self::Retire(_) => "retire",
             Self::Reencrypt => "reencrypt",
             Self::Finish => "finish",
-            Self::Abort(_) => "abort",
+            Self::Abort(..) => "abort",
             Self::Destroy { .. } => "destroy",
         }
     }
@@ -88,7 +88,7 @@ impl Drop for Renewal {
 
 impl Carrier {
     pub(super) fn new(service: Arc<Service>, own: Order, told: Told, reporter: Reporter) -> Self {
-        let (run, tally) = (Run::default(), Tally::default());
+        let (run, tally) = (Run::of(&own.asked), Tally::default());
         Self { service, own, told, read: None, reporter, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
     }
 
@@ -126,8 +126,15 @@ impl Carrier {
     async fn wait_for_database(&mut self, why: String) -> Result<(), Error> {
         self.away += 1;
         if !is_past_the_flip(self.phase) && self.away > PATIENCE {
+            let again = self.read.as_ref().map_or("--resume", |order| order.asked.again());
+            let unknown = match self.run.tried {
+                None => String::new(),
+                Some(Tried::Abort(kid)) => format!("Whether the staged key {kid} is given up is not known. "),
+                Some(Tried::Destroy(kid)) => format!("Whether master key {kid} is destroyed is not known. "),
+            };
             return Err(Error::Unavailable(format!(
-                "{why}. When it is back: `containarium admin rotate-master --resume`"
+                "{why}. {unknown}When it is back, `containarium admin status` shows the keys; then go on with `containarium admin \
+                 rotate-master {again}`"
             )));
         }
         tracing::warn!("the rotation waits: {why}");
@@ -241,7 +248,7 @@ impl Carrier {
                 self.set_phase(&fence, KeyPhase::Idle).await?;
                 failpoint::reached("rotation.finished");
             }
-            Step::Abort(kid) => self.abort(&fence, kid).await?,
+            Step::Abort(kid, given_up) => self.abort(&fence, kid, given_up).await?,
             Step::Destroy { kid, waiver } => self.destroy(kid, waiver, &order.who).await?,
         }
         self.run.carried = true;

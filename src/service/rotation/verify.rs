@@ -130,11 +130,12 @@ pub enum CheckError {
     Keys(String),
 }
 
-/// In the other process: opens every DEK in use with the keys as they are on disk. `say` is given each line.
+/// In the other process, which gives way to all others: opens every DEK in use with the keys as they are on disk. `say` is given each line.
 ///
 /// # Errors
 /// [`CheckError`]; a DEK that does not open is no error but a line.
 pub async fn check(store: &dyn Store, files: &KeyFiles, mut say: impl FnMut(&Line)) -> Result<(), CheckError> {
+    walk::give_way();
     let survey = store.survey().await?;
     let state = survey.key_state.ok_or(CheckError::NoKey)?;
     let scan = files.scan();
@@ -159,6 +160,7 @@ pub async fn check(store: &dyn Store, files: &KeyFiles, mut say: impl FnMut(&Lin
             WalkError::Keys(error) => CheckError::Keys(error.to_string()),
             WalkError::Stopping(error) => CheckError::Keys(error.to_string()),
             WalkError::Panicked => CheckError::Keys("a thread ended with a panic".to_owned()),
+            WalkError::NoThread(error) => CheckError::Keys(format!("no thread was started: {error}")),
         })?;
         for damaged in walked.damaged {
             let (tenant, version) = (damaged.tenant.to_string(), damaged.version.map(DekVersion::get));

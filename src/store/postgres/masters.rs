@@ -23,7 +23,7 @@ use super::tx::{run_read, run_tx};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
     Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,
-    Holder, Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+    GivenUp, Holder, Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
 };
 use crate::store::{Masters, StoreError, guards};
 
@@ -56,8 +56,8 @@ impl Masters for PostgresStore {
         run_tx(&self.pool, "stage", &mut Stage { fence, key }).await
     }
 
-    async fn abort(&self, fence: &Fence, kid: Kid) -> Result<Fenced<KeyState>, StoreError> {
-        run_tx(&self.pool, "abort", &mut Abort { fence, kid }).await
+    async fn abort(&self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<Fenced<KeyState>, StoreError> {
+        run_tx(&self.pool, "abort", &mut Abort { fence, kid, given_up }).await
     }
 
     async fn flip(&self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {

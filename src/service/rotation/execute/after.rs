@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::Damaged;
-use super::super::plan::{Blocked, Ended, Waiver};
+use super::super::plan::{Blocked, Tried, Waiver};
 use super::super::verify::VerifyError;
 use super::super::walk::{self, Walked};
 use super::escrow::waiver;
@@ -136,13 +136,11 @@ impl Carrier {
             Waiver::None => None,
             Waiver::ByOperator => Some(waiver(kid, who)?),
         };
+        self.run.tried = Some(Tried::Destroy(kid));
         let outcome = self.service.store.destroy_master(kid, self.service.rotation.retain_old, waiver.as_ref()).await?;
         failpoint::reached("rotation.destroyed");
         match outcome {
-            DestroyOutcome::Destroyed => {
-                self.run.ended = Some(Ended::Destroyed);
-                Ok(())
-            }
+            DestroyOutcome::Destroyed => Ok(()),
             DestroyOutcome::NotRetired(state) => Err(match state {
                 Some(state) => Blocked::NotRetired { kid, state },
                 None => Blocked::UnknownKey(kid),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::plan::Ended;
+use super::super::plan::Tried;
 use super::super::walk;
 use super::{Carrier, Renewal, Trouble, elsewhere};
 use crate::crypto::MasterKey;
@@ -11,7 +11,7 @@ use crate::failpoint;
 use crate::model::{KeyMode, KeyState, Kid, NodeId};
 use crate::service::Error;
 use crate::store::StoreError;
-use crate::store::masters::{Fence, Fenced, FlipOutcome, NewMaster, StageOutcome};
+use crate::store::masters::{Fence, Fenced, FlipOutcome, GivenUp, NewMaster, StageOutcome};
 
 /// For how long another node is kept out without a sign of life.
 const LEASE: Duration = Duration::from_secs(30);
@@ -117,14 +117,11 @@ impl Carrier {
         Ok(())
     }
 
-    pub(super) async fn abort(&mut self, fence: &Fence, kid: Kid) -> Result<(), Trouble> {
+    pub(super) async fn abort(&mut self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<(), Trouble> {
         failpoint::reached("rotation.aborting");
-        match self.service.store.abort(fence, kid).await? {
-            Fenced::Done(_) => {
-                failpoint::reached("rotation.aborted");
-                self.run.ended = Some(Ended::Aborted);
-                self.tally.aborted = Some(kid);
-            }
+        self.run.tried = Some(Tried::Abort(kid));
+        match self.service.store.abort(fence, kid, given_up).await? {
+            Fenced::Done(_) => failpoint::reached("rotation.aborted"),
             Fenced::Elsewhere(state) => elsewhere(&state),
         }
         Ok(())
