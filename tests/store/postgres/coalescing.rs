@@ -36,8 +36,8 @@ async fn reads_that_wait_are_answered_by_one_query() {
     while reads.waiting() < 50 {
         tokio::task::yield_now().await;
     }
-    let held: i64 = sqlx::query_scalar(queries).fetch_one(&mut watcher).await.unwrap();
-    assert_eq!(held, 2, "the others sent no query of their own");
+    let queries: i64 = sqlx::query_scalar(queries).fetch_one(&mut watcher).await.unwrap();
+    assert_eq!(queries, 2, "the others sent no query of their own");
     hold.rollback().await.unwrap();
     let all = async {
         while let Some(read) = readers.join_next().await {
