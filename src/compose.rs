@@ -1,5 +1,6 @@
 //! The only constructor: from settings to store, keys and service; for the daemon, and for commands that work without one.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,7 +97,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         files,
         destinations: destinations(config),
         node: Arc::clone(&node),
-        access: Access::new(rustix::process::geteuid().as_raw()),
+        access: Access::new(rustix::process::geteuid().as_raw(), HashMap::new()),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,

@@ -1,6 +1,7 @@
 //! The words of the product as types: ids, names, states and records. Parse, don't validate: a value of one of these types has
 //! passed its rule, so nothing below checks again. No key and no secret value is ever in a model type.
 
+mod access;
 mod backups;
 mod ids;
 mod names;
@@ -8,6 +9,7 @@ mod records;
 mod requests;
 mod states;
 
+pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
 pub use backups::{DatabaseBackup, Drill};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use names::{NameError, SecretName, Tenant};

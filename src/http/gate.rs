@@ -10,10 +10,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::App;
-use super::extract::{self, Peer};
+use super::extract;
 use super::problem::{self, Refused};
 use super::unheard;
-use crate::access;
+use crate::access::{self, Unauthenticated};
 use crate::model::{Action, SecretName, Tenant};
 use crate::service;
 
@@ -90,7 +90,8 @@ impl Use {
 struct Heard {
     request: service::Request,
     is: Use,
-    caller: Option<access::Caller>,
+    /// Nobody is asked who only wants to know whether the daemon lives.
+    caller: Result<access::Caller, service::Error>,
     tenant: Option<Tenant>,
     name: Option<SecretName>,
 }
@@ -98,13 +99,19 @@ struct Heard {
 impl Heard {
     async fn of(app: &App, parts: &mut Parts, request: service::Request) -> Self {
         let route = parts.extensions.get::<MatchedPath>().cloned();
-        let peer = parts.extensions.get::<Peer>();
-        let caller = peer.map(|peer| app.service.socket_peer(peer.uid, peer.pid));
+        let is = Use::of(route.as_ref().map(MatchedPath::as_str), &parts.method);
+        let caller = match is {
+            Use::Health => Err(Unauthenticated::Missing.into()),
+            Use::Observation | Use::Call(_) => extract::caller(app, parts).await,
+        };
+        if let Ok(caller) = &caller {
+            parts.extensions.insert(caller.clone());
+        }
         // A path that cannot be read is the handler's to refuse; a record of it lacks the names.
         let params = parts.extract::<RawPathParams>().await.ok();
         Self {
             request,
-            is: Use::of(route.as_ref().map(MatchedPath::as_str), &parts.method),
+            is,
             caller,
             tenant: params.as_ref().and_then(|params| extract::tenant(params).ok()),
             name: params.as_ref().and_then(|params| extract::secret_name(params).ok()),
@@ -134,7 +141,7 @@ async fn admit(app: &App, heard: &Heard, parts: &Parts) -> Result<(), Refused> {
 }
 
 async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
-    let caller = heard.caller.as_ref().ok_or_else(extract::unknown_caller);
+    let caller = heard.caller.as_ref().map_err(|unknown| Refused::from(unknown.clone()));
     match heard.is {
         Use::Health => {}
         Use::Observation => app.service.may_observe(caller?)?,
@@ -148,7 +155,7 @@ async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
 /// Records a refusal that has no record: the service writes those of what reaches it, and most refusals never do. One that cannot be
 /// recorded counts as missing, like any call's; its caller is told, unless the answer is that something is not available anyway.
 async fn recorded(app: &App, heard: &Heard, response: Response) -> Response {
-    let (Use::Call(action), Some(caller)) = (heard.is, heard.caller.as_ref()) else { return response };
+    let (Use::Call(action), Ok(caller)) = (heard.is, heard.caller.as_ref()) else { return response };
     let Some(error) = problem::error_of(&response) else { return response };
     if heard.request.is_recorded() {
         return response;

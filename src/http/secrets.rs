@@ -77,7 +77,7 @@ pub(super) async fn set(
 ) -> Result<Response, Refused> {
     let body: SetRequest = read_json(body).await?;
     let tenant = Tenant::parse(&body.username).map_err(|error| Refused::invalid(error.to_string()))?;
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, (&tenant, None)).await?;
     let SetRequest { name, value, value_base64, delivery, cas, .. } = body;
     let new = new_secret(BatchSetItem { name, value, value_base64, delivery, cas })?;
     let written = app.service.set(&request, &grant, new).await?;
@@ -106,7 +106,8 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Write, Action::Set, (&tenant, Some(&name))).await?;
     let expect = expectation(&headers)?;
     let PutRequest { value, value_base64, delivery } = read_json(body).await?;
     let value = wire::one_value(value, value_base64).map_err(|error| Refused::invalid(error.to_string()))?;
@@ -131,7 +132,7 @@ pub(super) async fn get(
     SecretPath(tenant, name): SecretPath,
     Query(query): Query<VersionQuery>,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::Get, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::Get, (&tenant, Some(&name))).await?;
     let which = query.version.map(version).transpose()?.map_or(Which::Current, Which::Number);
     let opened = app.service.get(&request, &grant, &name, which).await?;
     let tag = etag(opened.version);
@@ -154,7 +155,7 @@ pub(super) async fn list(
     TenantPath(tenant): TenantPath,
     Query(page): Query<PageQuery>,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::List, Action::List, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::List, Action::List, (&tenant, None)).await?;
     let after = page.after(SecretName::parse)?;
     let page = app.service.list(&request, &grant, after.as_ref(), page.limit()).await?;
     let next_page_token = page.items.last().filter(|_| page.more).map(|last| page_token(last.name.as_str()));
@@ -180,7 +181,7 @@ pub(super) async fn batch_get(
     TenantPath(tenant): TenantPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::BatchGet, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::BatchGet, (&tenant, None)).await?;
     let BatchGetRequest { names } = read_json_or_default(body).await?;
     let names = names.map(|names| distinct_names(&names)).transpose()?;
     let values = app.service.batch_get(&request, &grant, names.as_deref(), MAX_PAGE).await?;
@@ -241,7 +242,7 @@ pub(super) async fn batch_set(
     TenantPath(tenant): TenantPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::BatchSet, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::BatchSet, (&tenant, None)).await?;
     let BatchSetRequest { secrets } = read_json(body).await?;
     batch_size(secrets.len(), "secrets")?;
     let secrets = secrets.into_iter().enumerate().map(batch_item).collect::<Result<Vec<_>, _>>()?;

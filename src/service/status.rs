@@ -99,13 +99,21 @@ impl Service {
     /// # Errors
     /// [`Error::Denied`].
     pub fn may_observe(&self, caller: &Caller) -> Result<(), Error> {
-        self.access.authorize_admin(caller).map(drop).map_err(|denied| Error::Denied(denied.to_string()))
+        self.access.authorize_admin(caller).map(drop).map_err(Error::from)
     }
 
     /// The caller at the other end of a socket.
     #[must_use]
     pub fn socket_peer(&self, uid: u32, pid: Option<i32>) -> Caller {
         self.access.socket_peer(uid, pid)
+    }
+
+    /// Whoever presents this bearer credential.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`]; [`Error::Unavailable`] where it cannot be checked.
+    pub async fn bearer(&self, credential: &str) -> Result<Caller, Error> {
+        self.access.bearer(credential).await.map_err(Error::from)
     }
 
     /// What a call is told while the keys are locked; `None` while they are open. In one line: the whole reason holds paths and

@@ -33,7 +33,8 @@ pub(in crate::http) async fn delete(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Delete, Action::Delete, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Delete, Action::Delete, (&tenant, Some(&name))).await?;
     read_nothing(body).await?;
     let secret = app.service.delete(&request, &grant, &name).await?;
     Ok(change("secret deleted".to_owned(), &secret))
@@ -58,7 +59,8 @@ pub(in crate::http) async fn undelete(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Delete, Action::Undelete, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Delete, Action::Undelete, (&tenant, Some(&name))).await?;
     read_nothing(body).await?;
     let secret = app.service.undelete(&request, &grant, &name).await?;
     Ok(change("secret undeleted".to_owned(), &secret))
@@ -79,7 +81,8 @@ pub(in crate::http) async fn versions(
     Caller(caller): Caller,
     SecretPath(tenant, name): SecretPath,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::List, Action::Versions, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::List, Action::Versions, (&tenant, Some(&name))).await?;
     let (secret, versions) = app.service.versions(&request, &grant, &name).await?;
     let answer = VersionsAnswer {
         secret: SecretMetadata::of(&secret),
@@ -107,7 +110,8 @@ pub(in crate::http) async fn rollback(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Rollback, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Write, Action::Rollback, (&tenant, Some(&name))).await?;
     let RollbackRequest { version: number } = read_json(body).await?;
     let written = app.service.rollback(&request, &grant, &name, version(number)?).await?;
     Ok(changed(&written))
@@ -131,7 +135,8 @@ pub(in crate::http) async fn destroy(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Destroy, Action::Destroy, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Destroy, Action::Destroy, (&tenant, Some(&name))).await?;
     let DestroyRequest { versions } = read_json(body).await?;
     batch_size(versions.len(), "versions")?;
     let mut versions = versions.into_iter().map(version).collect::<Result<Vec<_>, _>>()?;
