@@ -69,12 +69,23 @@ impl Caller {
         &self.identity
     }
 
+
+    /// Under what the caller's requests are counted; `None` for an administrator, who must be able to act while others flood the daemon,
+    /// and could stop it anyway.
+    pub fn rate_key(&self) -> Option<RateKey> {
+        (self.rights != Rights::All).then(|| RateKey(self.identity.to_string().into()))
+    }
+
     /// Somebody who proved who they are otherwise than by the socket.
     #[expect(dead_code, reason = "made by what checks a kind of credential")]
     const fn scoped(identity: Identity, scope: Arc<Scope>) -> Self {
         Self { identity, rights: Rights::Some(scope) }
     }
 }
+
+/// An identity as limits tell one from another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RateKey(Box<str>);
 
 /// Why nobody is known to call. What is wrong with a credential is for the log: who guesses learns nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,9 +1,10 @@
-//! The command line's side of the API: one connection to the daemon's socket for each request.
+//! The command line's side of the API: one connection to the daemon for each request, to its socket or to a URL.
 //!
 //! Values go out of and come into buffers that are wiped. What cannot be wiped is serde_json's scratch space for a value with escapes;
 //! the process that holds it ends with the command.
 
 mod error;
+mod remote;
 mod transport;
 
 use std::path::PathBuf;
@@ -28,8 +29,9 @@ use crate::wire::{
 };
 
 pub use error::{ClientError, Effect, ErrorClass};
+pub use remote::{Remote, RemoteError};
 
-use transport::{Lines, Request, Target};
+use transport::{Lines, Place, Request, Target};
 
 /// How long a command waits for its answer, from connecting to the last byte.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -38,9 +40,9 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// pages, and a hundred thousand of them fit.
 const MAX_LISTING_BYTES: usize = 16 * 1024 * 1024;
 
-/// A daemon, by its socket.
+/// A daemon, by its socket or its URL.
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
     deadline: Duration,
 }
 
@@ -59,7 +61,13 @@ impl Client {
 
     #[must_use]
     pub const fn with_deadline(socket: PathBuf, deadline: Duration) -> Self {
-        Self { socket, deadline }
+        Self { place: Place::Socket(socket), deadline }
+    }
+
+    /// A client of a daemon elsewhere, which waits [`DEADLINE`] for each answer.
+    #[must_use]
+    pub fn of_remote(remote: Remote) -> Self {
+        Self { place: Place::Remote(Box::new(remote)), deadline: DEADLINE }
     }
 
     /// # Errors
@@ -322,7 +330,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let request = Request { target, json, max_bytes: MAX_LISTING_BYTES };
         let mut following = Following { on_progress, end: None };
-        let lines = transport::exchange_lines(&self.socket, request, self.deadline, |line| following.line(line));
+        let lines = transport::exchange_lines(&self.place, request, self.deadline, |line| following.line(line));
         match lines.await? {
             Lines::Refused(answer) => Err(ClientError::of_answer(&answer)),
             Lines::Ended => following.end.unwrap_or(Err(ClientError::Broken)),
@@ -336,7 +344,7 @@ impl Client {
         max_bytes: usize,
     ) -> Result<T, ClientError> {
         let request = Request { target, json, max_bytes };
-        let exchange = transport::exchange(&self.socket, request);
+        let exchange = transport::exchange(&self.place, request);
         let answer = tokio::time::timeout(self.deadline, exchange)
             .await
             .map_err(|_| ClientError::Deadline { after: self.deadline })??;

@@ -19,6 +19,7 @@ use crate::service::rotation::verify::Verifier;
 use crate::service::{Parts, Service};
 
 use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
+use crate::tls::{self, Pair, TlsError};
 
 /// Why the parts could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,8 @@ pub enum ComposeError {
     Node(#[from] NodeError),
     #[error("a setting is no text, and so cannot be handed to the process that verifies a rotation: {0}")]
     Settings(#[from] NotText),
+    #[error("TLS cannot be served: {0}")]
+    Tls(#[from] TlsError),
     #[error("the audit file cannot be opened: {0}")]
     Audit(#[source] std::io::Error),
     /// A fresh PostgreSQL would hide what the SQLite file holds.
@@ -55,15 +58,25 @@ pub struct Composed {
     pub opener: Opener,
 }
 
-/// What can be said of the settings beyond each one's own rules, before anything is started with them.
+/// What can be said of the settings beyond each one's own rules, before anything is started with them: what an operator should be warned
+/// of, where they can be used.
 ///
 /// # Errors
-/// [`ComposeError::DatabaseUrl`].
-pub fn check(config: &Config) -> Result<(), ComposeError> {
-    match &config.database {
-        Database::Sqlite { .. } => Ok(()),
-        Database::Postgres { url } => PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl),
+/// [`ComposeError::DatabaseUrl`], [`ComposeError::Tls`].
+pub fn check(config: &Config) -> Result<Vec<String>, ComposeError> {
+    if let Database::Postgres { url } = &config.database {
+        PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl)?;
     }
+    let Some(pair) = tls_pair(config) else { return Ok(Vec::new()) };
+    let warning = tls::check(&pair)?.warning(SystemClock::new().wall(), &pair.certificate);
+    Ok(warning.into_iter().collect())
+}
+
+/// Where the certificate that TCP is served with lies.
+#[must_use]
+pub fn tls_pair(config: &Config) -> Option<Pair> {
+    let files = config.network.tls.as_ref()?;
+    Some(Pair { certificate: files.cert.clone(), key: files.key.clone() })
 }
 
 /// Puts a daemon together; its keys are locked until [`Opener::open`]. The data directory must exist and be this process's
@@ -82,14 +95,15 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         ExistingKey::Adopt => Adopt::Asked,
     };
     let files = KeyFiles::at(&config.key_file)?;
+    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
         files: files.clone(),
         clock: Arc::clone(&clock),
+        copies,
         data_dir: config.data_dir.clone(),
     })?);
-    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
@@ -164,7 +178,9 @@ fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
     Rescue { database, files, destinations: destinations(config), clock: Arc::new(SystemClock::new()) }
 }
 
-fn destinations(config: &Config) -> Destinations {
+/// The secrets that the settings name.
+#[must_use]
+pub fn destinations(config: &Config) -> Destinations {
     let Some(backup) = &config.backup_gcp else { return Destinations::default() };
     let secrets = backup.secrets.iter().map(ToString::to_string).collect();
     Destinations::new(secrets, backup.endpoint.as_ref().map(ToString::to_string))
@@ -214,9 +230,8 @@ pub async fn untouching_reader(config: &Config) -> Result<Reader, ComposeError> 
 /// [`StoreError`], as the stores' readers.
 pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
     match name.to_str() {
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            Ok(Arc::new(PostgresStore::open_reading(url).await?))
-        }
+        // Any URL, so that one with a misspelt scheme is refused as such, and its password is in no message about a file.
+        Some(url) if url.contains("://") => Ok(Arc::new(PostgresStore::open_reading(url).await?)),
         _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
     }
 }

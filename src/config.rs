@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod google;
 mod layers;
+mod network;
 mod places;
 mod reading;
 mod values;
@@ -20,6 +21,7 @@ pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
 pub use google::{BackupGcp, Endpoint, FirstStart, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
+pub use network::{Limits, Network, TlsFiles};
 pub use reading::{NotText, Reading};
 
 use file::FileLayer;
@@ -46,6 +48,8 @@ pub struct Config {
     pub database_retention: Option<Duration>,
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
+    pub network: Network,
+    pub limits: Limits,
 }
 
 /// Where rows are kept.
@@ -162,6 +166,7 @@ impl Resolver<'_> {
         let data_dir = self.path(Setting::DataDir, || places::data_dir(environment));
         let key_file = self.path(Setting::KeyFile, || places::key_file(environment));
         let socket = self.socket(data_dir.as_deref());
+        let network = self.network();
         let database = self.database(data_dir.as_deref());
         let log_format = self.value(Setting::LogFormat, ("text", LogFormat::Text), values::log_format);
         let existing_key = self.value(Setting::AdoptKey, ("false", ExistingKey::Refuse), values::adopt_key);
@@ -171,6 +176,7 @@ impl Resolver<'_> {
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
+        let limits = self.limits();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -183,6 +189,8 @@ impl Resolver<'_> {
             retain_old: retain_old?,
             database_retention,
             backup_gcp,
+            network: network?,
+            limits: limits?,
         })
     }
 

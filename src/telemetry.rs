@@ -63,11 +63,24 @@ impl Metrics {
             KEY_VERIFIED,
             "Unix time at which a copy of the master key was last read back; 0 while that never was for a key that is needed."
         );
+        metrics::describe_gauge!(
+            COPIES_MISSING,
+            "Confirmed copies that configured secrets lack, one for each key that is needed and secret."
+        );
+        metrics::describe_gauge!(
+            CHECK,
+            "What the doctor finds, for each check: 0 ok, 1 a warning, 2 a failure; NaN where it could not be looked at."
+        );
         metrics::describe_gauge!(DATABASE_BACKUP, "Unix time of the last recorded copy of the database; 0 for none.");
         metrics::describe_gauge!(DRILL, "Unix time of the last recorded drill; 0 for none.");
         metrics::describe_gauge!(DRILL_FAILED, "DEKs that did not open in the last recorded drill.");
         metrics::describe_gauge!(ROTATION_PHASE, "1 for the phase that the rotation of the master key is in, else 0.");
         metrics::describe_gauge!(ROTATION_AGE, "Seconds since a rotation of the master key began; 0 while none runs.");
+        metrics::describe_counter!(
+            TURNED_AWAY,
+            "Requests and connections turned away unheard, by the limit that they met."
+        );
+        metrics::describe_gauge!(CERTIFICATE_ENDS, "Unix time at which the TLS certificate that is served with ends.");
         metrics::describe_gauge!(BUILD_INFO, "Always 1; the release is a label.");
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
@@ -94,11 +107,15 @@ const KEYS_OPEN: &str = "containarium_keys_open";
 const KEY_CREATED: &str = "containarium_master_key_created_timestamp_seconds";
 const KEY_CONFIRMED: &str = "containarium_key_backup_confirmed_timestamp_seconds";
 const KEY_VERIFIED: &str = "containarium_key_backup_verified_timestamp_seconds";
+const COPIES_MISSING: &str = "containarium_key_backup_copies_missing";
+const CHECK: &str = "containarium_doctor_verdict";
 const DATABASE_BACKUP: &str = "containarium_database_backup_timestamp_seconds";
 const DRILL: &str = "containarium_drill_timestamp_seconds";
 const DRILL_FAILED: &str = "containarium_drill_deks_failed";
 const ROTATION_PHASE: &str = "containarium_rotation_phase";
 const ROTATION_AGE: &str = "containarium_rotation_age_seconds";
+const TURNED_AWAY: &str = "containarium_turned_away_total";
+const CERTIFICATE_ENDS: &str = "containarium_tls_certificate_expiry_timestamp_seconds";
 const BUILD_INFO: &str = "containarium_build_info";
 
 /// Counts one answered request. `route` is the route's pattern, never the path.
@@ -106,6 +123,36 @@ pub fn request_answered(route: &str, method: &'static str, status: u16, took: Du
     metrics::counter!(REQUESTS, "route" => route.to_owned(), "method" => method, "status" => status.to_string())
         .increment(1);
     metrics::histogram!(DURATION, "route" => route.to_owned()).record(took.as_secs_f64());
+}
+
+/// What a request or a connection met that was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// The rate of its identity.
+    Identity,
+    /// The rate of its address.
+    Address,
+    /// The connections of its address.
+    Connections,
+    /// A TLS handshake that failed or took too long.
+    Handshake,
+}
+
+/// Counts one.
+pub fn turned_away(by: Turned) {
+    let by = match by {
+        Turned::Identity => "identity",
+        Turned::Address => "address",
+        Turned::Connections => "connections",
+        Turned::Handshake => "handshake",
+    };
+    metrics::counter!(TURNED_AWAY, "by" => by).increment(1);
+}
+
+/// Notes when the certificate that is served with ends, in seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; no date is as far away as 2^52 seconds")]
+pub fn certificate_ends(seconds: u64) {
+    metrics::gauge!(CERTIFICATE_ENDS).set(seconds as f64);
 }
 
 /// The keys' state as a scrape finds it.
@@ -127,11 +174,20 @@ pub fn key_gauges(keys: &KeyGauges) {
     metrics::counter!(UNWRAPS).absolute(keys.unwraps);
 }
 
+/// Sets what each check found, absent for one that was not made; called before rendering.
+pub fn check_gauges(checks: impl IntoIterator<Item = (&'static str, Option<u8>)>) {
+    for (name, found) in checks {
+        // Not as it was: an old verdict would look like one of now.
+        metrics::gauge!(CHECK, "check" => name).set(found.map_or(f64::NAN, f64::from));
+    }
+}
+
 /// Backups and rotation as a scrape finds them. Times are microseconds since 1970, 0 for never.
 pub struct BackupGauges {
     pub key_created: i64,
     pub key_confirmed: i64,
     pub key_verified: i64,
+    pub copies_missing: u64,
     pub database: i64,
     pub drill: i64,
     /// DEKs.
@@ -152,6 +208,7 @@ pub fn backup_gauges(backups: &BackupGauges) {
     metrics::gauge!(KEY_CREATED).set(seconds(backups.key_created));
     metrics::gauge!(KEY_CONFIRMED).set(seconds(backups.key_confirmed));
     metrics::gauge!(KEY_VERIFIED).set(seconds(backups.key_verified));
+    metrics::gauge!(COPIES_MISSING).set(backups.copies_missing as f64);
     metrics::gauge!(DATABASE_BACKUP).set(seconds(backups.database));
     metrics::gauge!(DRILL).set(seconds(backups.drill));
     metrics::gauge!(DRILL_FAILED).set(backups.drill_failed as f64);

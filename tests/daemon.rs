@@ -15,6 +15,7 @@ mod nodes;
 mod rotation;
 mod secrets;
 mod start;
+mod tcp;
 
 /// Runs each function of a list on a site of either store.
 macro_rules! on_both_stores {

@@ -145,7 +145,7 @@ async fn serve(
     let query: Vec<(String, String)> =
         reqwest::Url::parse(&url).map_err(|_| Closed)?.query_pairs().into_owned().collect();
     let operation = secret_manager::operation(&method, &path).unwrap_or("unknown");
-    let fault = faults::take(&mut lock(world).rules, operation, identity.name);
+    let fault = faults::take(&mut lock(world).rules, operation, identity.name, &path);
     let see = |status: u16, answer: Answer| {
         let seen = Seen {
             identity: identity.name,

@@ -200,6 +200,15 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
             "start it with `systemctl start containarium` or `containarium daemon`; to reach one that listens elsewhere, name \
              its socket with --socket (the host's own is root's: `sudo containarium …`)"
         }
+        ClientError::NoServer { .. } => {
+            "check the host and the port of --server, and that the daemon there has --listen"
+        }
+        ClientError::NoTls { .. } => {
+            "check the port of --server: does something else than the daemon's TLS listen there?"
+        }
+        ClientError::Untrusted { .. } => {
+            "name the certificate of the authority that signed it with --ca-cert, and the server as its certificate does"
+        }
         ClientError::SocketDenied { .. } | ClientError::Problem { status: 401 | 403, .. } => SUDO,
         ClientError::Problem { status: 404, detail, .. } => return deed.browse(detail),
         ClientError::Problem { status: 409 | 412, .. } => return deed.look(),

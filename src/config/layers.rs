@@ -15,6 +15,11 @@ pub enum Setting {
     DataDir,
     KeyFile,
     Socket,
+    Listen,
+    MetricsListen,
+    TlsCert,
+    TlsKey,
+    AllowPlainHttp,
     DatabaseUrl,
     DatabaseUrlFile,
     LogFormat,
@@ -27,6 +32,12 @@ pub enum Setting {
     BackupGcpSecrets,
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
+    LimitConnections,
+    LimitConnectionsPerAddress,
+    LimitRequestsPerIdentity,
+    LimitRequestsPerAddress,
+    LimitHeaderTime,
+    LimitBodyTime,
 }
 
 /// Where a setting may be given.
@@ -54,6 +65,11 @@ impl Setting {
         Self::DataDir,
         Self::KeyFile,
         Self::Socket,
+        Self::Listen,
+        Self::MetricsListen,
+        Self::TlsCert,
+        Self::TlsKey,
+        Self::AllowPlainHttp,
         Self::DatabaseUrl,
         Self::DatabaseUrlFile,
         Self::LogFormat,
@@ -66,6 +82,12 @@ impl Setting {
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
+        Self::LimitConnections,
+        Self::LimitConnectionsPerAddress,
+        Self::LimitRequestsPerIdentity,
+        Self::LimitRequestsPerAddress,
+        Self::LimitHeaderTime,
+        Self::LimitBodyTime,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -76,6 +98,11 @@ impl Setting {
             Self::DataDir => "data_dir",
             Self::KeyFile => "key_file",
             Self::Socket => "socket",
+            Self::Listen => "listen",
+            Self::MetricsListen => "metrics_listen",
+            Self::TlsCert => "tls_cert",
+            Self::TlsKey => "tls_key",
+            Self::AllowPlainHttp => "allow_plain_http",
             Self::DatabaseUrl => "database_url",
             Self::DatabaseUrlFile => "database_url_file",
             Self::LogFormat => "log_format",
@@ -88,6 +115,12 @@ impl Setting {
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
+            Self::LimitConnections => "limits.connections",
+            Self::LimitConnectionsPerAddress => "limits.connections_per_address",
+            Self::LimitRequestsPerIdentity => "limits.requests_per_identity",
+            Self::LimitRequestsPerAddress => "limits.requests_per_address",
+            Self::LimitHeaderTime => "limits.header_time",
+            Self::LimitBodyTime => "limits.body_time",
         }
     }
 
@@ -109,6 +142,11 @@ impl Setting {
             Self::DataDir
             | Self::KeyFile
             | Self::Socket
+            | Self::Listen
+            | Self::MetricsListen
+            | Self::TlsCert
+            | Self::TlsKey
+            | Self::AllowPlainHttp
             | Self::DatabaseUrl
             | Self::DatabaseUrlFile
             | Self::LogFormat
@@ -119,8 +157,13 @@ impl Setting {
 
     pub(super) const fn kind(self) -> Kind {
         match self {
-            Self::AdoptKey | Self::BackupGcpPushOnFirstStart => Kind::Boolean,
-            Self::KeepVersions | Self::CacheMaxEntries => Kind::Integer,
+            Self::AdoptKey | Self::AllowPlainHttp | Self::BackupGcpPushOnFirstStart => Kind::Boolean,
+            Self::KeepVersions
+            | Self::CacheMaxEntries
+            | Self::LimitConnections
+            | Self::LimitConnectionsPerAddress
+            | Self::LimitRequestsPerIdentity
+            | Self::LimitRequestsPerAddress => Kind::Integer,
             Self::BackupGcpSecrets => Kind::Lines,
             _ => Kind::Text,
         }
@@ -211,7 +254,9 @@ impl Environment {
         self.working_dir.as_deref()
     }
 
-    pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
+    /// A variable that the process was started with, of those that mean something here.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.variables.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 }

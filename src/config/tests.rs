@@ -194,7 +194,7 @@ fn an_unknown_key_is_named_with_its_file_and_line() {
         ("[secrets]\nkeep_versions = 1\nkeep = 1\n", "secrets.keep", 3),
         ("keep_versions = 1\n", "keep_versions", 1),
         ("[cache]\nmax_age = '1h'\n[tls]\ncert = 1\n", "tls", 3),
-        ("listen = '127.0.0.1:1'\n", "listen", 1),
+        ("listen_on = '127.0.0.1:1'\n", "listen_on", 1),
         ("[secrets.more]\nx = 1\n", "secrets.more", 1),
     ] {
         let mut setup = Setup::new();

@@ -28,6 +28,7 @@ use crate::wire::{
 #[utoipa::path(get, path = "/v1/admin/status", tag = "administration", responses(
     (status = 200, body = StatusAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
@@ -89,6 +90,7 @@ fn counts(counts: &Counts) -> CountsStatus {
 #[utoipa::path(get, path = "/v1/admin/tenants", tag = "administration", params(PageQuery), responses(
     (status = 200, body = TenantsAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]

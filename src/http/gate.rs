@@ -9,10 +9,11 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
-use super::extract;
+use super::extract::{self, TimedBody};
+use super::limits::Source;
 use super::problem::{self, Refused};
 use super::unheard;
+use super::{App, Surface};
 use crate::access::{self, Unauthenticated};
 use crate::model::{Action, SecretName, Tenant};
 use crate::service;
@@ -122,9 +123,20 @@ impl Heard {
 /// Lets a request through to its handler, or refuses it; a refusal leaves a record, wherever it was made.
 pub(super) async fn pass(app: App, id: service::Request, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    // Before who it is: finding that out has a price, which a stranger would make the daemon pay.
+    if let Some(source) = parts.extensions.get::<Source>()
+        && let Err(too_often) = app.rates.of_source(*source)
+    {
+        return too_often.into_response();
+    }
     let heard = Heard::of(&app, &mut parts, id).await;
+    if let Some(identity) = heard.caller.as_ref().ok().and_then(access::Caller::rate_key)
+        && let Err(too_often) = app.rates.of_identity(&identity)
+    {
+        return too_often.into_response();
+    }
     let response = match admit(&app, &heard, &parts).await {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Ok(()) => next.run(Request::from_parts(parts, TimedBody::within(app.body_time, body))).await,
         Err(refused) => refused.into_response(),
     };
     recorded(&app, &heard, response).await
@@ -142,10 +154,12 @@ async fn admit(app: &App, heard: &Heard, parts: &Parts) -> Result<(), Refused> {
 
 async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
     let caller = heard.caller.as_ref().map_err(|unknown| Refused::from(unknown.clone()));
-    match heard.is {
-        Use::Health => {}
-        Use::Observation => app.service.may_observe(caller?)?,
-        Use::Call(action) => {
+    match (heard.is, app.surface) {
+        (Use::Health, _) | (Use::Observation, Surface::Watchers) => {}
+        // What a surface does not have is no secret, and is not there for a stranger as for anybody else.
+        (Use::Call(Action::Unknown), Surface::Network | Surface::Watchers) if caller.is_err() => {}
+        (Use::Observation, _) => app.service.may_observe(caller?)?,
+        (Use::Call(action), _) => {
             app.service.authenticate(&heard.request, caller?, action, heard.tenant.as_ref()).await?;
         }
     }

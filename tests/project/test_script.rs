@@ -18,10 +18,13 @@ fn it_hands_its_arguments_to_cargo_and_cargos_status_back() {
 
 #[test]
 fn the_tests_that_kill_the_daemon_run_in_a_build_of_their_own() {
-    let second = "cargo test --locked --features failpoints --test integration daemon::rotation::kills";
-    for (arguments, runs) in
-        [(&["--locked"][..], true), (&["--locked", "a_kill"], true), (&["--locked", "a_test"], false)]
-    {
+    let second = "cargo test --locked --features failpoints --test integration -- daemon::rotation::kills daemon::rotation::rounds";
+    for (arguments, runs) in [
+        (&["--locked"][..], true),
+        (&["--locked", "a_kill"], true),
+        (&["--locked", "random_rounds"], true),
+        (&["--locked", "a_test"], false),
+    ] {
         let machine = Machine::new();
         let (status, text) = machine.run(SCRIPT, arguments);
         assert_eq!((status, text.contains(second)), (Some(0), runs), "{text}");
@@ -79,11 +82,11 @@ fn a_tool_of_the_tests_may_be_missing_but_not_in_ci() {
     let machine = Machine::new();
     let (status, text) = machine.run(SCRIPT, &[]);
     assert_eq!(status, Some(0), "{text}");
-    assert!(text.contains("skip: apt-get install strace age python3-cryptography"), "{text}");
+    assert!(text.contains("skip: apt-get install strace age openssl python3-cryptography"), "{text}");
     let (status, text) = said(&machine.command(SCRIPT, &[]).env("CI", "1").output().unwrap());
     assert_eq!(status, Some(69), "{text}");
-    assert!(text.contains("CI does not skip: apt-get install strace age python3-cryptography"), "{text}");
-    for tool in ["strace", "age", "python3"] {
+    assert!(text.contains("CI does not skip: apt-get install strace age openssl python3-cryptography"), "{text}");
+    for tool in ["strace", "age", "openssl", "python3"] {
         machine.program(&format!("bin/{tool}"), "");
     }
     let (status, text) = said(&machine.command(SCRIPT, &[]).env("CI", "1").output().unwrap());

@@ -20,11 +20,16 @@ impl Google {
     pub(crate) async fn start() -> Self {
         let google = Self { fake: fake::Fake::start(0).unwrap(), http: Client::builder().no_proxy().build().unwrap() };
         for secret in [SECRET, OFFSITE] {
-            let (parent, id) = secret.split_once("/secrets/").unwrap();
-            let body = json!({"replication": {"automatic": {}}});
-            google.owner(Method::POST, &format!("{parent}/secrets?secretId={id}"), Some(body)).await;
+            google.make(secret).await;
         }
         google
+    }
+
+    /// Makes a secret, without versions.
+    pub(crate) async fn make(&self, secret: &str) {
+        let (parent, id) = secret.split_once("/secrets/").unwrap();
+        let body = json!({"replication": {"automatic": {}}});
+        self.owner(Method::POST, &format!("{parent}/secrets?secretId={id}"), Some(body)).await;
     }
 
     /// Where an identity asks.
@@ -57,6 +62,12 @@ impl Google {
 
     pub(crate) async fn fault_once(&self, fault: &str, operation: &str) {
         self.rule(json!({"fault": fault, "operation": operation, "times": 1})).await;
+    }
+
+    /// From now on, whenever this version's payload is read.
+    pub(crate) async fn fault_of_version(&self, fault: &str, secret: &str, number: u64) {
+        let path = format!("/{secret}/versions/{number}:access");
+        self.rule(json!({"fault": fault, "operation": "access", "path": path})).await;
     }
 
     async fn rule(&self, rule: Value) {

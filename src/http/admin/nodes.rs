@@ -10,7 +10,7 @@ use super::super::extract::{Caller, Id, read_json, read_nothing};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use crate::model::{Action, NodeId};
-use crate::service::node::{Agreed, Deed, Gaps, Replay, RestorePlan};
+use crate::service::node::{AcceptedRestore, Agreed, Deed, Gaps, Replay, RestorePlan};
 use crate::wire::Problem;
 use crate::wire::nodes::{
     AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NeededKeyItem, NodeItem, NodesAnswer, ReplayItem,
@@ -22,6 +22,7 @@ use crate::wire::nodes::{
     (status = 200, body = NodesAnswer),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn list(
@@ -51,6 +52,7 @@ pub(in crate::http) async fn list(
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is live.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -75,6 +77,7 @@ pub(in crate::http) async fn forget(
     (status = 200, body = RestorePlanAnswer),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn restore_plan(
@@ -97,6 +100,7 @@ fn plan_answer(plan: &RestorePlan) -> RestorePlanAnswer {
             .iter()
             .map(|key| NeededKeyItem { kid: key.kid.to_string(), state: key.state.to_string(), held: key.held })
             .collect(),
+        retires: plan.retires.map(|kid| kid.to_string()),
         replay: plan.replay.iter().map(replay_item).collect(),
         complete: plan.complete,
     }
@@ -117,6 +121,7 @@ fn replay_item(replay: &Replay) -> ReplayItem {
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Nothing to accept, not as it was shown, or a log with gaps.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -131,12 +136,13 @@ pub(in crate::http) async fn accept_restore(
     let asked: AcceptRestoreRequest = read_json(body).await?;
     let gaps = if asked.accept_gaps { Gaps::Accept } else { Gaps::Refuse };
     let agreed = Agreed { epoch: asked.epoch, generation: asked.generation, gaps };
-    let (mark, replayed) = app.service.accept_restore(&request, &grant, agreed).await?;
+    let AcceptedRestore { mark, replayed, retired } = app.service.accept_restore(&request, &grant, agreed).await?;
     let answer = AcceptRestoreAnswer {
         message: format!("database accepted at {mark}; writes are open"),
         epoch: mark.epoch,
         generation: mark.generation,
         replayed: replayed.iter().map(replay_item).collect(),
+        retired: retired.map(|kid| kid.to_string()),
     };
     Ok(json(StatusCode::OK, &answer))
 }

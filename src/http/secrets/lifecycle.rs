@@ -20,6 +20,7 @@ use crate::wire::{
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -45,6 +46,7 @@ pub(in crate::http) async fn delete(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -71,6 +73,7 @@ pub(in crate::http) async fn undelete(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = VersionsAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -97,6 +100,7 @@ pub(in crate::http) async fn versions(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -122,6 +126,7 @@ pub(in crate::http) async fn rollback(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),

@@ -1,17 +1,25 @@
 //! Copies pushed to Secret Manager.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::MutexGuard;
 
 use crate::access::AdminGrant;
 use crate::audit;
 use crate::backup::CopyState;
 use crate::crypto::{self, KeyfileImage};
+use crate::failpoint;
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
-use crate::service::job::{Reporter, Watch};
+use crate::service::job::{self, Reporter, Watch};
 use crate::service::{By, Error, Failure, Request, Service, Touched};
 use crate::store::masters::{EscrowStage, NewEscrow};
 
-use super::{Class, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+use super::{DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+
+/// How long a push waits for another: two calls to Google that are not answered. Whoever asked for it may ask again; a rotation that
+/// waited without bound would keep its lease and say nothing.
+const PATIENCE: Duration = DEADLINE.saturating_mul(2);
 
 /// What a push came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,13 +83,13 @@ impl Service {
         watch
     }
 
-    /// Copies one key into every configured secret. It answers once at least one copy is confirmed and recorded; what each secret said
-    /// is in the answer. Unrecorded in the audit: the rotation that calls it is.
+    /// Copies one key into every configured secret, one after the other; what each secret said is in the answer, also where none took
+    /// it. What counts as a copy is confirmed and recorded by then. Unrecorded in the audit: the rotation that calls it is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where none is configured; [`Error::NotFound`] where the key lies in no file of this node; where no secret
-    /// took it, the error of the first that did not.
-    pub async fn push_key(&self, kid: Kid) -> Result<Vec<KeyCopyOutcome>, Error> {
+    /// [`Error::Invalid`] where none is configured; [`Error::NotFound`] where the key lies in no file of this node;
+    /// [`Error::Unavailable`] where the database is away or writes are closed.
+    pub(in crate::service) async fn push_key(&self, kid: Kid) -> Result<Vec<KeyCopyOutcome>, Error> {
         self.may_push().await?;
         let pushed = self.push_each(&[kid], None).await?;
         if !pushed.not_here.is_empty() {
@@ -89,18 +97,12 @@ impl Service {
                 "master key {kid} lies in no key file of this node, so it cannot be copied"
             )));
         }
-        let mut troubles = Vec::new();
-        for copy in &pushed.copies {
-            if let Outcome::Missing(trouble) = &copy.outcome {
-                troubles.push(trouble.clone());
-            }
-        }
-        match troubles.into_iter().next() {
-            Some(first) if pushed.copies.iter().all(|copy| matches!(copy.outcome, Outcome::Missing(_))) => {
-                Err(first.into_error())
-            }
-            _ => Ok(pushed.copies),
-        }
+        Ok(pushed.copies)
+    }
+
+    /// Where copies of the master keys go, the primary place first.
+    pub(in crate::service) fn copied_to(&self) -> &[String] {
+        self.destinations.secrets()
     }
 
     /// Pushes in the background where no copy of the active key is confirmed: what `push_on_first_start` asks for. A start that comes
@@ -165,8 +167,9 @@ impl Service {
     }
 
     async fn push_each(&self, kids: &[Kid], reporter: Option<&Reporter>) -> Result<PushedKeys, Error> {
-        // One at a time, so that the same bytes are not pushed twice. Another node may: a spare copy harms nobody.
-        let _one = self.push_lock.lock().await;
+        let _turn = self.turn(reporter).await?;
+        // Asked again: what allowed it when it was asked for may have changed while another one was waited for.
+        self.may_push().await?;
         let (mut pushed, total) = (PushedKeys::default(), (kids.len() * self.destinations.secrets().len()) as u64);
         for kid in kids {
             let Some(image) = self.image(*kid).await? else {
@@ -174,8 +177,8 @@ impl Service {
                 continue;
             };
             for secret in self.destinations.secrets() {
+                self.workers.go_on()?;
                 if let Some(reporter) = reporter {
-                    reporter.go_on()?;
                     reporter.say(
                         format!("copying master key {kid} to {secret}"),
                         pushed.copies.len() as u64,
@@ -190,6 +193,27 @@ impl Service {
             }
         }
         Ok(pushed)
+    }
+
+    /// One push at a time, so that the same bytes are not pushed twice. Another node may push too: a spare copy harms nobody.
+    async fn turn(&self, reporter: Option<&Reporter>) -> Result<MutexGuard<'_, ()>, Error> {
+        if let Ok(turn) = self.push_lock.try_lock() {
+            return Ok(turn);
+        }
+        tracing::info!("a push of master keys waits for another one of this daemon");
+        if let Some(reporter) = reporter {
+            reporter.say("waiting for another push of this daemon to end", 0, None);
+        }
+        tokio::select! {
+            biased;
+            () = self.workers.stopping() => Err(job::stopping()),
+            turn = tokio::time::timeout(PATIENCE, self.push_lock.lock()) => turn.map_err(|_elapsed| Error::Conflict(format!(
+                "another push of master keys is under way in this daemon (that of `containarium backup push`, of the first start or of a \
+                 rotation), and it did not end within {} s; nothing of this one was sent. Do the same again when it has ended; a rotation \
+                 goes on with `containarium admin rotate-master --resume`",
+                PATIENCE.as_secs()
+            ))),
+        }
     }
 
     async fn image(&self, kid: Kid) -> Result<Option<KeyfileImage>, Error> {
@@ -226,33 +250,40 @@ impl Service {
 
         let id = match escrows.iter().find(|escrow| is_pending(escrow, secret)) {
             Some(pending) => pending.id.clone(),
-            None => self.begin_escrow(secret, kid, sha256).await?,
+            // The locator is that of the version once it has a number.
+            None => self.add_escrow(secret.to_owned(), kid, sha256, EscrowStage::Started).await?,
         };
+        failpoint::reached("backup.begun");
         match target.push(image).await {
             Ok(pushed) => {
-                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&pushed.locator)).await? {
-                    return Ok(Outcome::Missing(Trouble {
-                        class: Class::Failed,
-                        why: format!("{} was added, and its row in the database is gone; push again", pushed.locator),
-                    }));
+                failpoint::reached("backup.added");
+                let locator = pushed.locator;
+                // Another daemon found the same begun row, and was quicker: its copy keeps it, and this one has a row of its own.
+                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
+                    self.add_escrow(locator.clone(), kid, sha256, EscrowStage::Confirmed).await?;
                 }
-                Ok(Outcome::Pushed { locator: pushed.locator })
+                Ok(Outcome::Pushed { locator })
             }
             Err(error) => Ok(Outcome::Missing((&error).into())),
         }
     }
 
-    async fn begin_escrow(&self, secret: &str, kid: Kid, sha256: [u8; 32]) -> Result<String, Error> {
+    async fn add_escrow(
+        &self,
+        locator: String,
+        kid: Kid,
+        sha256: [u8; 32],
+        stage: EscrowStage,
+    ) -> Result<String, Error> {
         let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
         let escrow = NewEscrow {
             id: id.clone(),
             kid,
             target: SECRET_MANAGER.to_owned(),
-            // Of the version once it has a number.
-            locator: Some(secret.to_owned()),
+            locator: Some(locator),
             content_sha256: Some(sha256),
             kind: EscrowKind::Copy,
-            stage: EscrowStage::Started,
+            stage,
         };
         self.store.add_escrow(&escrow).await?;
         Ok(id)
