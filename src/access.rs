@@ -6,14 +6,18 @@
 //! sends it: root with a token has the token's rights.
 
 mod bearer;
+mod token;
+mod tokens;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Names, Scope, SecretName, Tenant};
+use crate::model::{Names, Scope, SecretName, Tenant, TokenId};
 
 pub use crate::model::Permission;
+pub use token::{MadeToken, make_token};
+pub use tokens::{POLL, RowSealer, TokenKey, Tokens};
 
 use bearer::Credential;
 
@@ -23,9 +27,7 @@ pub enum Identity {
     /// A process of this host, by its socket's peer credentials.
     Socket { uid: u32, pid: Option<i32> },
     /// A token, by its public id.
-    Token { id: String },
-    /// Whom an issuer's JWT names.
-    Jwt { issuer: String, subject: String },
+    Token { id: TokenId },
 }
 
 impl Identity {
@@ -34,7 +36,7 @@ impl Identity {
     pub const fn pid(&self) -> Option<i32> {
         match self {
             Self::Socket { pid, .. } => *pid,
-            Self::Token { .. } | Self::Jwt { .. } => None,
+            Self::Token { .. } => None,
         }
     }
 }
@@ -44,7 +46,6 @@ impl fmt::Display for Identity {
         match self {
             Self::Socket { uid, .. } => write!(f, "uid:{uid}"),
             Self::Token { id } => write!(f, "token:{id}"),
-            Self::Jwt { issuer, subject } => write!(f, "jwt:{issuer}:{subject}"),
         }
     }
 }
@@ -77,7 +78,6 @@ impl Caller {
     }
 
     /// Somebody who proved who they are otherwise than by the socket.
-    #[expect(dead_code, reason = "made by what checks a kind of credential")]
     const fn scoped(identity: Identity, scope: Arc<Scope>) -> Self {
         Self { identity, rights: Rights::Some(scope) }
     }
@@ -94,7 +94,7 @@ pub enum Unauthenticated {
     Missing,
     #[error("give one Authorization header, of the form `Bearer TOKEN`")]
     Malformed,
-    #[error("the credential is not valid: it is unknown, expired or revoked, or its issuer is not configured")]
+    #[error("the credential is not valid: it is unknown, expired or revoked")]
     Invalid,
     /// What is needed to tell is away.
     #[error("the credential cannot be checked now: {0}")]
@@ -164,16 +164,23 @@ impl AdminGrant {
 }
 
 /// The rules.
-#[derive(Debug, Clone)]
 pub struct Access {
     own_uid: u32,
     socket_users: HashMap<u32, Arc<Scope>>,
+    tokens: Tokens,
 }
 
 impl Access {
     /// `own_uid`: the daemon's effective user; `socket_users`: further users of this host, by uid.
-    pub const fn new(own_uid: u32, socket_users: HashMap<u32, Arc<Scope>>) -> Self {
-        Self { own_uid, socket_users }
+    #[must_use]
+    pub const fn new(own_uid: u32, socket_users: HashMap<u32, Arc<Scope>>, tokens: Tokens) -> Self {
+        Self { own_uid, socket_users, tokens }
+    }
+
+    /// What is remembered of tokens.
+    #[must_use]
+    pub const fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// The process at the other end of a socket: root and the daemon's own user may do all, others what the settings say.
@@ -190,14 +197,10 @@ impl Access {
     ///
     /// # Errors
     /// [`Unauthenticated`].
-    #[expect(
-        clippy::unused_async,
-        reason = "the kinds of credentials are checked with the database's and issuers' help"
-    )]
     pub async fn bearer(&self, credential: &str) -> Result<Caller, Unauthenticated> {
         match Credential::of(credential) {
-            // No token was made, and no issuer is configured.
-            Credential::Token(_) | Credential::Jwt(_) => Err(Unauthenticated::Invalid),
+            Credential::Token(text) => self.tokens.check(text).await,
+            Credential::Unknown => Err(Unauthenticated::Invalid),
         }
     }
 

@@ -8,6 +8,7 @@ mod names;
 mod records;
 mod requests;
 mod states;
+mod tokens;
 
 pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
 pub use backups::{DatabaseBackup, Drill};
@@ -19,6 +20,7 @@ pub use records::{
 };
 pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
 pub use states::{DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
+pub use tokens::{Label, TokenError, TokenId, TokenRecord, WhichTokens};
 
 /// The most bytes a secret's value may have.
 pub const MAX_VALUE_BYTES: usize = 65_536;

@@ -17,6 +17,7 @@ mod room;
 pub mod rotation;
 mod secrets;
 mod status;
+mod tokens;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,7 @@ pub use nodes::Nodes;
 pub use room::Room;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
+pub use tokens::{CreatedToken, ListedToken, SystemKey, TokenOrder, TokenState};
 
 /// What a request carries besides its grant.
 #[derive(Debug, Clone)]

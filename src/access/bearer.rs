@@ -7,12 +7,12 @@ pub(super) const TOKEN_PREFIX: &str = "ctn_";
 pub(super) enum Credential<'a> {
     /// A token of this daemon.
     Token(&'a str),
-    /// Anything else can only be an issuer's JWT.
-    Jwt(&'a str),
+    /// Nothing that this daemon gives out.
+    Unknown,
 }
 
 impl<'a> Credential<'a> {
     pub(super) fn of(text: &'a str) -> Self {
-        if text.starts_with(TOKEN_PREFIX) { Self::Token(text) } else { Self::Jwt(text) }
+        if text.starts_with(TOKEN_PREFIX) { Self::Token(text) } else { Self::Unknown }
     }
 }

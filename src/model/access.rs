@@ -178,11 +178,38 @@ impl Scope {
         &self.names
     }
 
+    /// As a token's row holds it: tenants, permissions and name patterns, each sorted and with commas between; no pattern is every name.
+    #[must_use]
+    pub fn to_columns(&self) -> [String; 3] {
+        let names = match &self.names {
+            Names::Any => String::new(),
+            Names::Like(patterns) => joined(patterns.iter().map(NamePattern::as_str)),
+        };
+        let permissions = joined(self.permissions.iter().map(|permission| permission.as_str()));
+        [joined(self.tenants.iter().map(Tenant::as_str)), permissions, names]
+    }
+
+    /// The scope in a token's row; `None` where these are not what [`Scope::to_columns`] writes.
+    #[must_use]
+    pub fn of_columns(tenants: &str, permissions: &str, names: &str) -> Option<Self> {
+        let tenants: Option<Vec<_>> = tenants.split(',').map(|tenant| Tenant::parse(tenant).ok()).collect();
+        let permissions: Option<Vec<_>> = permissions.split(',').map(|word| Permission::parse(word).ok()).collect();
+        let names = match names {
+            "" => Names::Any,
+            names => Names::Like(names.split(',').map(|name| NamePattern::parse(name).ok()).collect::<Option<_>>()?),
+        };
+        Self::new(tenants?, permissions?, names).ok()
+    }
+
     /// Whether it holds this permission for this tenant, on some name.
     #[must_use]
     pub fn allows(&self, permission: Permission, tenant: &Tenant) -> bool {
         !tenant.is_system() && self.tenants.contains(tenant) && self.permissions.contains(&permission)
     }
+}
+
+fn joined<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -228,6 +255,22 @@ mod tests {
         }
         for bad in ["", "a", "9*", "A?", "A-*", "A B", "[A]", "É", &"A".repeat(129)] {
             assert_eq!(NamePattern::parse(bad), Err(ScopeError::Pattern), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_scope_comes_back_from_its_columns() {
+        let tenants = ["bob", "alice"].map(|name| Tenant::parse(name).unwrap());
+        for names in [Names::Any, names(&["*_KEY", "DB_*"])] {
+            let scope = Scope::new(tenants.clone(), [Permission::Write, Permission::Read], names).unwrap();
+            let [tenants, permissions, patterns] = scope.to_columns();
+            assert_eq!((&*tenants, &*permissions), ("alice,bob", "read,write"));
+            assert_eq!(Scope::of_columns(&tenants, &permissions, &patterns), Some(scope));
+        }
+        for (tenants, permissions, names) in
+            [("", "read", ""), ("alice", "", ""), ("alice", "read", ","), ("_system", "read", ""), ("alice", "all", "")]
+        {
+            assert_eq!(Scope::of_columns(tenants, permissions, names), None, "{tenants} {permissions} {names}");
         }
     }
 

@@ -118,14 +118,6 @@ impl Service {
         self.access.socket_peer(uid, pid)
     }
 
-    /// Whoever presents this bearer credential.
-    ///
-    /// # Errors
-    /// [`Error::Unauthenticated`]; [`Error::Unavailable`] where it cannot be checked.
-    pub async fn bearer(&self, credential: &str) -> Result<Caller, Error> {
-        self.access.bearer(credential).await.map_err(Error::from)
-    }
-
     /// What a call is told while the keys are locked; `None` while they are open. In one line: the whole reason holds paths and
     /// commands, which are for the operator who asks for the status.
     #[must_use]
