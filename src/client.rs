@@ -20,6 +20,9 @@ use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
 use crate::wire::backup::{BackupListAnswer, PushAnswer, ReadBackAnswer, ReadBackRequest};
 use crate::wire::backup_log::{RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
 use crate::wire::doctor::DoctorAnswer;
+use crate::wire::tokens::{
+    CreateTokenAnswer, CreateTokenRequest, RevokeTokensAnswer, RevokeTokensRequest, TokensAnswer,
+};
 use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::{
     ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
@@ -190,6 +193,28 @@ impl Client {
     /// [`ClientError`].
     pub async fn record_drill(&self, request: &RecordDrillRequest) -> Result<RecordedAnswer, ClientError> {
         let target = Target::new(Method::POST, ["v1", "admin", "backup", "drill"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create_token(&self, request: &CreateTokenRequest) -> Result<CreateTokenAnswer, ClientError> {
+        self.ask(Target::new(Method::POST, ["v1", "admin", "tokens"]), Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// One page of the tokens; `page` is the token of the page before.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tokens(&self, page: Option<&str>) -> Result<TokensAnswer, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "admin", "tokens"]).query("pageToken", page);
+        self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke_tokens(&self, request: &RevokeTokensRequest) -> Result<RevokeTokensAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "tokens", "revoke"]);
         self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 

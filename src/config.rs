@@ -23,6 +23,7 @@ pub use google::{BackupGcp, Endpoint, FirstStart, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
 pub use network::{Limits, Network, TlsFiles};
 pub use reading::{NotText, Reading};
+pub use values::duration;
 
 use file::FileLayer;
 use layers::Layers;

@@ -129,6 +129,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
+    service.keep_tokens();
     if let Some(endpoint) = config.backup_gcp.as_ref().and_then(|backup| backup.endpoint.as_ref()) {
         // Left over from a trial, it would make whatever listens there an off-host copy.
         tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");

@@ -131,6 +131,12 @@ impl ServerArgs {
     }
 }
 
+/// Who called sudo, where somebody did: a name for people, which proves nothing.
+#[expect(clippy::disallowed_methods, reason = "what sudo says is no setting of ours")]
+pub(super) fn invoking_user() -> Option<String> {
+    std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty())
+}
+
 /// How a result is printed.
 #[derive(Args)]
 pub(super) struct OutputArgs {

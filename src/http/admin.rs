@@ -6,6 +6,7 @@ pub(super) mod deks;
 pub(super) mod doctor;
 pub(super) mod nodes;
 pub(super) mod rotation;
+pub(super) mod tokens;
 
 use std::collections::BTreeMap;
 

@@ -30,7 +30,7 @@ enum Use {
 }
 
 /// What each route and method is. One that is missing here is refused while the keys are locked, and a test names it.
-const CALLS: [(&str, &str, Action); 33] = [
+const CALLS: [(&str, &str, Action); 36] = [
     ("/v1/secrets", "POST", Action::Set),
     ("/v1/secrets/{username}", "GET", Action::List),
     ("/v1/secrets/{username}/batch-get", "POST", Action::BatchGet),
@@ -64,6 +64,9 @@ const CALLS: [(&str, &str, Action); 33] = [
     ("/v1/admin/backup/database", "POST", Action::RecordDatabaseBackup),
     ("/v1/admin/backup/drill", "POST", Action::RecordDrill),
     ("/v1/admin/doctor", "GET", Action::AdminDoctor),
+    ("/v1/admin/tokens", "GET", Action::TokenList),
+    ("/v1/admin/tokens", "POST", Action::TokenCreate),
+    ("/v1/admin/tokens/revoke", "POST", Action::TokenRevoke),
 ];
 
 impl Use {

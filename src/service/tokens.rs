@@ -20,7 +20,7 @@ use crate::store::{Found, Place, Store, Which};
 use super::open::TOKEN_MAC;
 
 /// The longest that a token may be made for; one without an end is asked for as such.
-pub const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
+const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
 /// Every how many polls uses of tokens are written down: each second.
 const NOTE_EVERY: u32 = 4;
 
