@@ -3,6 +3,7 @@
 //! Values go out of and come into buffers that are wiped. What cannot be wiped is serde_json's scratch space for a value with escapes;
 //! the process that holds it ends with the command.
 
+mod credential;
 mod error;
 mod remote;
 mod transport;
@@ -31,6 +32,7 @@ use crate::wire::{
     TenantsAnswer, VersionsAnswer, one_value, set_json,
 };
 
+pub use credential::{Credential, CredentialError};
 pub use error::{ClientError, Effect, ErrorClass};
 pub use remote::{Remote, RemoteError};
 
@@ -46,6 +48,7 @@ const MAX_LISTING_BYTES: usize = 16 * 1024 * 1024;
 /// A daemon, by its socket or its URL.
 pub struct Client {
     place: Place,
+    credential: Option<Credential>,
     deadline: Duration,
 }
 
@@ -64,13 +67,19 @@ impl Client {
 
     #[must_use]
     pub const fn with_deadline(socket: PathBuf, deadline: Duration) -> Self {
-        Self { place: Place::Socket(socket), deadline }
+        Self { place: Place::Socket(socket), credential: None, deadline }
     }
 
     /// A client of a daemon elsewhere, which waits [`DEADLINE`] for each answer.
     #[must_use]
     pub fn of_remote(remote: Remote) -> Self {
-        Self { place: Place::Remote(Box::new(remote)), deadline: DEADLINE }
+        Self { place: Place::Remote(Box::new(remote)), credential: None, deadline: DEADLINE }
+    }
+
+    /// As it is, and with this credential in each request.
+    #[must_use]
+    pub fn presenting(self, credential: Option<Credential>) -> Self {
+        Self { credential, ..self }
     }
 
     /// # Errors
@@ -355,7 +364,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let request = Request { target, json, max_bytes: MAX_LISTING_BYTES };
         let mut following = Following { on_progress, end: None };
-        let lines = transport::exchange_lines(&self.place, request, self.deadline, |line| following.line(line));
+        let lines = transport::exchange_lines(&self.place, self.credential.as_ref(), request, self.deadline, |line| following.line(line));
         match lines.await? {
             Lines::Refused(answer) => Err(ClientError::of_answer(&answer)),
             Lines::Ended => following.end.unwrap_or(Err(ClientError::Broken)),
@@ -369,7 +378,7 @@ impl Client {
         max_bytes: usize,
     ) -> Result<T, ClientError> {
         let request = Request { target, json, max_bytes };
-        let exchange = transport::exchange(&self.place, request);
+        let exchange = transport::exchange(&self.place, self.credential.as_ref(), request);
         let answer = tokio::time::timeout(self.deadline, exchange)
             .await
             .map_err(|_| ClientError::Deadline { after: self.deadline })??;

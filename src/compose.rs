@@ -1,6 +1,5 @@
 //! The only constructor: from settings to store, keys and service; for the daemon, and for commands that work without one.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,6 +103,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         copies,
         data_dir: config.data_dir.clone(),
     })?);
+    let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
     let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
     let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock));
     let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
@@ -113,7 +113,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         files,
         destinations: destinations(config),
         node: Arc::clone(&node),
-        access: Access::new(rustix::process::geteuid().as_raw(), HashMap::new(), tokens),
+        access: Access::new(rustix::process::geteuid().as_raw(), socket_users, tokens),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,

@@ -26,7 +26,7 @@ use crate::telemetry::{self, Metrics};
 use crate::tls::{Certificates, TlsError, Validity};
 
 use keeper::Keeper;
-use socket::SocketError;
+use socket::{OpenTo, SocketError};
 
 /// How often caches and metrics are tidied.
 const TICK: Duration = Duration::from_secs(1);
@@ -102,7 +102,8 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let opened = opener.open().await?;
     // Before anything is served: whether another process uses this node's id.
     node.tick().await?;
-    let socket = socket::bind(&config.socket)?;
+    let open_to = if config.socket_users.is_empty() { OpenTo::Owner } else { OpenTo::Everybody };
+    let socket = socket::bind(&config.socket, open_to)?;
     tracing::info!("listening on {}", config.socket.display());
 
     let (order, orders) = watch::channel(Order::Serve);
