@@ -70,7 +70,6 @@ impl Caller {
         &self.identity
     }
 
-
     /// Under what the caller's requests are counted; `None` for an administrator, who must be able to act while others flood the daemon,
     /// and could stop it anyway.
     pub fn rate_key(&self) -> Option<RateKey> {

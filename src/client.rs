@@ -21,10 +21,10 @@ use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
 use crate::wire::backup::{BackupListAnswer, PushAnswer, ReadBackAnswer, ReadBackRequest};
 use crate::wire::backup_log::{RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
 use crate::wire::doctor::DoctorAnswer;
+use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::tokens::{
     CreateTokenAnswer, CreateTokenRequest, RevokeTokensAnswer, RevokeTokensRequest, TokensAnswer,
 };
-use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::{
     ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
     QuarantineAnswer, QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, RotateMasterRequest,
@@ -364,7 +364,9 @@ impl Client {
     ) -> Result<T, ClientError> {
         let request = Request { target, json, max_bytes: MAX_LISTING_BYTES };
         let mut following = Following { on_progress, end: None };
-        let lines = transport::exchange_lines(&self.place, self.credential.as_ref(), request, self.deadline, |line| following.line(line));
+        let lines = transport::exchange_lines(&self.place, self.credential.as_ref(), request, self.deadline, |line| {
+            following.line(line)
+        });
         match lines.await? {
             Lines::Refused(answer) => Err(ClientError::of_answer(&answer)),
             Lines::Ended => following.end.unwrap_or(Err(ClientError::Broken)),

@@ -1,3 +1,4 @@
+use super::tokens::tests::Setup;
 use super::*;
 use crate::model::NamePattern;
 
@@ -13,9 +14,9 @@ fn db_names() -> Names {
     Names::Like([NamePattern::parse("DB_*").unwrap()].into())
 }
 
-#[test]
-fn root_and_the_daemons_own_user_may_do_all_and_others_nothing() {
-    let access = Access::new(1000, HashMap::new());
+#[tokio::test]
+async fn root_and_the_daemons_own_user_may_do_all_and_others_nothing() {
+    let access = Access::new(1000, HashMap::new(), Setup::new().await.tokens);
     for (uid, may) in [(0, true), (1000, true), (1001, false), (u32::MAX, false)] {
         let caller = access.socket_peer(uid, None);
         for permission in Permission::ALL {
@@ -27,10 +28,10 @@ fn root_and_the_daemons_own_user_may_do_all_and_others_nothing() {
     }
 }
 
-#[test]
-fn a_socket_user_has_their_scope_and_nothing_beyond_it() {
+#[tokio::test]
+async fn a_socket_user_has_their_scope_and_nothing_beyond_it() {
     let scope = Scope::new([tenant("alice")], [Permission::Read, Permission::List], db_names()).unwrap();
-    let access = Access::new(1000, HashMap::from([(33, Arc::new(scope))]));
+    let access = Access::new(1000, HashMap::from([(33, Arc::new(scope))]), Setup::new().await.tokens);
     let caller = access.socket_peer(33, None);
     let may = |permission, of: &str, named: Option<&str>| {
         let named = named.map(name);
@@ -50,10 +51,11 @@ fn a_socket_user_has_their_scope_and_nothing_beyond_it() {
     assert_eq!(grant.covers(&name("KEY")), beyond(Permission::List));
 }
 
-#[test]
-fn root_has_all_rights_also_where_the_settings_give_it_fewer() {
+#[tokio::test]
+async fn root_has_all_rights_also_where_the_settings_give_it_fewer() {
     let scope = Scope::new([tenant("alice")], [Permission::Read], Names::Any).unwrap();
-    let access = Access::new(1000, HashMap::from([(0, Arc::new(scope.clone())), (1000, Arc::new(scope))]));
+    let users = HashMap::from([(0, Arc::new(scope.clone())), (1000, Arc::new(scope))]);
+    let access = Access::new(1000, users, Setup::new().await.tokens);
     for uid in [0, 1000] {
         assert!(access.authorize_admin(&access.socket_peer(uid, None)).is_ok());
     }

@@ -101,7 +101,7 @@ mod tests {
     fn a_token_with_one_character_changed_or_missing_is_none() {
         let text = make_token().unwrap().text;
         for at in 0..text.len() {
-            let mut other = text.clone().into_bytes();
+            let mut other = text.as_bytes().to_vec();
             other[at] = if other[at] == b'x' { b'y' } else { b'x' };
             assert_eq!(parse(std::str::from_utf8(&other).unwrap()), None, "{at}");
             other.remove(at);

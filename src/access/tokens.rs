@@ -283,4 +283,4 @@ fn unavailable(cause: &str) -> Unauthenticated {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

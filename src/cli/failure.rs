@@ -213,6 +213,9 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
             "present a token that holds, with --token-file or CONTAINARIUM_TOKEN: `containarium admin token list` on the daemon's host \
              shows which do"
         }
+        ClientError::Problem { status: 403, detail, .. } if detail.starts_with("no right to") => {
+            "an administrator of the daemon's host gives rights: `containarium admin token create`, or [[socket_users]]"
+        }
         ClientError::SocketDenied { .. } | ClientError::Problem { status: 403, .. } => SUDO,
         ClientError::Problem { status: 404, detail, .. } => return deed.browse(detail),
         ClientError::Problem { status: 409 | 412, .. } => return deed.look(),

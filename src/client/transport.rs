@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
-use super::{ClientError, Credential};
 use super::remote::Remote;
+use super::{ClientError, Credential};
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

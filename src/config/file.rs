@@ -139,13 +139,7 @@ impl Reader<'_> {
         self.values.insert(*setting, (value, line));
     }
 
-    pub(super) fn wrong_type(
-        &mut self,
-        key: String,
-        at: &Range<usize>,
-        expected: &'static str,
-        found: &'static str,
-    ) {
+    pub(super) fn wrong_type(&mut self, key: String, at: &Range<usize>, expected: &'static str, found: &'static str) {
         let line = self.line(at);
         self.mistyped(key, line, expected, found);
     }

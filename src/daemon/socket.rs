@@ -157,18 +157,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let bound = bind(&path).unwrap();
+        let bound = bind(&path, OpenTo::Owner).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         bound.file.remove();
         assert!(!path.exists());
+        let _everybody = bind(&path, OpenTo::Everybody).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
     }
 
     #[tokio::test]
     async fn a_socket_that_answers_is_not_taken() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let _living = bind(&path).unwrap();
-        assert!(matches!(bind(&path), Err(SocketError::InUse { .. })));
+        let _living = bind(&path, OpenTo::Owner).unwrap();
+        assert!(matches!(bind(&path, OpenTo::Owner), Err(SocketError::InUse { .. })));
     }
 
     #[tokio::test]
@@ -176,7 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         std::fs::write(&path, "mine").unwrap();
-        assert!(matches!(bind(&path), Err(SocketError::NotASocket { .. })));
+        assert!(matches!(bind(&path, OpenTo::Owner), Err(SocketError::NotASocket { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     }
 
@@ -184,14 +186,14 @@ mod tests {
     async fn a_directory_that_others_can_write_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(bind(&dir.path().join("s.sock")), Err(SocketError::OpenDirectory { .. })));
+        assert!(matches!(bind(&dir.path().join("s.sock"), OpenTo::Owner), Err(SocketError::OpenDirectory { .. })));
     }
 
     #[tokio::test]
     async fn a_directory_that_is_missing_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/containarium/s.sock");
-        bind(&path).unwrap();
+        bind(&path, OpenTo::Owner).unwrap();
         assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o755);
     }
 }

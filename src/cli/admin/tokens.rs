@@ -18,7 +18,9 @@ use super::super::settings::invoking_user;
 
 #[derive(Args)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
-#[command(after_help = "Examples:\n  containarium admin token create --name ci --tenant alice --allow read --ttl 90d\n  containarium admin token list")]
+#[command(
+    after_help = "Examples:\n  containarium admin token create --name ci --tenant alice --allow read --ttl 90d\n  containarium admin token list"
+)]
 pub(super) struct TokenArgs {
     #[command(subcommand)]
     command: TokenCommand,
@@ -149,7 +151,8 @@ async fn create(client: &Client, format: Format, arguments: CreateArgs) -> Resul
         return print_json(&answer);
     }
     let details = &answer.details;
-    let until = details.expires_at.as_ref().map_or_else(|| "until it is revoked".to_owned(), |at| format!("until {at}"));
+    let until =
+        details.expires_at.as_ref().map_or_else(|| "until it is revoked".to_owned(), |at| format!("until {at}"));
     let told = if std::io::stdout().is_terminal() { "the token below" } else { "the token on standard output" };
     note(&plain(&format!("{told} is told this once; it holds {until}, and its id is {}", details.id)));
     print(format!("{}\n", plain(&answer.token)).as_bytes())
@@ -212,7 +215,9 @@ async fn revoke(client: &Client, format: Format, arguments: RevokeArgs) -> Resul
     let deed = Deed::on_daemon_changing("revoke tokens", "containarium admin token list");
     let answer = client.revoke_tokens(&request).await.map_err(|error| Failure::of_request(&deed, &error))?;
     for id in &answer.forged {
-        note(&plain(&format!("{id} was not revoked: somebody else than a daemon wrote its row, and it is good for nothing")));
+        note(&plain(&format!(
+            "{id} was not revoked: somebody else than a daemon wrote its row, and it is good for nothing"
+        )));
     }
     if format == Format::Json {
         return print_json(&answer);

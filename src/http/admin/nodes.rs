@@ -102,6 +102,7 @@ fn plan_answer(plan: &RestorePlan) -> RestorePlanAnswer {
             .collect(),
         retires: plan.retires.map(|kid| kid.to_string()),
         replay: plan.replay.iter().map(replay_item).collect(),
+        revokes: plan.revokes.iter().map(ToString::to_string).collect(),
         complete: plan.complete,
     }
 }
@@ -136,12 +137,14 @@ pub(in crate::http) async fn accept_restore(
     let asked: AcceptRestoreRequest = read_json(body).await?;
     let gaps = if asked.accept_gaps { Gaps::Accept } else { Gaps::Refuse };
     let agreed = Agreed { epoch: asked.epoch, generation: asked.generation, gaps };
-    let AcceptedRestore { mark, replayed, retired } = app.service.accept_restore(&request, &grant, agreed).await?;
+    let AcceptedRestore { mark, replayed, revoked, retired } =
+        app.service.accept_restore(&request, &grant, agreed).await?;
     let answer = AcceptRestoreAnswer {
         message: format!("database accepted at {mark}; writes are open"),
         epoch: mark.epoch,
         generation: mark.generation,
         replayed: replayed.iter().map(replay_item).collect(),
+        revoked: revoked.iter().map(ToString::to_string).collect(),
         retired: retired.map(|kid| kid.to_string()),
     };
     Ok(json(StatusCode::OK, &answer))

@@ -11,14 +11,12 @@ use super::super::App;
 use super::super::extract::{Caller, Id, Query, read_json};
 use super::super::problem::Refused;
 use super::super::secrets::{PageQuery, json};
-use crate::model::{
-    Action, Label, NamePattern, Names, Permission, Scope, Tenant, TokenId, TokenRecord, WhichTokens,
-};
+use crate::model::{Action, Label, NamePattern, Names, Permission, Scope, Tenant, TokenId, TokenRecord, WhichTokens};
 use crate::service::{TokenOrder, TokenState};
-use crate::wire::{Problem, page_token};
 use crate::wire::tokens::{
     CreateTokenAnswer, CreateTokenRequest, RevokeTokensAnswer, RevokeTokensRequest, TokenItem, TokensAnswer,
 };
+use crate::wire::{Problem, page_token};
 
 /// Make a token. It is told in the answer, and never again.
 #[utoipa::path(post, path = "/v1/admin/tokens", tag = "administration", request_body = CreateTokenRequest, responses(

@@ -196,8 +196,7 @@ impl Read for ListRevoked {
     type Output = Vec<String>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Failure> {
-        let query =
-            "SELECT id FROM containarium.tokens WHERE revoked_at IS NOT NULL ORDER BY id COLLATE \"C\"";
+        let query = "SELECT id FROM containarium.tokens WHERE revoked_at IS NOT NULL ORDER BY id COLLATE \"C\"";
         Ok(sqlx::query_scalar(query).fetch_all(connection).await?)
     }
 }

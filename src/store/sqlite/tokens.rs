@@ -8,9 +8,7 @@ use super::sql::now;
 use super::write::one_row;
 use super::{SqliteStore, StoreError, commit, committed, key_state, roll_back};
 use crate::model::{Page, TokenId, TokenRecord, WhichTokens};
-use crate::store::rows::{
-    PulseRow, PulsedTokenRow, TokenRow, is_meant, micros, new_token, page, revoked_token,
-};
+use crate::store::rows::{PulseRow, PulsedTokenRow, TokenRow, is_meant, micros, new_token, page, revoked_token};
 use crate::store::tokens::{NewToken, Pulse, Revoked, TOUCH_EVERY, TokenSealer, Tokens};
 
 macro_rules! token_columns {
