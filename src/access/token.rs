@@ -34,16 +34,16 @@ pub(super) struct Presented {
 /// # Errors
 /// [`NoRandom`].
 pub fn make_token() -> Result<MadeToken, NoRandom> {
-    let (id, secret) = crypto::make_token()?;
+    let (id, mut secret) = crypto::make_token()?;
     let mut text = Zeroizing::new(String::with_capacity(128));
     text.push_str(TOKEN_PREFIX);
-    push_base62(&mut text, &mut Zeroizing::new(id.to_vec()), TokenId::LENGTH);
+    push_base62(&mut text, &mut { id }, TokenId::LENGTH);
     text.push('_');
     let start = text.len();
-    push_base62(&mut text, &mut Zeroizing::new(secret.to_vec()), SECRET_LENGTH);
+    push_base62(&mut text, secret.as_mut_slice(), SECRET_LENGTH);
     let secret_hash = crypto::hash_credential(text.get(start..).unwrap_or_default().as_bytes());
-    let checksum = crc32c::crc32c(text.as_bytes()).to_be_bytes();
-    push_base62(&mut text, &mut Zeroizing::new(checksum.to_vec()), CHECKSUM_LENGTH);
+    let checksum = crc32c::crc32c(text.as_bytes());
+    push_base62(&mut text, &mut checksum.to_be_bytes(), CHECKSUM_LENGTH);
     let id = text.get(TOKEN_PREFIX.len()..).and_then(|rest| rest.get(..TokenId::LENGTH)).unwrap_or_default();
     let id = TokenId::parse(id).map_err(|_| NoRandom)?;
     Ok(MadeToken { id, text, secret_hash })
@@ -62,13 +62,13 @@ pub(super) fn parse(text: &str) -> Option<Presented> {
     }
     let mut expected = String::with_capacity(CHECKSUM_LENGTH);
     let sum = crc32c::crc32c(text.get(..text.len() - CHECKSUM_LENGTH)?.as_bytes());
-    push_base62(&mut expected, &mut sum.to_be_bytes().to_vec(), CHECKSUM_LENGTH);
+    push_base62(&mut expected, &mut sum.to_be_bytes(), CHECKSUM_LENGTH);
     let secret_hash = crypto::hash_credential(secret.as_bytes());
     (expected == checksum).then_some(Presented { id, secret_hash })
 }
 
 /// Writes a big-endian number with that many digits, and uses it up: schoolbook division, which takes microseconds for 32 bytes.
-fn push_base62(text: &mut String, number: &mut Vec<u8>, digits: usize) {
+fn push_base62(text: &mut String, number: &mut [u8], digits: usize) {
     let mut reversed = Zeroizing::new(Vec::with_capacity(digits));
     for _ in 0..digits {
         let mut rest = 0_u16;

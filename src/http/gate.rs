@@ -17,6 +17,7 @@ use super::{App, Surface};
 use crate::access::{self, Unauthenticated};
 use crate::model::{Action, SecretName, Tenant};
 use crate::service;
+use crate::telemetry::{self, Turned};
 
 /// What a request is to the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +173,13 @@ async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
 /// Records a refusal that has no record: the service writes those of what reaches it, and most refusals never do. One that cannot be
 /// recorded counts as missing, like any call's; its caller is told, unless the answer is that something is not available anyway.
 async fn recorded(app: &App, heard: &Heard, response: Response) -> Response {
-    let (Use::Call(action), Ok(caller)) = (heard.is, heard.caller.as_ref()) else { return response };
+    let (Use::Call(action), Ok(caller)) = (heard.is, heard.caller.as_ref()) else {
+        // Nobody is known who could be named, and a record for each would let a stranger fill the disk.
+        if response.status() == StatusCode::UNAUTHORIZED {
+            telemetry::turned_away(Turned::Credential);
+        }
+        return response;
+    };
     let Some(error) = problem::error_of(&response) else { return response };
     if heard.request.is_recorded() {
         return response;

@@ -63,6 +63,7 @@ pub(super) struct VersionQuery {
 #[utoipa::path(post, path = "/v1/secrets", tag = "secrets", request_body = SetRequest, responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -93,6 +94,7 @@ pub(super) async fn set(
     responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -123,6 +125,7 @@ pub(super) async fn put(
     params(("username" = String, Path), ("name" = String, Path), VersionQuery), responses(
     (status = 200, body = GetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -147,6 +150,7 @@ pub(super) async fn get(
 #[utoipa::path(get, path = "/v1/secrets/{username}", tag = "secrets", params(("username" = String, Path), PageQuery), responses(
     (status = 200, body = ListAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
@@ -172,6 +176,7 @@ pub(super) async fn list(
     params(("username" = String, Path)), responses(
     (status = 200, body = BatchGetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
@@ -234,6 +239,7 @@ impl AsRef<[u8]> for Roomy {
     params(("username" = String, Path)), responses(
     (status = 200, body = BatchSetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),

@@ -135,7 +135,8 @@ async fn good_polls_keep_a_token_warm_and_the_time_counts_from_when_they_were_se
     assert_eq!(setup.key.0.load(Ordering::Relaxed), 1, "its row was read once");
     let (pulse, _) = setup.tokens.beat().last.unwrap();
     setup.pass(5000);
-    setup.tokens.heard(pulse, setup.hand.since_boot() - Duration::from_millis(1001));
+    let long_ago = setup.hand.since_boot().checked_sub(Duration::from_millis(1001)).unwrap();
+    setup.tokens.heard(pulse, long_ago);
     setup.store.close().await;
     assert!(setup.check(&made).await.is_err(), "the answer was under way for more than a second");
 }
@@ -149,9 +150,9 @@ async fn a_revoked_token_is_refused_at_the_next_poll_and_after_a_second_without_
         setup.revoke(&made).await;
         assert!(setup.check(&made).await.is_ok(), "nobody has told this node yet");
         if polled {
-            setup.tokens.poll().await
+            setup.tokens.poll().await;
         } else {
-            setup.pass(1001)
+            setup.pass(1001);
         }
         assert_eq!(setup.check(&made).await, Err(Unauthenticated::Invalid));
         assert_eq!(setup.check(&made).await, Err(Unauthenticated::Invalid));

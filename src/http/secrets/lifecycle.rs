@@ -20,6 +20,7 @@ use crate::wire::{
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -46,6 +47,7 @@ pub(in crate::http) async fn delete(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -73,6 +75,7 @@ pub(in crate::http) async fn undelete(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = VersionsAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -100,6 +103,7 @@ pub(in crate::http) async fn versions(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -126,6 +130,7 @@ pub(in crate::http) async fn rollback(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),

@@ -138,10 +138,10 @@ impl Node {
         let staged = survey.master_keys.iter().find(|key| key.state == MasterKeyState::Staged).map(|key| key.kid);
         needed.sort_by_key(|key| key.state != MasterKeyState::Active);
         let db_id = now.map(|mark| mark.db_id);
-        let (behind, complete, fates, revoked) = self
+        let (behind, complete, fates, remembered) = self
             .with_file(move |file| {
-                let (fates, revoked) = db_id.map(|id| (file.fates(id), file.revoked(id))).unwrap_or_default();
-                (file.behind(), file.is_complete(), fates, revoked)
+                let (fates, remembered) = db_id.map(|id| (file.fates(id), file.revoked(id))).unwrap_or_default();
+                (file.behind(), file.is_complete(), fates, remembered)
             })
             .await?;
         let mut replay = replays(&fates, &self.blocked_tenants().await?);
@@ -149,7 +149,7 @@ impl Node {
             replay.clear();
         }
         let (replay, retires) = (self.of_known_tenants(replay).await?, staged.filter(|_| behind.is_some()));
-        let revokes = if behind.is_some() { self.good_again(&revoked).await? } else { Vec::new() };
+        let revokes = if behind.is_some() { self.good_again(&remembered).await? } else { Vec::new() };
         Ok(RestorePlan { behind, now, needed, retires, replay, revokes, complete })
     }
 
