@@ -1,4 +1,4 @@
-use super::tokens::tests::Setup;
+use super::tokens::Setup;
 use super::*;
 use crate::model::NamePattern;
 

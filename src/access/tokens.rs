@@ -283,4 +283,6 @@ fn unavailable(cause: &str) -> Unauthenticated {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
+#[cfg(test)]
+pub(super) use tests::Setup;

@@ -319,6 +319,9 @@ fn a_revocation_outlives_a_restored_database(site: &Site) {
     assert_eq!(ask(site, &gone, "GET", "/v1/secrets/alice/KEY", "").status, 401);
 }
 
+/// Flags, and variables.
+type Given<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+
 #[test]
 fn the_command_line_presents_a_token_from_a_file_or_a_variable_and_has_its_rights_alone() {
     let site = Site::sqlite();
@@ -335,7 +338,7 @@ fn the_command_line_presents_a_token_from_a_file_or_a_variable_and_has_its_right
     };
     let path = file.to_str().unwrap();
     let get = ["get", "alice", "KEY"];
-    let good: [(&[&str], &[(&str, &str)]); 4] = [
+    let good: [Given; 4] = [
         (&["--server", &server, "--token-file", path], &[]),
         (&["--server", &server], &[("CONTAINARIUM_TOKEN", &token)]),
         (&[], &[("CONTAINARIUM_SERVER", &server), ("CONTAINARIUM_TOKEN_FILE", path)]),
@@ -354,7 +357,7 @@ fn the_command_line_presents_a_token_from_a_file_or_a_variable_and_has_its_right
     }
     let without = run(&["--server", &server], &[], &get);
     assert!(without.status.code() == Some(4) && said(&without).contains("--token-file"), "{}", said(&without));
-    let bad: [(&[&str], &[(&str, &str)]); 3] = [
+    let bad: [Given; 3] = [
         (&["--token-file", "/nowhere"], &[]),
         (&[], &[("CONTAINARIUM_TOKEN", "two words")]),
         (&[], &[("CONTAINARIUM_TOKEN", &token), ("CONTAINARIUM_TOKEN_FILE", path)]),

@@ -79,7 +79,7 @@ struct CreateArgs {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false, args = ["id", "all", "tenant", "created_by"])]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["id", "all", "tenant", "created_by"]))]
 struct RevokeArgs {
     /// The token's id: the part between its first and its second _
     #[arg(value_parser = id)]
