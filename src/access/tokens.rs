@@ -26,7 +26,7 @@ use crate::store::{Store, StoreError};
 pub const POLL: Duration = Duration::from_millis(250);
 /// How long after a good poll what is remembered still holds.
 const WARM: Duration = Duration::from_secs(1);
-/// The longest that a poll, or a look at a token, waits for the database.
+/// The longest that a look at a token waits for the database. A poll waits for [`WARM`]: what comes later vouches for nobody.
 const LONGEST: Duration = Duration::from_secs(3);
 /// Far more than a deployment has in use; one entry takes some hundred bytes.
 const MOST_REMEMBERED: u64 = 50_000;
@@ -123,7 +123,7 @@ impl Tokens {
     /// Asks the database for its state. Each [`POLL`].
     pub async fn poll(&self) {
         let sent = self.clock.since_boot();
-        match tokio::time::timeout(LONGEST, self.store.pulse()).await {
+        match tokio::time::timeout(WARM, self.store.pulse()).await {
             Ok(Ok(Some(pulse))) => self.heard(pulse, sent),
             Ok(Ok(None)) => tracing::debug!("the database has held no key yet"),
             Ok(Err(error)) => tracing::debug!("the state of tokens could not be asked for: {error}"),

@@ -500,7 +500,7 @@ fn socket_users_are_tables_each_of_a_uid_and_what_it_may_do() {
     assert_eq!(effective.config.socket_users.len(), 2);
     assert_eq!((scope(33), scope(34)), ("alice,bob read,list DB_*".to_owned(), "alice write ".to_owned()));
     let told = shown(&effective, Setting::SocketUsers).value.clone().unwrap();
-    assert_eq!(told, "33: read,list of bob,alice on DB_*\n34: write of alice on every name");
+    assert_eq!(told, "33: read,list of bob,alice on DB_*, 34: write of alice on every name");
     setup.file("");
     assert!(setup.good().config.socket_users.is_empty());
 }

@@ -21,8 +21,8 @@ use super::open::TOKEN_MAC;
 
 /// The longest that a token may be made for; one without an end is asked for as such.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
-/// Every how many polls uses of tokens are written down: each second.
-const NOTE_EVERY: u32 = 4;
+/// How often uses of tokens are written down.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a token is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,26 +205,40 @@ impl Service {
         result
     }
 
-    /// Asks the database again and again whether what is remembered of tokens still holds, and writes down which were used.
+    /// Asks the database again and again whether what is remembered of tokens still holds; and, apart from that, since it can wait for a
+    /// writer, writes down which were used.
     pub fn keep_tokens(self: &Arc<Self>) {
-        let service = Arc::clone(self);
+        let (service, writing) = (Arc::clone(self), Arc::clone(self));
         self.workers.spawn(async move {
-            let mut polls = tokio::time::interval(POLL);
-            polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut number = 0_u32;
+            let mut polls = each(POLL);
             loop {
                 tokio::select! {
                     biased;
                     () = service.workers.stopping() => return,
                     _ = polls.tick() => service.access.tokens().poll().await,
                 }
-                number = number.wrapping_add(1);
-                if number.is_multiple_of(NOTE_EVERY) && service.node.may_write_now() {
-                    service.access.tokens().note_used().await;
+            }
+        });
+        self.workers.spawn(async move {
+            let mut looks = each(NOTE_EVERY);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = writing.workers.stopping() => return,
+                    _ = looks.tick() => {}
+                }
+                if writing.node.may_write_now() {
+                    writing.access.tokens().note_used().await;
                 }
             }
         });
     }
+}
+
+fn each(time: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(time);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn state_of(token: &TokenRecord, now: Micros, sealer: &RowSealer) -> TokenState {
