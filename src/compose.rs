@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::Access;
+use crate::access::{Access, Tokens};
 use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Database, ExistingKey, NotText};
@@ -15,7 +15,7 @@ use crate::service::backup::Destinations;
 use crate::service::node::{Node, NodeError, NodeParts};
 use crate::service::open::Opener;
 use crate::service::rotation::verify::Verifier;
-use crate::service::{Parts, Service};
+use crate::service::{Parts, Service, SystemKey};
 
 use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
 use crate::tls::{self, Pair, TlsError};
@@ -103,6 +103,9 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         copies,
         data_dir: config.data_dir.clone(),
     })?);
+    let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
+    let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
+    let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock));
     let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
@@ -110,7 +113,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         files,
         destinations: destinations(config),
         node: Arc::clone(&node),
-        access: Access::new(rustix::process::geteuid().as_raw()),
+        access: Access::new(rustix::process::geteuid().as_raw(), socket_users, tokens),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,

@@ -11,6 +11,7 @@ mod layers;
 mod network;
 mod places;
 mod reading;
+mod socket_users;
 mod values;
 
 use std::num::NonZeroU32;
@@ -23,6 +24,8 @@ pub use google::{BackupGcp, Endpoint, FirstStart, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
 pub use network::{Limits, Network, TlsFiles};
 pub use reading::{NotText, Reading};
+pub use socket_users::SocketUsers;
+pub use values::duration;
 
 use file::FileLayer;
 use layers::Layers;
@@ -49,6 +52,7 @@ pub struct Config {
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
     pub network: Network,
+    pub socket_users: SocketUsers,
     pub limits: Limits,
 }
 
@@ -176,6 +180,7 @@ impl Resolver<'_> {
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
+        let socket_users = self.socket_users();
         let limits = self.limits();
         Some(Config {
             data_dir: data_dir?,
@@ -190,6 +195,7 @@ impl Resolver<'_> {
             database_retention,
             backup_gcp,
             network: network?,
+            socket_users: socket_users?,
             limits: limits?,
         })
     }

@@ -15,12 +15,14 @@ mod image;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use crate::model::{DekId, DekVersion, Kid, SecretName, SecretVersion, Tenant};
 
 pub use envelope::{OpenError, SECRET_OVERHEAD, WRAPPED_LEN};
 pub use image::{ImageError, KeyfileImage};
 pub use secret::{Dek, Kek, MasterKey, SecretValue};
+pub use token::{TokenMacKey, hash_credential, make_token, same_hash};
 
 /// The operating system gave no random bytes. Nothing was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -26,7 +26,7 @@ use crate::telemetry::{self, Metrics};
 use crate::tls::{Certificates, TlsError, Validity};
 
 use keeper::Keeper;
-use socket::SocketError;
+use socket::{OpenTo, SocketError};
 
 /// How often caches and metrics are tidied.
 const TICK: Duration = Duration::from_secs(1);
@@ -102,7 +102,8 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let opened = opener.open().await?;
     // Before anything is served: whether another process uses this node's id.
     node.tick().await?;
-    let socket = socket::bind(&config.socket)?;
+    let open_to = if config.socket_users.is_empty() { OpenTo::Owner } else { OpenTo::Everybody };
+    let socket = socket::bind(&config.socket, open_to)?;
     tracing::info!("listening on {}", config.socket.display());
 
     let (order, orders) = watch::channel(Order::Serve);
@@ -129,6 +130,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
+    service.keep_tokens();
     if let Some(endpoint) = compose::destinations(&config).elsewhere() {
         // Left over from a trial, it would make whatever listens there an off-host copy.
         tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");

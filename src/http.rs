@@ -115,6 +115,8 @@ fn administration() -> Router<App> {
         .route("/v1/admin/doctor", get(admin::doctor::doctor))
         .route("/v1/admin/backup/database", post(admin::backup_log::record_database))
         .route("/v1/admin/backup/drill", post(admin::backup_log::record_drill))
+        .route("/v1/admin/tokens", get(admin::tokens::list).post(admin::tokens::create))
+        .route("/v1/admin/tokens/revoke", post(admin::tokens::revoke))
         .route("/openapi.json", get(openapi::document))
 }
 

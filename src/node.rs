@@ -10,7 +10,7 @@
 mod log;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failpoint;
-use crate::model::{BootId, KeyState, Micros, NodeId, Tenant, TenantRecord};
+use crate::model::{BootId, KeyState, Micros, NodeId, Tenant, TenantRecord, TokenId};
 
 use log::CriticalLog;
 pub use log::Fate;
@@ -251,14 +251,20 @@ impl NodeFile {
         self.highest().is_none_or(|seen| seen != mark) || !self.log.covers(mark)
     }
 
-    /// Enters how far the database is, with what it says of blocked tenants, read after the mark: first into the log, then into the
+    /// Enters how far the database is, with what it says of blocked tenants and revoked tokens, read after the mark: first into the log, then into the
     /// record.
     ///
     /// # Errors
     /// [`NodeFileError::Io`]: the record is as it was.
-    pub fn note(&mut self, mark: Mark, at: Micros, blocked: &[TenantRecord]) -> Result<(), NodeFileError> {
+    pub fn note(
+        &mut self,
+        mark: Mark,
+        at: Micros,
+        blocked: &[TenantRecord],
+        revoked: &BTreeSet<TokenId>,
+    ) -> Result<(), NodeFileError> {
         if !self.log.covers(mark) {
-            self.log.append(mark, at, blocked)?;
+            self.log.append(mark, at, blocked, revoked)?;
         }
         failpoint::reached("node.log-written");
         if self.highest() == Some(mark) {
@@ -285,13 +291,25 @@ impl NodeFile {
         self.log.fates(db_id)
     }
 
+    /// The tokens of that database that were ever revoked.
+    #[must_use]
+    pub fn revoked(&self, db_id: [u8; 16]) -> BTreeSet<TokenId> {
+        self.log.revoked(db_id)
+    }
+
     /// The database is accepted as it is: what was seen of it from now on counts.
     ///
     /// # Errors
     /// As [`NodeFile::note`]: it is still behind.
-    pub fn accept(&mut self, mark: Mark, at: Micros, blocked: &[TenantRecord]) -> Result<(), NodeFileError> {
+    pub fn accept(
+        &mut self,
+        mark: Mark,
+        at: Micros,
+        blocked: &[TenantRecord],
+        revoked: &BTreeSet<TokenId>,
+    ) -> Result<(), NodeFileError> {
         if !self.log.covers(mark) {
-            self.log.append(mark, at, blocked)?;
+            self.log.append(mark, at, blocked, revoked)?;
         }
         self.replace(Record { highest: Some(WireMark::of(mark)), behind: None, ..self.record.clone() })
     }

@@ -17,6 +17,7 @@ mod room;
 pub mod rotation;
 mod secrets;
 mod status;
+mod tokens;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,7 @@ pub use nodes::Nodes;
 pub use room::Room;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
+pub use tokens::{CreatedToken, ListedToken, SystemKey, TokenOrder, TokenState};
 
 /// What a request carries besides its grant.
 #[derive(Debug, Clone)]
@@ -186,7 +188,8 @@ impl Service {
         self.workers.stop().await;
     }
 
-    /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.
+    /// Lets a caller at a tenant, and at a secret of it where the path names one, before any of the request's body is read. What a body
+    /// names, the use-case asks the grant for. A refusal is recorded.
     ///
     /// # Errors
     /// [`Error::Denied`]; [`Error::Unavailable`] where the refusal could not be recorded.
@@ -196,10 +199,16 @@ impl Service {
         caller: &Caller,
         permission: Permission,
         action: Action,
-        tenant: &Tenant,
+        (tenant, name): (&Tenant, Option<&SecretName>),
     ) -> Result<Grant, Error> {
-        let decided = self.access.authorize(caller, permission, tenant);
-        self.or_recorded_denial(request, caller, action, Some(tenant), decided).await
+        match self.access.authorize(caller, permission, tenant, name) {
+            Ok(grant) => Ok(grant),
+            Err(denied) => {
+                let touched = Touched { name: name.cloned(), version: None, outcome: Outcome::Denied };
+                self.record(request, caller.identity(), action, Some(tenant), [touched]).await?;
+                Err(denied.into())
+            }
+        }
     }
 
     /// Lets a caller at the administration. A refusal is recorded.
@@ -245,7 +254,7 @@ impl Service {
             Err(denied) => {
                 let touched = [Touched::nothing(Outcome::Denied)];
                 self.record(request, caller.identity(), action, tenant, touched).await?;
-                Err(Error::Denied(denied.to_string()))
+                Err(denied.into())
             }
         }
     }
@@ -277,8 +286,7 @@ impl Service {
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
         request.recorded.store(true, Ordering::Relaxed);
-        let Identity::Socket { pid, .. } = identity;
-        let by = By { request_id: &request.id, identity: identity.to_string(), pid: *pid };
+        let by = By { request_id: &request.id, identity: identity.to_string(), pid: identity.pid() };
         self.write_records(&by, action, tenant, touched).await
     }
 

@@ -17,6 +17,7 @@ pub mod masters;
 mod postgres;
 mod rows;
 mod sqlite;
+pub mod tokens;
 
 pub use backups::BackupLog;
 pub use coalesce::Reads;
@@ -26,6 +27,7 @@ pub use masters::Masters;
 pub use crate::model::{Expect, Page, Which, WriteOutcome, Written};
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
+pub use tokens::Tokens;
 
 use async_trait::async_trait;
 
@@ -270,9 +272,10 @@ pub enum DekOutcome {
     Refused(SealRefusal),
 }
 
-/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`].
+/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`], tokens
+/// in [`Tokens`].
 #[async_trait]
-pub trait Store: Masters + Deks + BackupLog + Send + Sync {
+pub trait Store: Masters + Deks + BackupLog + Tokens + Send + Sync {
     fn kind(&self) -> StoreKind;
 
     /// One round trip.

@@ -136,6 +136,8 @@ pub enum Turned {
     Connections,
     /// A TLS handshake that failed or took too long.
     Handshake,
+    /// The want of a credential that holds.
+    Credential,
 }
 
 /// Counts one.
@@ -145,6 +147,7 @@ pub fn turned_away(by: Turned) {
         Turned::Address => "address",
         Turned::Connections => "connections",
         Turned::Handshake => "handshake",
+        Turned::Credential => "credential",
     };
     metrics::counter!(TURNED_AWAY, "by" => by).increment(1);
 }

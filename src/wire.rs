@@ -12,6 +12,7 @@ pub mod nodes;
 mod rotation;
 mod secrets;
 mod stream;
+pub mod tokens;
 mod value;
 
 use serde::{Deserialize, Serialize};

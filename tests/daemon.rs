@@ -16,6 +16,7 @@ mod rotation;
 mod secrets;
 mod start;
 mod tcp;
+mod tokens;
 
 /// Runs each function of a list on a site of either store.
 macro_rules! on_both_stores {

@@ -4,6 +4,7 @@ mod deks;
 mod doctor;
 mod nodes;
 mod rotation;
+mod tokens;
 
 use clap::{Args, Subcommand};
 
@@ -65,6 +66,8 @@ enum AdminCommand {
     /// opens again, with any master key that is among the key files.
     #[command(after_help = QUARANTINE_EXAMPLES)]
     Quarantine(deks::QuarantineArgs),
+    /// Make, list and revoke tokens, by which programs and people are let in
+    Token(tokens::TokenArgs),
     /// List the daemons that share the database, and which keys each holds
     Nodes(nodes::NodesArgs),
     /// Put a master key into this node's key files
@@ -111,6 +114,7 @@ pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
         AdminCommand::Tenants => tenants(&client()?, format).await,
         AdminCommand::Status => status(&client()?, format).await,
         AdminCommand::Doctor(settings) => doctor::doctor(&client()?, format, settings).await,
+        AdminCommand::Token(arguments) => tokens::token(&client()?, format, arguments).await,
         AdminCommand::Nodes(arguments) => nodes::nodes(&client()?, format, arguments).await,
         AdminCommand::InstallKey(settings) => nodes::install_key(format, settings).await,
         AdminCommand::AcceptRestore(arguments) => nodes::accept_restore(&client()?, format, &arguments).await,

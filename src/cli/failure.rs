@@ -209,7 +209,14 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
         ClientError::Untrusted { .. } => {
             "name the certificate of the authority that signed it with --ca-cert, and the server as its certificate does"
         }
-        ClientError::SocketDenied { .. } | ClientError::Problem { status: 401 | 403, .. } => SUDO,
+        ClientError::Problem { status: 401, .. } => {
+            "present a token that holds, with --token-file or CONTAINARIUM_TOKEN: `containarium admin token list` on the daemon's host \
+             shows which do"
+        }
+        ClientError::Problem { status: 403, detail, .. } if detail.starts_with("no right to") => {
+            "an administrator of the daemon's host gives rights: `containarium admin token create`, or [[socket_users]]"
+        }
+        ClientError::SocketDenied { .. } | ClientError::Problem { status: 403, .. } => SUDO,
         ClientError::Problem { status: 404, detail, .. } => return deed.browse(detail),
         ClientError::Problem { status: 409 | 412, .. } => return deed.look(),
         ClientError::Problem { status: 429 | 503, retry_after: Some(seconds), .. } => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use crate::client::{Client, Remote};
+use crate::client::{Client, Credential, Remote};
 use crate::config::{Environment, Flags, Setting, client_socket};
 
 use super::failure::Failure;
@@ -110,11 +110,20 @@ pub(super) struct ServerArgs {
     /// Trust what this authority signed, and nothing else: PEM [default: the authorities of this host] [env: CONTAINARIUM_CA_CERT]
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE", value_hint = ValueHint::FilePath)]
     ca_cert: Option<PathBuf>,
+    /// Present the token in this file, as a caller who has the token's rights and no others; a token itself is given in
+    /// CONTAINARIUM_TOKEN, and never as a flag, which other users of the host can see [default: none] [env: CONTAINARIUM_TOKEN_FILE]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
 }
 
 impl ServerArgs {
     /// The daemon that is named, or the one of this host: a flag that names its socket is stronger than a variable that names a server.
-    pub(super) fn client(self, local: ClientArgs) -> Result<Client, Failure> {
+    pub(super) fn client(mut self, local: ClientArgs) -> Result<Client, Failure> {
+        let credential = credential(self.token_file.take(), &Environment::of_process())?;
+        self.unknown_client(local).map(|client| client.presenting(credential))
+    }
+
+    fn unknown_client(self, local: ClientArgs) -> Result<Client, Failure> {
         let environment = Environment::of_process();
         let of = |name: &str| environment.variable(name).map(OsStr::to_owned);
         let from_variable = if local.socket.is_some() { None } else { of("CONTAINARIUM_SERVER") };
@@ -129,6 +138,29 @@ impl ServerArgs {
         let mend = "give --server and --ca-cert, or CONTAINARIUM_SERVER and CONTAINARIUM_CA_CERT, or neither";
         remote.map(Client::of_remote).map_err(|error| Failure::usage(error.to_string()).mend(mend))
     }
+}
+
+/// The credential that is given: a flag is stronger than a variable, and a file and a token at once are a mistake of one of them.
+fn credential(file: Option<PathBuf>, environment: &Environment) -> Result<Option<Credential>, Failure> {
+    const TOKEN: &str = "CONTAINARIUM_TOKEN";
+    let text = if file.is_some() { None } else { environment.variable(TOKEN) };
+    let file = file.or_else(|| environment.variable("CONTAINARIUM_TOKEN_FILE").map(PathBuf::from));
+    let credential = match (file, text) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => {
+            return Err(Failure::usage("give CONTAINARIUM_TOKEN or CONTAINARIUM_TOKEN_FILE, not both"));
+        }
+        (Some(path), None) => Credential::of_file(&path),
+        (None, Some(text)) => Credential::of_text(text.as_encoded_bytes(), TOKEN),
+    };
+    let mend = "`containarium admin token create` on the daemon's host makes one";
+    credential.map(Some).map_err(|error| Failure::usage(error.to_string()).mend(mend))
+}
+
+/// Who called sudo, where somebody did: a name for people, which proves nothing.
+#[expect(clippy::disallowed_methods, reason = "what sudo says is no setting of ours")]
+pub(super) fn invoking_user() -> Option<String> {
+    std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty())
 }
 
 /// How a result is printed.

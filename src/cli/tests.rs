@@ -245,7 +245,7 @@ fn each_failed_request_has_its_exit_code_and_a_mending_command() {
     let socket = || "/s".into();
     for (error, code, mend) in [
         (problem(400, None), 1, ""),
-        (problem(401, None), 4, "sudo"),
+        (problem(401, None), 4, "--token-file"),
         (problem(403, None), 4, "sudo"),
         (problem(404, None), 3, "containarium secrets list alice"),
         (problem(409, None), 6, "containarium secrets versions alice KEY"),

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
-use super::ClientError;
 use super::remote::Remote;
+use super::{ClientError, Credential};
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -98,16 +98,21 @@ pub(super) struct Answer {
     pub body: Zeroizing<Vec<u8>>,
 }
 
-pub(super) async fn exchange(place: &Place, request: Request) -> Result<Answer, ClientError> {
+pub(super) async fn exchange(
+    place: &Place,
+    credential: Option<&Credential>,
+    request: Request,
+) -> Result<Answer, ClientError> {
     let max_bytes = request.max_bytes;
     // The caller gives all of it a time together.
-    with_response(place, request, Duration::MAX, async |response| read(response, max_bytes).await).await
+    with_response(place, credential, request, Duration::MAX, async |response| read(response, max_bytes).await).await
 }
 
 /// As [`exchange`], for an answer of lines: each is handed to `line` as it comes. An answer that is no success is read whole. A line,
 /// as such an answer, may have `max_bytes`; `quiet` is the longest that nothing may come.
 pub(super) async fn exchange_lines(
     place: &Place,
+    credential: Option<&Credential>,
     request: Request,
     quiet: Duration,
     mut line: impl FnMut(&[u8]) -> Result<(), ClientError>,
@@ -119,7 +124,7 @@ pub(super) async fn exchange_lines(
         }
         read_lines(response.into_body(), max_bytes, quiet, &mut line).await.map(|()| Lines::Ended)
     };
-    with_response(place, request, quiet, answered).await
+    with_response(place, credential, request, quiet, answered).await
 }
 
 /// How an answer of lines went.
@@ -131,6 +136,7 @@ pub(super) enum Lines {
 
 async fn with_response<T>(
     place: &Place,
+    credential: Option<&Credential>,
     request: Request,
     head_time: Duration,
     read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
@@ -139,7 +145,7 @@ async fn with_response<T>(
     let stream = connected.map_err(|_| ClientError::Deadline { after: head_time })??;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|_| ClientError::Broken)?;
-    let request = http_request(request.target, place.authority(), request.json)?;
+    let request = http_request(request.target, place.authority(), credential, request.json)?;
     let answer = async move {
         let response = tokio::time::timeout(head_time, sender.send_request(request)).await;
         let response = response.map_err(|_| ClientError::Deadline { after: head_time })?;
@@ -189,6 +195,7 @@ pub(super) fn not_connected(socket: &Path, cause: std::io::Error) -> ClientError
 fn http_request(
     target: Target,
     host: &str,
+    credential: Option<&Credential>,
     json: Option<Zeroizing<Vec<u8>>>,
 ) -> Result<http::Request<Full<Bytes>>, ClientError> {
     let mut request = http::Request::builder()
@@ -197,6 +204,9 @@ fn http_request(
         .header(HOST, host)
         .header(USER_AGENT, concat!("containarium/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "application/json, application/problem+json");
+    if let Some(credential) = credential {
+        request = request.header(AUTHORIZATION, credential.header().clone());
+    }
     if json.is_some() {
         request = request.header(CONTENT_TYPE, "application/json");
     }

@@ -32,6 +32,7 @@ pub enum Setting {
     BackupGcpSecrets,
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
+    SocketUsers,
     LimitConnections,
     LimitConnectionsPerAddress,
     LimitRequestsPerIdentity,
@@ -57,6 +58,8 @@ pub(super) enum Kind {
     Integer,
     /// A list of strings, of which none has a line break; handed on as one text, a line for each.
     Lines,
+    /// Tables, of which `socket_users` has the rules; handed on as one text, a line for each.
+    Users,
 }
 
 impl Setting {
@@ -82,6 +85,7 @@ impl Setting {
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
+        Self::SocketUsers,
         Self::LimitConnections,
         Self::LimitConnectionsPerAddress,
         Self::LimitRequestsPerIdentity,
@@ -115,6 +119,7 @@ impl Setting {
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
+            Self::SocketUsers => "socket_users",
             Self::LimitConnections => "limits.connections",
             Self::LimitConnectionsPerAddress => "limits.connections_per_address",
             Self::LimitRequestsPerIdentity => "limits.requests_per_identity",
@@ -165,6 +170,7 @@ impl Setting {
             | Self::LimitRequestsPerIdentity
             | Self::LimitRequestsPerAddress => Kind::Integer,
             Self::BackupGcpSecrets => Kind::Lines,
+            Self::SocketUsers => Kind::Users,
             _ => Kind::Text,
         }
     }

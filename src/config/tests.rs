@@ -488,3 +488,56 @@ fn an_endpoint_is_https_or_on_this_machine() {
         assert!(!accepted(endpoint), "{endpoint}");
     }
 }
+
+#[test]
+fn socket_users_are_tables_each_of_a_uid_and_what_it_may_do() {
+    let mut setup = Setup::new();
+    let users = "[[socket_users]]\nuid = 33\ntenants = [\"bob\", \"alice\"]\npermissions = [\"read\", \"list\"]\nnames = [\"DB_*\"]\n\
+                 [[socket_users]]\nuid = 34\ntenants = [\"alice\"]\npermissions = [\"write\"]\n";
+    setup.file(users);
+    let effective = setup.good();
+    let scope = |uid| effective.config.socket_users[&uid].to_columns().join(" ");
+    assert_eq!(effective.config.socket_users.len(), 2);
+    assert_eq!((scope(33), scope(34)), ("alice,bob read,list DB_*".to_owned(), "alice write ".to_owned()));
+    let told = shown(&effective, Setting::SocketUsers).value.clone().unwrap();
+    assert_eq!(told, "33: read,list of bob,alice on DB_*, 34: write of alice on every name");
+    setup.file("");
+    assert!(setup.good().config.socket_users.is_empty());
+}
+
+#[test]
+fn a_socket_user_that_breaks_a_rule_is_refused_by_its_name() {
+    let good = [("uid", "33"), ("tenants", "[\"alice\"]"), ("permissions", "[\"read\"]"), ("names", "[\"DB_*\"]")];
+    let user = |field: &str, value: &str| {
+        let lines = good.iter().map(|(name, given)| (*name, if *name == field { value } else { given }));
+        let lines = lines.filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name} = {value}\n"));
+        format!("[[socket_users]]\n{}", lines.collect::<String>())
+    };
+    let refused = |text: &str, words: &str| {
+        let mut setup = Setup::new();
+        setup.file(text);
+        let error = setup.error();
+        assert!(error.contains(words), "{words}: {error}\n{text}");
+    };
+    for (field, value, words) in [
+        ("uid", "", "a uid is a number"),
+        ("uid", "-1", "a uid is a number"),
+        ("uid", "4294967295", "a uid is a number"),
+        ("uid", "0", "uid 0 is root"),
+        ("uid", "\"33\"", "`socket_users.uid` must be an integer, and is string"),
+        ("tenants", "[]", "uid 33: at least one tenant"),
+        ("tenants", "", "uid 33: at least one tenant"),
+        ("tenants", "[\"_system\"]", "uid 33: "),
+        ("tenants", "[\"a,b\"]", "`socket_users.tenants` must be a list of strings without spaces, commas"),
+        ("permissions", "[\"admin\"]", "uid 33: a permission is read, list"),
+        ("permissions", "\"read\"", "`socket_users.permissions` must be a list"),
+        ("names", "[]", "uid 33: a list of name patterns"),
+        ("names", "[\"db\"]", "uid 33: a name pattern is"),
+    ] {
+        refused(&user(field, value), words);
+    }
+    refused(&format!("{}more = 1\n", user("", "")), "unknown key `socket_users.more`");
+    refused(&user("", "").repeat(2), "uid 33 is there twice");
+    refused("socket_users = 1\n", "`socket_users` must be a list of tables");
+    refused("socket_users = [1]\n", "`socket_users` must be a list of tables");
+}

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, RawPathParams};
-use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::App;
 use super::problem::Refused;
-use crate::access;
+use crate::access::{self, Unauthenticated};
 use crate::model::{NameError, SecretName, Tenant};
 use crate::service;
 use crate::wire::{self, MAX_BODY_BYTES};
@@ -29,22 +30,38 @@ pub(super) struct Peer {
     pub(super) pid: Option<i32>,
 }
 
-/// The authenticated caller.
+/// The authenticated caller: the gate found out who it is, once for the request.
 pub(super) struct Caller(pub(super) access::Caller);
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Refused;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match parts.extensions.get::<Peer>() {
-            Some(peer) => Ok(Self(app.service.socket_peer(peer.uid, peer.pid))),
-            None => Err(unknown_caller()),
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Refused> {
+        match parts.extensions.get::<access::Caller>() {
+            Some(caller) => Ok(Self(caller.clone())),
+            None => Err(service::Error::from(Unauthenticated::Missing).into()),
         }
     }
 }
 
-pub(super) fn unknown_caller() -> Refused {
-    Refused::new(StatusCode::UNAUTHORIZED, "the caller is not known")
+/// Who calls: whoever presents a credential, else the peer of the socket.
+pub(super) async fn caller(app: &App, parts: &Parts) -> Result<access::Caller, service::Error> {
+    match (bearer(&parts.headers)?, parts.extensions.get::<Peer>()) {
+        (Some(credential), _) => app.service.bearer(credential).await,
+        (None, Some(peer)) => Ok(app.service.socket_peer(peer.uid, peer.pid)),
+        (None, None) => Err(Unauthenticated::Missing.into()),
+    }
+}
+
+/// The credential of RFC 6750, section 2.1. What is no such header is refused, not passed over: its sender believes in it.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unauthenticated> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let (Some(header), rest) = (all.next(), all.next()) else { return Ok(None) };
+    let text = header.to_str().ok().filter(|_| rest.is_none()).ok_or(Unauthenticated::Malformed)?;
+    let (scheme, credential) = text.split_once(' ').ok_or(Unauthenticated::Malformed)?;
+    let credential = credential.trim_matches(' ');
+    let is_one = scheme.eq_ignore_ascii_case("bearer") && !credential.is_empty() && !credential.contains(' ');
+    if is_one { Ok(Some(credential)) } else { Err(Unauthenticated::Malformed) }
 }
 
 /// The request's id.

@@ -11,7 +11,8 @@ use super::{admin, ops, secrets};
     info(
         title = "Containarium secrets",
         description = "Secrets under envelope encryption. On the daemon's Unix socket, and over TCP: the routes under /v1/secrets, /livez and \
-            /readyz. Who asks more often than the daemon's limits allow is answered 429, with the seconds to wait in Retry-After.\n\nWhat a route does not take is refused with 400 \
+            /readyz. Over TCP a caller presents a token, as `Authorization: Bearer`; on the socket a credential that is presented counts instead of \
+            the peer's own rights. Who asks more often than the daemon's limits allow is answered 429, with the seconds to wait in Retry-After.\n\nWhat a route does not take is refused with 400 \
             that names it: a query parameter that is not described here; If-Match on every route but PUT; If-None-Match on \
             every route but PUT and GET; If-Unmodified-Since on every route; If-Modified-Since and If-Range on every route but GET. \
             GET ignores If-None-Match, If-Modified-Since and If-Range and always answers in full."
@@ -50,6 +51,9 @@ use super::{admin, ops, secrets};
         admin::doctor::doctor,
         admin::backup_log::record_database,
         admin::backup_log::record_drill,
+        admin::tokens::create,
+        admin::tokens::list,
+        admin::tokens::revoke,
         ops::livez,
         ops::readyz,
         ops::metrics,
@@ -108,7 +112,7 @@ mod tests {
         for (path, method) in described().into_iter().filter(|(path, _)| path.starts_with("/v1/")) {
             let answers = &api["paths"][&path][method.to_lowercase()]["responses"];
             let of_bodies: &[&str] = if method == "GET" { &[] } else { &["408", "413"] };
-            for status in ["400", "403", "429", "500", "503"].iter().chain(of_bodies) {
+            for status in ["400", "401", "403", "429", "500", "503"].iter().chain(of_bodies) {
                 assert!(answers[status].is_object(), "{method} {path}: {status}");
             }
         }

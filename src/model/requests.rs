@@ -48,6 +48,9 @@ pub enum Action {
     BackupList,
     /// Records that copies were read back.
     BackupReadBack,
+    TokenCreate,
+    TokenList,
+    TokenRevoke,
     /// A path or a method that no route takes.
     Unknown,
 }
@@ -71,6 +74,7 @@ impl Action {
             | Self::AdminDoctor
             | Self::FollowBackupPush
             | Self::BackupList
+            | Self::TokenList
             | Self::Unknown => false,
             Self::Set
             | Self::BatchSet
@@ -93,7 +97,9 @@ impl Action {
             | Self::BackupPush
             | Self::BackupReadBack
             | Self::RecordDatabaseBackup
-            | Self::RecordDrill => true,
+            | Self::RecordDrill
+            | Self::TokenCreate
+            | Self::TokenRevoke => true,
         }
     }
 
@@ -136,6 +142,9 @@ impl Action {
             Self::FollowBackupPush => "backup.push.follow",
             Self::BackupList => "backup.list",
             Self::BackupReadBack => "backup.read-back",
+            Self::TokenCreate => "token.create",
+            Self::TokenList => "token.list",
+            Self::TokenRevoke => "token.revoke",
             Self::Unknown => "unknown",
         }
     }

@@ -240,6 +240,11 @@ impl Node {
         }
     }
 
+    /// As far as is known without a look: for what is left out where it is not certain.
+    pub(super) fn may_write_now(&self) -> bool {
+        self.standing.load().seen == Seen::Good
+    }
+
     /// What keeps the node from being ready, for operators.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {

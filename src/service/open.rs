@@ -19,7 +19,8 @@ use super::status::NO_BACKUP;
 /// The line that operators look for.
 const READY: &str = "Secrets store ready (file-keyed, AES-256-GCM)";
 /// The system's own secrets: the keys that authenticate token rows and chain audit records.
-pub(super) const SYSTEM_SECRETS: [&str; 2] = ["TOKEN_MAC", "AUDIT_CHAIN"];
+pub(super) const SYSTEM_SECRETS: [&str; 2] = [TOKEN_MAC, "AUDIT_CHAIN"];
+pub(super) const TOKEN_MAC: &str = "TOKEN_MAC";
 
 /// How an attempt to open the keys ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod locks;
 mod masters;
 mod migrate;
 mod read;
+mod tokens;
 mod tx;
 mod write;
 

@@ -5,12 +5,14 @@
 
 mod backups;
 mod rotation;
+mod tokens;
 
 pub(super) use backups::{DatabaseBackupRow, DrillRow, column};
 pub(super) use rotation::{
     DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, master_key_state, micros, retired_without_time,
     tenant,
 };
+pub(super) use tokens::{PulseRow, PulsedTokenRow, TokenRow, is_meant, new_token, revoked_token};
 
 use std::fmt;
 
@@ -502,6 +504,7 @@ enum RowName<'a> {
     Escrow(&'a str),
     DatabaseBackup(&'a str),
     Drill(&'a str),
+    Token(&'a str),
 }
 
 impl RowName<'_> {
@@ -517,6 +520,7 @@ impl RowName<'_> {
             Self::Escrow(_) => "escrows",
             Self::DatabaseBackup(_) => "database_backups",
             Self::Drill(_) => "drills",
+            Self::Token(_) => "tokens",
         }
     }
 
@@ -540,7 +544,8 @@ impl fmt::Display for RowName<'_> {
             | Self::Node(text)
             | Self::Escrow(text)
             | Self::DatabaseBackup(text)
-            | Self::Drill(text) => f.write_str(text),
+            | Self::Drill(text)
+            | Self::Token(text) => f.write_str(text),
             Self::Secret(tenant, name) => write!(f, "{tenant}/{name}"),
             Self::Version(secret, version) => write!(f, "{}/{}/{version}", secret.tenant, secret.name),
             Self::SealedVersion(tenant, name, version) => write!(f, "{tenant}/{name}/{version}"),

@@ -23,6 +23,7 @@ mod shred;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod write;
 
 use std::path::Path;

@@ -16,6 +16,7 @@ mod races;
 mod reading;
 mod rotating;
 mod shredding;
+mod tokens;
 mod writing;
 
 /// Makes a module of tests for the store that `support::stores` names so.
@@ -236,6 +237,14 @@ macro_rules! conformance {
                 blocked_tenants_come_in_pages_by_name,
                 the_systems_tenant_is_never_shredded,
                 a_rotation_passes_over_what_is_shredded,
+            }
+            tokens {
+                a_token_comes_back_as_it_was_made_with_the_state_that_it_was_read_in,
+                tokens_come_in_pages_by_id,
+                a_revocation_raises_the_generation_in_its_own_transaction,
+                tokens_are_revoked_by_tenant_by_maker_and_all_of_them,
+                a_row_that_somebody_else_wrote_is_named_and_gets_no_mac,
+                a_use_is_stamped_at_most_once_a_minute,
             }
             races {
                 no_dek_that_is_made_during_a_rotation_lands_under_the_retired_key,

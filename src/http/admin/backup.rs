@@ -26,6 +26,7 @@ use crate::wire::{Problem, StreamLine};
 #[utoipa::path(post, path = "/v1/admin/backup/push", tag = "administration", responses(
     (status = 200, description = "It is under way.", body = StreamLine<PushAnswer>, content_type = "application/x-ndjson"),
     (status = 400, description = "No secret is configured.", body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
@@ -50,6 +51,7 @@ pub(in crate::http) async fn push(
 #[utoipa::path(get, path = "/v1/admin/backup/push", tag = "administration", responses(
     (status = 200, body = StreamLine<PushAnswer>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
@@ -85,6 +87,7 @@ fn trouble_item(trouble: &Trouble) -> TroubleItem {
 #[utoipa::path(get, path = "/v1/admin/backup", tag = "administration", responses(
     (status = 200, body = BackupListAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -132,6 +135,7 @@ fn version_item(version: &ListedVersion) -> BackupVersionItem {
 #[utoipa::path(post, path = "/v1/admin/backup/read-back", tag = "administration", request_body = ReadBackRequest, responses(
     (status = 200, body = ReadBackAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The database does not know the key.", body = Problem, content_type = "application/problem+json"),

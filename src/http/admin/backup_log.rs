@@ -18,6 +18,7 @@ use crate::wire::backup_log::{CopiedStateItem, RecordDatabaseRequest, RecordDril
 #[utoipa::path(post, path = "/v1/admin/backup/database", tag = "administration", request_body = RecordDatabaseRequest, responses(
     (status = 200, body = RecordedAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
@@ -70,6 +71,7 @@ fn db_id(text: &str) -> Result<[u8; 16], Refused> {
 #[utoipa::path(post, path = "/v1/admin/backup/drill", tag = "administration", request_body = RecordDrillRequest, responses(
     (status = 200, body = RecordedAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),

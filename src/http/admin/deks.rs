@@ -24,6 +24,7 @@ use crate::wire::{
 #[utoipa::path(post, path = "/v1/admin/rotate-dek", tag = "administration", request_body = RotateDekRequest, responses(
     (status = 200, description = "It is under way.", body = StreamLine<RotateDekAnswer>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Another one is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
@@ -56,6 +57,7 @@ pub(in crate::http) async fn rotate(
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
@@ -91,6 +93,7 @@ fn rotated(done: &RotatedDeks) -> RotateDekAnswer {
 #[utoipa::path(post, path = "/v1/admin/shred", tag = "administration", request_body = ShredRequest, responses(
     (status = 200, body = ShredAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -131,6 +134,7 @@ fn shred_answer(shredding: &Shredding) -> ShredAnswer {
 #[utoipa::path(post, path = "/v1/admin/quarantine", tag = "administration", request_body = QuarantineRequest, responses(
     (status = 200, body = QuarantineAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
