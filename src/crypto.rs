@@ -19,7 +19,7 @@ mod tests;
 use crate::model::{DekId, DekVersion, Kid, SecretName, SecretVersion, Tenant};
 
 pub use envelope::{OpenError, SECRET_OVERHEAD, WRAPPED_LEN};
-pub use image::{ImageError, KeyfileImage};
+pub use image::{Content, ImageError, KeyfileImage};
 pub use secret::{Dek, Kek, MasterKey, SecretValue};
 
 /// The operating system gave no random bytes. Nothing was made.
@@ -47,6 +47,12 @@ pub struct SecretPlace<'a> {
 #[must_use]
 pub fn kid(master: &MasterKey) -> Kid {
     envelope::kid(master)
+}
+
+/// What is sealed with a master key where something else wraps it, so that one ciphertext cannot stand in for another.
+#[must_use]
+pub fn master_aad(kid: Kid) -> Vec<u8> {
+    envelope::master_aad(kid)
 }
 
 /// The wrapping key of a master key.

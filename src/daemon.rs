@@ -103,6 +103,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
+    service.keep_proving();
     if config.backup_gcp.as_ref().is_some_and(|backup| backup.first_start == FirstStart::Push) {
         service.push_at_start();
     }

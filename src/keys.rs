@@ -6,9 +6,11 @@
 
 mod cache;
 pub mod keyfile;
+pub mod provider;
 mod repair;
 mod rewrap;
 pub mod start;
+pub mod unlock;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,6 +93,12 @@ impl Ring {
         let mut kids: Vec<Kid> = self.keks.keys().copied().collect();
         kids.sort_unstable();
         kids
+    }
+
+    /// The SHA-256 of a loaded master key's own bytes: what a raw copy of it is known by.
+    #[must_use]
+    pub fn raw_sha256(&self, kid: Kid) -> Option<[u8; 32]> {
+        self.keks.get(&kid).map(|kek| kek.raw_sha256())
     }
 
     fn kek(&self, kid: Kid) -> Result<&Kek, KeysError> {

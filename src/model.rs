@@ -7,6 +7,7 @@ mod names;
 mod records;
 mod requests;
 mod states;
+mod wrapped;
 
 pub use backups::{DatabaseBackup, Drill};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
@@ -17,6 +18,7 @@ pub use records::{
 };
 pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
 pub use states::{DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
+pub use wrapped::{KmsKey, KmsKeyError, WrappedError, WrappedMaster, Wrapping};
 
 /// The most bytes a secret's value may have.
 pub const MAX_VALUE_BYTES: usize = 65_536;

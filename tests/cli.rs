@@ -124,6 +124,11 @@ const COMMANDS: &[&str] = &[
     "backup export",
     "backup database",
     "backup drill",
+    "kms",
+    "kms wrap",
+    "kms unwrap",
+    "kms rewrap",
+    "kms status",
     "config",
     "config show",
     "config check",
@@ -217,10 +222,13 @@ fn config_show_tells_each_value_and_its_origin() {
             "cache.max_entries 100000 default",
             "cache.max_age 1h default",
             "keys.retain_old 35d default",
+            "keys.age_identity - default",
             "backup.database_retention - default",
             "backup.gcp.secrets - default",
             "backup.gcp.endpoint - default",
             "backup.gcp.push_on_first_start false default",
+            "kms.gcp.key - default",
+            "kms.gcp.endpoint - default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());

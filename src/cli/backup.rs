@@ -108,7 +108,7 @@ pub(super) async fn run(arguments: BackupArgs) -> Result<(), Failure> {
     }
 }
 
-const fn exit(class: Class) -> Exit {
+pub(super) const fn exit(class: Class) -> Exit {
     match class {
         Class::Invalid => Exit::Usage,
         Class::NotFound => Exit::NotFound,

@@ -43,6 +43,10 @@ pub(super) struct SettingsArgs {
     /// Take a key file that already lies beside an empty database [default: false] [env: CONTAINARIUM_ADOPT_KEY]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     adopt_key: Option<bool>,
+    /// Open a wrapped key file with the age identities in this file, where it has a recipient of age [default: none; a wrapped key file
+    /// is opened by its KMS key] [env: CONTAINARIUM_AGE_IDENTITY]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    age_identity: Option<PathBuf>,
 }
 
 impl From<SettingsArgs> for Flags {
@@ -56,6 +60,7 @@ impl From<SettingsArgs> for Flags {
         flags.give(Setting::DatabaseUrlFile, arguments.database_url_file);
         flags.give(Setting::LogFormat, arguments.log_format);
         flags.give(Setting::AdoptKey, arguments.adopt_key.map(|adopt| adopt.to_string()));
+        flags.give(Setting::AgeIdentity, arguments.age_identity);
         flags
     }
 }

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use http::Uri;
 
+use crate::model::KmsKey;
+
 /// `[backup.gcp]`: where copies of the master key go.
 pub struct BackupGcp {
     /// At least one, each once; the primary one first.
@@ -19,6 +21,13 @@ pub struct BackupGcp {
 pub enum FirstStart {
     Warn,
     Push,
+}
+
+/// `[kms.gcp]`: what wraps the master key at rest.
+pub struct KmsGcp {
+    pub key: KmsKey,
+    /// Google's own where absent.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// `projects/PROJECT/secrets/SECRET`, without a version.
@@ -71,6 +80,10 @@ pub(super) fn secrets(lines: &str) -> Result<Vec<SecretPlace>, String> {
         places.push(place);
     }
     Ok(places)
+}
+
+pub(super) fn kms_key(text: &str) -> Result<KmsKey, String> {
+    KmsKey::parse(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn first_start(text: &str) -> Result<FirstStart, String> {

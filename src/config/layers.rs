@@ -23,10 +23,13 @@ pub enum Setting {
     CacheMaxEntries,
     CacheMaxAge,
     KeysRetainOld,
+    AgeIdentity,
     DatabaseRetention,
     BackupGcpSecrets,
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
+    KmsGcpKey,
+    KmsGcpEndpoint,
 }
 
 /// Where a setting may be given.
@@ -62,10 +65,13 @@ impl Setting {
         Self::CacheMaxEntries,
         Self::CacheMaxAge,
         Self::KeysRetainOld,
+        Self::AgeIdentity,
         Self::DatabaseRetention,
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
+        Self::KmsGcpKey,
+        Self::KmsGcpEndpoint,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -84,23 +90,31 @@ impl Setting {
             Self::CacheMaxEntries => "cache.max_entries",
             Self::CacheMaxAge => "cache.max_age",
             Self::KeysRetainOld => "keys.retain_old",
+            Self::AgeIdentity => "keys.age_identity",
             Self::DatabaseRetention => "backup.database_retention",
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
+            Self::KmsGcpKey => "kms.gcp.key",
+            Self::KmsGcpEndpoint => "kms.gcp.endpoint",
         }
     }
 
     /// `--data-dir`; `None` for what the file alone has.
     #[must_use]
     pub fn flag(self) -> Option<String> {
-        (self.reach() != Reach::FileOnly).then(|| format!("--{}", self.key().replace('_', "-")))
+        (self.reach() != Reach::FileOnly).then(|| format!("--{}", self.name().replace('_', "-")))
     }
 
     /// `CONTAINARIUM_DATA_DIR`; `None` for what the file alone has.
     #[must_use]
     pub fn variable(self) -> Option<String> {
-        (self.reach() != Reach::FileOnly).then(|| format!("CONTAINARIUM_{}", self.key().to_ascii_uppercase()))
+        (self.reach() != Reach::FileOnly).then(|| format!("CONTAINARIUM_{}", self.name().to_ascii_uppercase()))
+    }
+
+    /// Of flag and variable: without the file's tables.
+    fn name(self) -> &'static str {
+        self.key().rsplit('.').next().unwrap_or_default()
     }
 
     pub(super) const fn reach(self) -> Reach {
@@ -112,7 +126,8 @@ impl Setting {
             | Self::DatabaseUrl
             | Self::DatabaseUrlFile
             | Self::LogFormat
-            | Self::AdoptKey => Reach::Everywhere,
+            | Self::AdoptKey
+            | Self::AgeIdentity => Reach::Everywhere,
             _ => Reach::FileOnly,
         }
     }

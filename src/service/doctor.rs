@@ -14,8 +14,8 @@ use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::Keys;
-use crate::keys::keyfile::{KeyFiles, Scan};
-use crate::model::{Action, Kid, Micros};
+use crate::keys::keyfile::{KeyFile, KeyFiles, MainFile, Scan};
+use crate::model::{Action, Kid, MasterKeyState, Micros};
 use crate::store::Store;
 
 use super::{Error, Request, Service, Touched};
@@ -24,6 +24,8 @@ use ledger::Ledger;
 
 pub use ledger::BackupTimes;
 
+/// How often it is looked whether a proof is due: a file that was wrapped is proven soon after.
+const LOOK_FOR_PROOFS: Duration = Duration::from_secs(10);
 /// How long the database may take to say what it knows.
 const DATABASE: Duration = Duration::from_secs(5);
 
@@ -104,6 +106,7 @@ impl Service {
         let mut checks = vec![checks::daemon(&readiness.waiting_for())];
         checks.extend(common(&Found { ledger: &ledger, scan, loaded: Some(loaded), wall: self.clock.wall() }));
         checks.extend(rooms(self.node.data_dir(), self.node.files()).await);
+        checks.extend(self.kms_check(ledger.as_ref().ok()).await);
         checks.push(checks::memory(self.unprotected.get().map_or(&[], Vec::as_slice)));
         checks.push(checks::node(&self.node.problems(), ledger.as_ref().ok(), Some(self.node.holder().node)));
         self.record(request, grant.identity(), Action::AdminDoctor, None, [Touched::nothing(Outcome::Ok)]).await?;
@@ -113,6 +116,63 @@ impl Service {
     /// When keys and database were last backed up; absent where the database does not answer or holds no key.
     pub async fn backup_times(&self) -> Option<BackupTimes> {
         self.ledger().await.ok()?.times()
+    }
+
+    /// Absent where no needed key file is wrapped.
+    async fn kms_check(&self, ledger: Option<&Ledger>) -> Option<Check> {
+        let scan = scan(self.node.files().clone()).await?;
+        let ledger = ledger?;
+        let needed: Vec<Kid> = ledger.needed().iter().map(|key| key.kid).collect();
+        let files: Vec<_> = scan.first_of_each().filter(|file| needed.contains(&file.kid)).collect();
+        let proofs: Vec<_> = files
+            .iter()
+            .filter_map(|file| Some((file.kid, file.wrapped()?, self.unlocker.proof(file.wrapped()?))))
+            .collect();
+        checks::kms(&proofs, ledger, self.clock.wall(), |kid| self.raw_sha256(kid))
+    }
+
+    pub(super) fn raw_sha256(&self, kid: Kid) -> Option<[u8; 32]> {
+        match &*self.keys.state() {
+            Keys::Open(ring) => ring.raw_sha256(kid),
+            Keys::Locked(_) => None,
+        }
+    }
+
+    /// Proves each day that the wrapped key files that the database needs still open with KMS; until the daemon stops.
+    pub fn keep_proving(self: &Arc<Self>) {
+        self.workers.spawn(Arc::clone(self).prove_on());
+    }
+
+    async fn prove_on(self: Arc<Self>) {
+        loop {
+            if matches!(&*self.keys.state(), Keys::Open(_))
+                && let Ok(survey) = self.store.survey().await
+                && let Some(scan) = scan(self.node.files().clone()).await
+            {
+                let is_needed = |kid: Kid| {
+                    survey
+                        .master_keys
+                        .iter()
+                        .any(|key| key.kid == kid && (key.in_use || key.state == MasterKeyState::Active))
+                };
+                let wrapped: Vec<_> =
+                    scan.first_of_each().filter(|file| is_needed(file.kid)).filter_map(KeyFile::wrapped).collect();
+                self.unlocker.prove(wrapped, &*self.clock).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_FOR_PROOFS) => {}
+                () = self.workers.stopping() => return,
+            }
+        }
+    }
+
+    /// When the wrapped key file that is in use was last proven to open with KMS; absent where it is not wrapped, or never was.
+    pub async fn kms_proven_at(&self) -> Option<Micros> {
+        let scan = scan(self.node.files().clone()).await?;
+        match &scan.main {
+            MainFile::Key(main) => self.unlocker.proof(main.wrapped()?).proven_at,
+            MainFile::Missing | MainFile::Bad(_) => None,
+        }
     }
 
     async fn ledger(&self) -> Result<Ledger, String> {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::backup::age::Identities;
 use crate::backup::{BackupError, read_copy};
 use crate::clock::{Clock, SystemClock};
-use crate::crypto::{self, DekPlace, ImageError, Kek, OpenError};
+use crate::crypto::{self, Content, DekPlace, ImageError, Kek, OpenError};
+use crate::keys::provider::{NotOpened, Provider};
 use crate::model::{DekBody, DekRecord, DekState, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::masters::DekCursor;
 use crate::store::{Store, StoreError};
@@ -64,6 +65,8 @@ pub enum DrillError {
     Copy { path: PathBuf, cause: Box<BackupError> },
     #[error("{} is not a copy of a master key: {cause}", path.display())]
     Image { path: PathBuf, cause: ImageError },
+    #[error("{}: {cause}", path.display())]
+    Wrapped { path: PathBuf, cause: NotOpened },
     /// A name that lies is a mistake that a restore would trip over.
     #[error("{} says that it is master key {written}, and it is {kid}", path.display())]
     WrittenKid { path: PathBuf, written: Kid, kid: Kid },
@@ -73,11 +76,20 @@ pub enum DrillError {
     Store(#[from] StoreError),
 }
 
-/// The keys from copies in files of whatever form; age files are opened with the identities in `identity`.
+/// The keys from copies in files of whatever form; age files are opened with the identities in `identity`, and wrapped key files by
+/// `provider`, with those identities too.
 ///
 /// # Errors
-/// [`DrillError`] `File`, `Copy`, `Image`, `WrittenKid`.
-pub fn keys_from(files: &[PathBuf], identity: Option<&Path>) -> Result<DrillKeys, DrillError> {
+/// [`DrillError`] `File`, `Copy`, `Image`, `Wrapped`, `WrittenKid`.
+pub async fn keys_from(
+    files: &[PathBuf],
+    identity: Option<&Path>,
+    provider: &Provider,
+) -> Result<DrillKeys, DrillError> {
+    let provider = Provider {
+        age_identity: identity.map(Path::to_owned).or_else(|| provider.age_identity.clone()),
+        ..provider.clone()
+    };
     let open = |path: &Path| File::open(path).map_err(|cause| DrillError::File { path: path.to_owned(), cause });
     let identities = match identity {
         Some(path) => Some(Identities::read(&mut open(path)?).map_err(|cause| of_copy(path, cause))?),
@@ -86,8 +98,14 @@ pub fn keys_from(files: &[PathBuf], identity: Option<&Path>) -> Result<DrillKeys
     let mut keys = Vec::with_capacity(files.len());
     for path in files {
         let read = read_copy(&mut open(path)?, identities.as_ref()).map_err(|cause| of_copy(path, cause))?;
-        let master = read.copy.image().master();
-        let kek = crypto::derive_kek(&master.map_err(|cause| DrillError::Image { path: path.clone(), cause })?);
+        let content = read.copy.image().content();
+        let kek = match content.map_err(|cause| DrillError::Image { path: path.clone(), cause })? {
+            Content::Raw(master) => crypto::derive_kek(&master),
+            Content::Wrapped(wrapped) => {
+                let opened = provider.open(&wrapped).await;
+                crypto::derive_kek(&opened.map_err(|cause| DrillError::Wrapped { path: path.clone(), cause })?.master)
+            }
+        };
         if let Some(written) = read.written_kid.filter(|written| *written != kek.kid()) {
             return Err(DrillError::WrittenKid { path: path.clone(), written, kid: kek.kid() });
         }

@@ -22,6 +22,7 @@ use super::Error;
 use crate::clock::Clock;
 use crate::crypto::{self, NoRandom};
 use crate::keys::keyfile::{KeyFiles, Synced};
+use crate::keys::unlock::Unlocker;
 use crate::keys::{Keyring, Keys};
 use crate::model::{BootId, Kid, Micros, NodeId};
 use crate::node::{Behind, Mark, NodeFile, NodeFileError, Notice};
@@ -87,6 +88,7 @@ pub struct Node {
     files: KeyFiles,
     data_dir: PathBuf,
     clock: Arc<dyn Clock>,
+    unlocker: Arc<Unlocker>,
     holder: Holder,
     /// Behind a lock of threads: its files are written on threads that may block.
     file: Arc<Mutex<NodeFile>>,
@@ -115,6 +117,7 @@ pub struct NodeParts {
     pub keys: Arc<Keyring>,
     pub files: KeyFiles,
     pub clock: Arc<dyn Clock>,
+    pub unlocker: Arc<Unlocker>,
     /// The daemon's own, its lock taken.
     pub data_dir: PathBuf,
 }
@@ -125,7 +128,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::File`], [`NodeError::NoRandom`].
     pub fn open(parts: NodeParts) -> Result<Self, NodeError> {
-        let NodeParts { store, keys, files, clock, data_dir } = parts;
+        let NodeParts { store, keys, files, clock, unlocker, data_dir } = parts;
         let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
         let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
         for notice in notices {
@@ -138,6 +141,7 @@ impl Node {
             files,
             data_dir,
             clock,
+            unlocker,
             holder: Holder { node: file.node(), boot: file.boot() },
             file: Arc::new(Mutex::new(file)),
             ticking: tokio::sync::Mutex::default(),
@@ -287,7 +291,8 @@ impl Node {
         let Judged { survey, behind, mut recorded } = self.survey().await?;
         let state = survey.key_state.as_ref();
         let mut look = self.look(progress).await?;
-        self.load_keys(&survey, &look.scan);
+        let unopened = self.load_keys(&survey, &look.scan).await;
+        look.problems.extend(unopened);
         if let Some(state) = state.filter(|_| behind.is_none()) {
             recorded = recorded.and(self.note(progress, state).await);
         }
@@ -298,9 +303,10 @@ impl Node {
             look.problems.extend(problems);
         }
         look.problems.extend(recorded.as_ref().err().map(ToString::to_string));
+        let durable = self.acknowledged(&survey, &look);
         self.tell(look.problems);
         // A full disk is no reason to fall silent: other nodes would take this one for dead.
-        self.beat(progress, look.durable, self.epoch_served(state)).await?;
+        self.beat(progress, durable, self.epoch_served(state)).await?;
         recorded
     }
 

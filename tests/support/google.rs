@@ -11,6 +11,11 @@ pub(crate) const SECRET: &str = "projects/acme-prod/secrets/containarium-master"
 /// One in a project that is for offsite copies.
 pub(crate) const OFFSITE: &str = "projects/acme-offsite/secrets/containarium-master";
 
+/// The KMS key that tests wrap with. It is there from the start, and so is another one.
+pub(crate) const KMS_KEY: &str = "projects/acme-prod/locations/europe-west1/keyRings/containarium/cryptoKeys/wrap";
+pub(crate) const OTHER_KMS_KEY: &str =
+    "projects/acme-prod/locations/europe-west1/keyRings/containarium/cryptoKeys/wrap-2";
+
 pub(crate) struct Google {
     fake: fake::Fake,
     http: Client,
@@ -24,7 +29,33 @@ impl Google {
             let body = json!({"replication": {"automatic": {}}});
             google.owner(Method::POST, &format!("{parent}/secrets?secretId={id}"), Some(body)).await;
         }
+        let (ring, _) = KMS_KEY.split_once("/cryptoKeys/").unwrap();
+        let parent = ring.split_once("/keyRings/").unwrap().0;
+        google.owner(Method::POST, &format!("{parent}/keyRings?keyRingId=containarium"), Some(json!({}))).await;
+        for key in [KMS_KEY, OTHER_KMS_KEY] {
+            let id = key.rsplit_once('/').unwrap().1;
+            let body = json!({"purpose": "ENCRYPT_DECRYPT"});
+            google.owner(Method::POST, &format!("{ring}/cryptoKeys?cryptoKeyId={id}"), Some(body)).await;
+        }
         google
+    }
+
+    /// Makes a further version of a KMS key its primary one: a rotation of that key.
+    pub(crate) async fn rotate_kms(&self, key: &str) {
+        let made = self.owner(Method::POST, &format!("{key}/cryptoKeyVersions"), Some(json!({}))).await;
+        let id = made["name"].as_str().unwrap().rsplit_once('/').unwrap().1.to_owned();
+        let body = json!({"cryptoKeyVersionId": id});
+        self.owner(Method::POST, &format!("{key}:updatePrimaryVersion"), Some(body)).await;
+    }
+
+    /// ENABLED or DISABLED.
+    pub(crate) async fn set_kms_state(&self, key: &str, number: u64, state: &str) {
+        let path = format!("{key}/cryptoKeyVersions/{number}?updateMask=state");
+        self.owner(Method::PATCH, &path, Some(json!({"state": state}))).await;
+    }
+
+    pub(crate) async fn destroy_kms(&self, key: &str, number: u64) {
+        self.owner(Method::POST, &format!("{key}/cryptoKeyVersions/{number}:destroy"), Some(json!({}))).await;
     }
 
     /// Where an identity asks.

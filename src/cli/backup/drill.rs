@@ -78,7 +78,9 @@ pub(super) async fn run(arguments: DrillArgs) -> Result<(), Failure> {
     let format = arguments.output.format();
     let config = config(arguments.settings)?;
     let client = arguments.record.then(|| Client::new(config.socket.clone()));
-    let keys = keys_from(&arguments.from, arguments.identity.as_deref()).map_err(|error| failed(&error))?;
+    let provider = compose::provider_of(&config);
+    let keys = keys_from(&arguments.from, arguments.identity.as_deref(), &provider).await;
+    let keys = keys.map_err(|error| failed(&error))?;
     let (source, drilled) = run_drill(&config, arguments.database.as_deref(), &keys).await?;
     let recorded = match client {
         Some(client) => Some(record(&client, &source, &drilled).await),
@@ -135,6 +137,10 @@ fn failed(error: &DrillError) -> Failure {
         DrillError::Image { .. } | DrillError::WrittenKid { .. } => (
             Exit::Failed,
             "this copy would not restore the key: make another one of the key file while it is there, and throw this one away",
+        ),
+        DrillError::Wrapped { .. } => (
+            Exit::Failed,
+            "give credentials that may decrypt with its KMS key, or the identity of its age recipient: --identity FILE",
         ),
         DrillError::NoKey => (Exit::NotFound, "give the database that the daemon runs on, or a copy of it"),
         DrillError::Store(_) => (Exit::Unavailable, "name the copy of a database of this release with --database"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::access::AdminGrant;
 use crate::audit;
 use crate::backup::CopyState;
-use crate::crypto::{self, KeyfileImage};
+use crate::crypto::{self, Content, KeyfileImage};
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
 use crate::service::job::{Reporter, Watch};
 use crate::service::{By, Error, Failure, Request, Service, Touched};
@@ -173,6 +173,14 @@ impl Service {
                 pushed.not_here.push(*kid);
                 continue;
             };
+            if let Some(trouble) = self.only_with_kms(*kid, &image).await? {
+                pushed.copies.extend(self.destinations.secrets().iter().map(|secret| KeyCopyOutcome {
+                    kid: *kid,
+                    secret: secret.clone(),
+                    outcome: Outcome::Missing(trouble.clone()),
+                }));
+                continue;
+            }
             for secret in self.destinations.secrets() {
                 if let Some(reporter) = reporter {
                     reporter.go_on()?;
@@ -190,6 +198,32 @@ impl Service {
             }
         }
         Ok(pushed)
+    }
+
+    /// A copy that one KMS key opens and nothing else is lost together with the file: no escrow.
+    async fn only_with_kms(&self, kid: Kid, image: &KeyfileImage) -> Result<Option<Trouble>, Error> {
+        match image.content() {
+            Ok(Content::Wrapped(wrapped)) if !wrapped.has_another_way() => {}
+            _ => return Ok(None),
+        }
+        let raw = self.raw_sha256(kid);
+        let is_raw = |escrow: &EscrowRecord| {
+            escrow.kind == EscrowKind::Copy
+                && escrow.kid == kid
+                && escrow.confirmed_at.is_some()
+                && escrow.content_sha256.is_some()
+                && escrow.content_sha256 == raw
+        };
+        if self.store.escrows().await?.iter().any(is_raw) {
+            return Ok(None);
+        }
+        Ok(Some(Trouble {
+            class: Class::Conflict,
+            why: format!(
+                "nothing but one KMS key opens the file of master key {kid}, so a copy of it is lost with that key and is no backup. Add a \
+                 recipient of age: `containarium kms rewrap --age RECIPIENT --age-identity FILE`"
+            ),
+        }))
     }
 
     async fn image(&self, kid: Kid) -> Result<Option<KeyfileImage>, Error> {

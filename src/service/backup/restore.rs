@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::backup::{BackupError, KeyCopy};
 use crate::clock::Clock;
-use crate::crypto::{self, ImageError, MasterKey};
+use crate::crypto::{ImageError, KeyfileImage};
 use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
@@ -194,14 +194,15 @@ impl Plan {
 /// A key that came back.
 struct Key {
     kid: Kid,
-    master: MasterKey,
+    /// The key file as it was: of a wrapped key, which the daemon opens, the kid that it says.
+    image: KeyfileImage,
     from: String,
 }
 
 impl Key {
-    fn of(copy: &KeyCopy, from: String) -> Result<Self, RestoreError> {
-        match copy.image().master() {
-            Ok(master) => Ok(Self { kid: crypto::kid(&master), master, from }),
+    fn of(copy: KeyCopy, from: String) -> Result<Self, RestoreError> {
+        match copy.kid() {
+            Ok(kid) => Ok(Self { kid, image: copy.into_image(), from }),
             Err(damage) => Err(RestoreError::Image { from, damage }),
         }
     }
@@ -238,9 +239,9 @@ async fn fetch(
                 several => return Err(RestoreError::WhichSecret { count: several.len() }),
             };
             let fetched = destinations.target(secret)?.fetch(number).await?;
-            one(Key::of(&fetched.copy, fetched.locator)?)
+            one(Key::of(fetched.copy, fetched.locator)?)
         }
-        Wanted::Copy(FromCopy { copy, from }) => one(Key::of(&copy, from)?),
+        Wanted::Copy(FromCopy { copy, from }) => one(Key::of(copy, from)?),
     }
 }
 
@@ -262,7 +263,7 @@ async fn search(destinations: &Destinations, mut missing: Vec<Kid>) -> Result<Fe
             Ok(search) => {
                 looked.extend(search.looked_at.iter().map(|at| format!("{secret} version {}: {}", at.number, at.was)));
                 for found in search.found {
-                    keys.push(Key::of(&found.copy, found.locator)?);
+                    keys.push(Key::of(found.copy, found.locator)?);
                 }
                 missing = search.missing;
             }
@@ -298,7 +299,7 @@ fn install(
     let lock = files.lock()?;
     let mut restored = Vec::with_capacity(keys.len());
     for key in keys {
-        lock.stage(&key.master)?;
+        lock.stage_image(&key.image)?;
         restored.push(RestoredKey {
             kid: key.kid,
             state: plan.and_then(|plan| plan.state(key.kid)),
@@ -321,7 +322,7 @@ fn install(
         MainFile::Key(main) => {
             // Another key of this database that lies nowhere else would be gone from where keys are looked for.
             if plan.is_some_and(|plan| plan.keeps(main.kid)) {
-                lock.stage(&main.master)?;
+                lock.keep_main()?;
             }
             replace(&lock, clock, kid)?
         }

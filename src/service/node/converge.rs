@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::{Node, NodeError, Progress};
-use crate::crypto::MasterKey;
+use crate::crypto::{self, MasterKey};
 use crate::keys::Keys;
-use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
+use crate::keys::keyfile::{KeyFile, KeyFiles, KeyfileError, MainFile, Scan};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::Survey;
 
@@ -50,24 +50,49 @@ impl Node {
     }
 
     /// Loads what the database needs, and the key that is about to become active: the moment of the flip must find it here. A restored
-    /// database too is read with whatever fits.
-    pub(super) fn load_keys(&self, survey: &Survey, scan: &Scan) {
-        let Some(state) = &survey.key_state else { return };
+    /// database too is read with whatever fits. Answers what is wanted and does not open.
+    pub(super) async fn load_keys(&self, survey: &Survey, scan: &Scan) -> Vec<String> {
+        let Some(state) = &survey.key_state else { return Vec::new() };
         let gone: Vec<Kid> = survey.master_keys.iter().filter(|key| is_gone(key)).map(|key| key.kid).collect();
         let is_wanted = |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && is_needed(key));
         let state_now = self.keys.state();
-        let Keys::Open(ring) = &*state_now else { return };
-        let new: Vec<&MasterKey> = files(scan)
-            .filter(|(kid, _)| is_wanted(*kid) && !ring.holds(*kid))
-            .map(|(kid, master)| {
-                tracing::info!("loaded master key {kid}");
-                master
-            })
-            .collect();
-        if new.is_empty() && ring.active() == state.active_kid && !gone.iter().any(|kid| ring.holds(*kid)) {
-            return;
+        let Keys::Open(ring) = &*state_now else { return Vec::new() };
+        let (mut opened, mut unopened) = (Vec::new(), Vec::new());
+        let mut seen = Vec::new();
+        for file in scan.files().filter(|file| is_wanted(file.kid) && !ring.holds(file.kid)) {
+            // As at the start: a second file of the same key does not stand in for the first.
+            if seen.contains(&file.kid) {
+                continue;
+            }
+            seen.push(file.kid);
+            if let Some(wrapped) = file.wrapped() {
+                match self.unlocker.open_wrapped(wrapped, &*self.clock).await {
+                    Ok((master, _)) => opened.push(master),
+                    Err(why) => unopened.push(format!("{}: {why}", file.path.display())),
+                }
+            }
         }
-        self.keys.converge(state.active_kid, &new, &gone);
+        let is_new = |file: &&KeyFile| seen.contains(&file.kid);
+        let raw = scan.files().filter(is_new).filter_map(KeyFile::master);
+        let new: Vec<&MasterKey> = raw.chain(&opened).collect();
+        for master in &new {
+            tracing::info!("loaded master key {}", crypto::kid(master));
+        }
+        if !new.is_empty() || ring.active() != state.active_kid || gone.iter().any(|kid| ring.holds(*kid)) {
+            self.keys.converge(state.active_kid, &new, &gone);
+        }
+        unopened
+    }
+
+    /// The keys that this node vouches for: on its disk for certain, and of a staged one that is wrapped, opened by this node itself. A flip
+    /// to a key that it cannot open would take its secrets from it.
+    pub(super) fn acknowledged(&self, survey: &Survey, look: &Look) -> Vec<Kid> {
+        let keys = self.keys.state();
+        let is_open = |kid: Kid| matches!(&*keys, Keys::Open(ring) if ring.holds(kid));
+        let is_staged =
+            |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && key.state == MasterKeyState::Staged);
+        let is_raw = |kid: Kid| look.scan.files().any(|file| file.kid == kid && file.wrapped().is_none());
+        look.durable.iter().copied().filter(|kid| !is_staged(*kid) || is_raw(*kid) || is_open(*kid)).collect()
     }
 
     /// Puts the active key in its place, and removes aborted and destroyed ones; nothing else is ever taken away. Whether anything
@@ -106,7 +131,7 @@ impl Work {
             // Nothing is written over what cannot be read.
             MainFile::Bad(_) => None,
         };
-        let on_disk = |kid: Kid| files(scan).any(|(found, _)| found == kid);
+        let on_disk = |kid: Kid| scan.files().any(|file| file.kid == kid);
         let unlink: Vec<Kid> =
             survey.master_keys.iter().filter(|key| is_gone(key) && on_disk(key.kid)).map(|key| key.kid).collect();
         (promote.is_some() || !unlink.is_empty()).then_some(Self { promote, unlink })
@@ -129,14 +154,6 @@ impl Work {
         }
         Ok(done)
     }
-}
-
-fn files(scan: &Scan) -> impl Iterator<Item = (Kid, &MasterKey)> {
-    let main = match &scan.main {
-        MainFile::Key(key) => Some(key),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    main.into_iter().chain(&scan.retained).map(|key| (key.kid, &key.master))
 }
 
 /// Whether a node should hold it.

@@ -16,7 +16,7 @@ use super::walk::{self, WalkError, Walked};
 use super::{Asked, Damaged, Order, Proof, Told, lock};
 use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::failpoint;
-use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile};
+use crate::keys::keyfile::{KeyFile, KeyFiles, KeyfileError, MainFile};
 use crate::keys::{Keys, KeysError};
 use crate::model::{
     EscrowKind, EscrowRecord, KeyMode, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeId,
@@ -423,13 +423,26 @@ impl Carrier {
     async fn stage(&mut self, fence: &Fence, mode: KeyMode) -> Result<(), Trouble> {
         let master =
             MasterKey::make_random().map_err(|error| Trouble::Failed(Error::Unavailable(error.to_string())))?;
-        let staged = self.with_files(move |files| files.lock()?.stage(&master));
-        let kid = staged.await?.map_err(|error| {
+        // Under the lock: `kms wrap` may be at work.
+        let staged = self.with_files(move |files| {
+            let lock = files.lock()?;
+            let is_wrapped = matches!(files.scan().main, MainFile::Key(main) if main.wrapped().is_some());
+            if is_wrapped { Ok(None) } else { lock.stage(&master).map(Some) }
+        });
+        let staged = staged.await?.map_err(|error| {
             Trouble::Failed(Error::Unavailable(format!(
                 "the new key was not staged, and nothing happened: {error}. Mend that, then start again with `containarium admin \
                  rotate-master`"
             )))
         })?;
+        // A raw key beside a wrapped one would take its root away without a word.
+        let Some(kid) = staged else {
+            return Err(Trouble::Failed(Error::Conflict(
+                "the key file is wrapped, and a new key would be written raw: nothing was changed. Unwrap it, rotate, and wrap the new key: \
+                 `containarium kms unwrap`, then `containarium admin rotate-master`, then `containarium kms wrap`"
+                    .to_owned(),
+            )));
+        };
         failpoint::reached("rotation.staged-file");
         self.run.staged = Some(kid);
         let entered = self.service.store.stage(fence, &NewMaster { kid, mode, wrapped_file: None }).await;
@@ -481,13 +494,9 @@ impl Carrier {
     async fn record(&self, proof: &Proof) -> Result<(), Trouble> {
         let kid = proof.kid;
         let here = self.with_files(move |files| {
-            let scan = files.scan();
-            let main = match scan.main {
-                MainFile::Key(key) => Some(key),
-                MainFile::Missing | MainFile::Bad(_) => None,
-            };
-            let found = main.into_iter().chain(scan.retained).find(|key| key.kid == kid);
-            Ok(found.map(|key| KeyfileImage::of(&key.master).sha256()))
+            // A wrapped file has other bytes than a copy of the key itself, whose kid is proof enough.
+            let found = files.scan().into_files().find(|file| file.kid == kid);
+            Ok(found.as_ref().and_then(KeyFile::master).map(|master| KeyfileImage::of(master).sha256()))
         });
         if let Ok(Some(sha256)) = here.await?
             && sha256 != proof.sha256

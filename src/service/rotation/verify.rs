@@ -3,7 +3,8 @@
 //!
 //! The daemon executes its own program, by the link that the kernel keeps to it, so that a release that was replaced on disk meanwhile
 //! is not the one that judges. Settings go over standard input, since a database's URL holds a password and a command line is read by
-//! everybody; no key is passed: the other process opens the key files itself.
+//! everybody; no key is passed: the other process opens the key files itself, a wrapped one with the credentials of its environment,
+//! which is the daemon's.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use zeroize::Zeroizing;
 
 use super::Damaged;
 use super::walk::{self, WalkError, Walked};
-use crate::keys::keyfile::{KeyFiles, MainFile};
+use crate::crypto::{self, Content};
+use crate::keys::keyfile::KeyFiles;
+use crate::keys::provider::Provider;
 use crate::keys::{CacheLimits, Keyring, Ring};
-use crate::model::{DekVersion, Tenant};
+use crate::model::{DekVersion, Kid, Tenant};
 use crate::service::Error;
 use crate::store::{Store, StoreError};
 
@@ -67,7 +70,6 @@ impl Verifier {
         let failed = |what: &str, error: std::io::Error| VerifyError::Failed(format!("{what}: {error}"));
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
-            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -134,15 +136,28 @@ pub enum CheckError {
 ///
 /// # Errors
 /// [`CheckError`]; a DEK that does not open is no error but a line.
-pub async fn check(store: &dyn Store, files: &KeyFiles, mut say: impl FnMut(&Line)) -> Result<(), CheckError> {
+pub async fn check(
+    store: &dyn Store,
+    files: &KeyFiles,
+    provider: &Provider,
+    mut say: impl FnMut(&Line),
+) -> Result<(), CheckError> {
     let survey = store.survey().await?;
     let state = survey.key_state.ok_or(CheckError::NoKey)?;
     let scan = files.scan();
-    let main = match scan.main {
-        MainFile::Key(key) => Some(key),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    let masters = main.into_iter().chain(scan.retained).map(|key| key.master).collect::<Vec<_>>();
+    let is_in_use = |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && key.in_use);
+    let (mut masters, mut wrapped) = (Vec::new(), Vec::new());
+    for file in scan.into_files() {
+        let is_first = !wrapped.contains(&file.kid) && !masters.iter().any(|master| crypto::kid(master) == file.kid);
+        match file.content {
+            Content::Raw(master) => masters.push(master),
+            Content::Wrapped(found) if is_in_use(file.kid) && is_first => {
+                wrapped.push(file.kid);
+                masters.push(provider.open(&found).await.map_err(|error| CheckError::Keys(error.to_string()))?.master);
+            }
+            Content::Wrapped(_) => {}
+        }
+    }
     let ring = Ring::new(state.active_kid, &masters);
     drop(masters);
     let keys =
