@@ -84,15 +84,16 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     };
     let files = KeyFiles::at(&config.key_file)?;
     let unlocker = Arc::new(Unlocker::new(provider_of(config)));
+    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
         files: files.clone(),
         clock: Arc::clone(&clock),
         unlocker: Arc::clone(&unlocker),
+        copies,
         data_dir: config.data_dir.clone(),
     })?);
-    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let opener = Opener::new(
         Arc::clone(&store),
         Arc::clone(&keys),
@@ -190,7 +191,9 @@ pub fn provider_of(config: &Config) -> Provider {
     provider(endpoint.map(ToString::to_string), config.age_identity.clone())
 }
 
-fn destinations(config: &Config) -> Destinations {
+/// The secrets that the settings name.
+#[must_use]
+pub fn destinations(config: &Config) -> Destinations {
     let Some(backup) = &config.backup_gcp else { return Destinations::default() };
     let secrets = backup.secrets.iter().map(ToString::to_string).collect();
     Destinations::new(secrets, backup.endpoint.as_ref().map(ToString::to_string))

@@ -67,6 +67,14 @@ impl Metrics {
             KEY_VERIFIED,
             "Unix time at which a copy of the master key was last read back; 0 while that never was for a key that is needed."
         );
+        metrics::describe_gauge!(
+            COPIES_MISSING,
+            "Confirmed copies that configured secrets lack, one for each key that is needed and secret."
+        );
+        metrics::describe_gauge!(
+            CHECK,
+            "What the doctor finds, for each check: 0 ok, 1 a warning, 2 a failure; NaN where it could not be looked at."
+        );
         metrics::describe_gauge!(DATABASE_BACKUP, "Unix time of the last recorded copy of the database; 0 for none.");
         metrics::describe_gauge!(DRILL, "Unix time of the last recorded drill; 0 for none.");
         metrics::describe_gauge!(DRILL_FAILED, "DEKs that did not open in the last recorded drill.");
@@ -98,6 +106,8 @@ const KEYS_OPEN: &str = "containarium_keys_open";
 const KEY_CREATED: &str = "containarium_master_key_created_timestamp_seconds";
 const KEY_CONFIRMED: &str = "containarium_key_backup_confirmed_timestamp_seconds";
 const KEY_VERIFIED: &str = "containarium_key_backup_verified_timestamp_seconds";
+const COPIES_MISSING: &str = "containarium_key_backup_copies_missing";
+const CHECK: &str = "containarium_doctor_verdict";
 const DATABASE_BACKUP: &str = "containarium_database_backup_timestamp_seconds";
 const DRILL: &str = "containarium_drill_timestamp_seconds";
 const DRILL_FAILED: &str = "containarium_drill_deks_failed";
@@ -132,11 +142,20 @@ pub fn key_gauges(keys: &KeyGauges) {
     metrics::counter!(UNWRAPS).absolute(keys.unwraps);
 }
 
+/// Sets what each check found, absent for one that was not made; called before rendering.
+pub fn check_gauges(checks: impl IntoIterator<Item = (&'static str, Option<u8>)>) {
+    for (name, found) in checks {
+        // Not as it was: an old verdict would look like one of now.
+        metrics::gauge!(CHECK, "check" => name).set(found.map_or(f64::NAN, f64::from));
+    }
+}
+
 /// Backups and rotation as a scrape finds them. Times are microseconds since 1970, 0 for never.
 pub struct BackupGauges {
     pub key_created: i64,
     pub key_confirmed: i64,
     pub key_verified: i64,
+    pub copies_missing: u64,
     pub database: i64,
     pub drill: i64,
     /// DEKs.
@@ -163,6 +182,7 @@ pub fn backup_gauges(backups: &BackupGauges) {
     metrics::gauge!(KEY_CREATED).set(seconds(backups.key_created));
     metrics::gauge!(KEY_CONFIRMED).set(seconds(backups.key_confirmed));
     metrics::gauge!(KEY_VERIFIED).set(seconds(backups.key_verified));
+    metrics::gauge!(COPIES_MISSING).set(backups.copies_missing as f64);
     metrics::gauge!(DATABASE_BACKUP).set(seconds(backups.database));
     metrics::gauge!(DRILL).set(seconds(backups.drill));
     metrics::gauge!(DRILL_FAILED).set(backups.drill_failed as f64);

@@ -1,7 +1,6 @@
 //! Copies of master keys: made, read back, found; and what damaged ones say.
 
 mod age;
-mod gcloud;
 mod paper;
 mod target;
 

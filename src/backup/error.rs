@@ -20,7 +20,7 @@ pub enum BackupError {
     NoTime { deadline: Duration },
     #[error(transparent)]
     Age(#[from] AgeError),
-    #[error("this is an age file; name the file with the identity that opens it")]
+    #[error("this is an age file; name the file with the identity that opens it: --identity FILE")]
     NeedsIdentity,
     #[error(transparent)]
     Paper(#[from] PaperError),

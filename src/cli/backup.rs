@@ -9,10 +9,14 @@ mod restore;
 mod verify;
 
 use clap::{Args, Subcommand};
+use data_encoding::HEXLOWER;
 
-use crate::service::backup::Class;
+use crate::service::backup::fetch::PassedOver;
+use crate::service::backup::{Class, ReadBack, Trouble};
+use crate::wire::backup::{ReadBackItem, TroubleItem};
 
 use super::failure::{Exit, Failure};
+use super::output::note;
 use super::settings::ClientArgs;
 
 #[derive(Args)]
@@ -71,8 +75,10 @@ enum BackupCommand {
     Database(database::DatabaseArgs),
     /// Try whether copies of the master keys open the database
     ///
-    /// Opens every DEK with the keys of these copies and nothing else, in its own process; it looks at no key file of the daemon, and
-    /// changes nothing. It fails where a DEK does not open. With --record the daemon remembers how it came out.
+    /// Opens every DEK with the keys of copies and nothing else, in its own process; it looks at no key file of the daemon, and changes
+    /// nothing. The copies are fetched from the secrets of `[backup.gcp]` with your credentials, the newest versions first, or are those
+    /// that --from names. It fails where a DEK does not open. With --record the daemon remembers how it came out, and that the copies that
+    /// were fetched were read back.
     #[command(after_help = drill::EXAMPLES)]
     Drill(drill::DrillArgs),
 }
@@ -117,4 +123,24 @@ pub(super) const fn exit(class: Class) -> Exit {
         Class::Unavailable => Exit::Unavailable,
         Class::Failed => Exit::Failed,
     }
+}
+
+/// Secrets that could not be searched while others had everything: nobody should learn of it on the day when those are gone.
+fn note_passed_over(passed_over: &[PassedOver]) {
+    for PassedOver { secret, trouble } in passed_over {
+        note(&format!("warning: {secret} was passed over: {}", trouble.why));
+    }
+}
+
+fn read_back_item(good: &ReadBack) -> ReadBackItem {
+    ReadBackItem {
+        kid: good.kid.to_string(),
+        target: good.target.clone(),
+        locator: good.locator.clone(),
+        sha256: HEXLOWER.encode(&good.sha256),
+    }
+}
+
+fn trouble_item(trouble: &Trouble) -> TroubleItem {
+    TroubleItem { class: trouble.class.as_str().to_owned(), why: trouble.why.clone() }
 }

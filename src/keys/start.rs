@@ -325,8 +325,9 @@ impl Reason {
         }
         write!(
             f,
-            "\nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user \
-             (BACKUP is your copy of it, or the key file of another node), and {then}. Or put it back by hand:"
+            "\nBring each key that was not found back from its copy: `containarium backup restore --from COPY`, with this daemon's settings \
+             and as its user (COPY is a key file, a sheet of paper typed in, or an age file, which also needs `--identity FILE`); or from \
+             another node's key file: `containarium admin install-key < KEYFILE`. Then {then}. Or put it back by hand:"
         )?;
         write!(f, "\n  install -d -m 0700 -o {owner} {}", sh(&dir))?;
         for kid in self.missing() {

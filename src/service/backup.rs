@@ -5,6 +5,7 @@
 //! answer with a confirmed checksum makes it a copy. That a copy was confirmed and that it was read back are two facts.
 
 pub mod export;
+pub mod fetch;
 mod list;
 mod push;
 mod read_back;
@@ -27,7 +28,7 @@ pub use read_back::ReadBack;
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// `escrows.target` of a copy in Secret Manager.
-const SECRET_MANAGER: &str = "secret-manager";
+pub(super) const SECRET_MANAGER: &str = "secret-manager";
 
 /// The secrets that copies go to, and where they are asked for. Each call makes its own connection: credentials may come and go while
 /// a daemon runs.
@@ -118,7 +119,7 @@ impl From<&BackupError> for Trouble {
 }
 
 impl Trouble {
-    fn into_error(self) -> Error {
+    pub(super) fn into_error(self) -> Error {
         match self.class {
             Class::Invalid => Error::Invalid(self.why),
             Class::NotFound => Error::NotFound(self.why),
@@ -131,7 +132,7 @@ impl Trouble {
 }
 
 /// Keys without which something of the database does not open: the active one first, then those of other DEKs.
-fn needed(survey: &Survey) -> Vec<Kid> {
+pub(super) fn needed(survey: &Survey) -> Vec<Kid> {
     let active = survey.key_state.as_ref().map(|state| state.active_kid);
     let others = survey.master_keys.iter().filter(|key| key.in_use && Some(key.kid) != active).map(|key| key.kid);
     active.into_iter().chain(others).collect()
@@ -150,11 +151,16 @@ fn to_copy(survey: &Survey) -> Vec<Kid> {
 }
 
 /// Whether the row is a confirmed version of this secret.
-fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
+pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
     escrow.kind == EscrowKind::Copy
         && escrow.target == SECRET_MANAGER
         && escrow.confirmed_at.is_some()
         && version_number(escrow, secret).is_some()
+}
+
+/// Where the copy of this key in this secret is, if one is confirmed there.
+pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &str) -> Option<&'a str> {
+    escrows.iter().find(|escrow| escrow.kid == kid && is_version_of(escrow, secret))?.locator.as_deref()
 }
 
 fn version_number(escrow: &EscrowRecord, secret: &str) -> Option<std::num::NonZeroU64> {

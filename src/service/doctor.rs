@@ -48,6 +48,25 @@ impl Verdict {
     }
 }
 
+/// Every check that a daemon makes, in its order; where the database does not answer some are not made, nor is `kms` where no key file is wrapped.
+pub const NAMES: [&str; 15] = [
+    "daemon",
+    "database",
+    "key-file",
+    "clock",
+    "keys",
+    "key-backup",
+    "key-backup-read-back",
+    "database-backup",
+    "drill",
+    "rotation",
+    "data-disk",
+    "key-disk",
+    "kms",
+    "memory",
+    "node",
+];
+
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
@@ -78,6 +97,13 @@ impl Check {
     }
 }
 
+/// Everything at once.
+pub struct Looked {
+    pub checks: Vec<Check>,
+    /// When keys and database were last backed up; absent where the database does not answer or holds no key.
+    pub times: Option<BackupTimes>,
+}
+
 /// The worst of them.
 #[must_use]
 pub fn verdict(checks: &[Check]) -> Verdict {
@@ -96,6 +122,13 @@ impl Service {
     /// # Errors
     /// [`Error::Unavailable`] where the call could not be recorded: that the audit fails is found in `admin status`.
     pub async fn doctor(&self, request: &Request, grant: &AdminGrant) -> Result<Vec<Check>, Error> {
+        let Looked { checks, .. } = self.look().await;
+        self.record(request, grant.identity(), Action::AdminDoctor, None, [Touched::nothing(Outcome::Ok)]).await?;
+        Ok(checks)
+    }
+
+    /// Looks at everything, for metrics: nobody asked who would be recorded.
+    pub async fn look(&self) -> Looked {
         let readiness = self.readiness().await;
         let ledger = self.ledger().await;
         let scan = scan(self.node.files().clone()).await;
@@ -104,18 +137,18 @@ impl Service {
             Keys::Locked(_) => Vec::new(),
         };
         let mut checks = vec![checks::daemon(&readiness.waiting_for())];
-        checks.extend(common(&Found { ledger: &ledger, scan, loaded: Some(loaded), wall: self.clock.wall() }));
+        checks.extend(common(&Found {
+            ledger: &ledger,
+            secrets: self.destinations.secrets(),
+            scan,
+            loaded: Some(loaded),
+            wall: self.clock.wall(),
+        }));
         checks.extend(rooms(self.node.data_dir(), self.node.files()).await);
         checks.extend(self.kms_check(ledger.as_ref().ok()).await);
         checks.push(checks::memory(self.unprotected.get().map_or(&[], Vec::as_slice)));
         checks.push(checks::node(&self.node.problems(), ledger.as_ref().ok(), Some(self.node.holder().node)));
-        self.record(request, grant.identity(), Action::AdminDoctor, None, [Touched::nothing(Outcome::Ok)]).await?;
-        Ok(checks)
-    }
-
-    /// When keys and database were last backed up; absent where the database does not answer or holds no key.
-    pub async fn backup_times(&self) -> Option<BackupTimes> {
-        self.ledger().await.ok()?.times()
+        Looked { checks, times: ledger.ok().and_then(|ledger| ledger.times(self.destinations.secrets())) }
     }
 
     /// Absent where no needed key file is wrapped.
@@ -180,10 +213,11 @@ impl Service {
     }
 }
 
-/// What a process beside or without the daemon finds. `store` is open for reading, or why it is not; `without` says why the daemon was
+/// What a process beside or without the daemon finds. `secrets` are those that copies of the keys go to; `store` is open for reading, or why it is not; `without` says why the daemon was
 /// not asked.
 pub async fn without_daemon(
     store: Result<Arc<dyn Store>, String>,
+    secrets: &[String],
     key_file: &Path,
     data_dir: &Path,
     without: &str,
@@ -201,7 +235,7 @@ pub async fn without_daemon(
         Err(why) => Err(why.clone()),
     };
     let scan = scan(files.clone()).await;
-    checks.extend(common(&Found { ledger: &ledger, scan, loaded: None, wall: SystemClock::new().wall() }));
+    checks.extend(common(&Found { ledger: &ledger, secrets, scan, loaded: None, wall: SystemClock::new().wall() }));
     checks.extend(rooms(data_dir, &files).await);
     checks.push(checks::node(&[], ledger.as_ref().ok(), None));
     if let Ok(store) = store {
@@ -213,6 +247,8 @@ pub async fn without_daemon(
 /// What both kinds of process see.
 struct Found<'a> {
     ledger: &'a Result<Ledger, String>,
+    /// Those that copies of the keys go to.
+    secrets: &'a [String],
     /// Absent where the thread that looks at key files was lost.
     scan: Option<Scan>,
     /// The keys that the daemon has loaded.
@@ -231,10 +267,10 @@ fn common(found: &Found<'_>) -> Vec<Check> {
         if let Some(scan) = &found.scan {
             all.push(checks::keys(scan, ledger, found.loaded.as_deref()));
         }
-        all.push(checks::key_backup(ledger));
-        all.push(checks::key_backup_read_back(ledger));
+        all.push(checks::key_backup(ledger, found.secrets));
+        all.push(checks::key_backup_read_back(ledger, found.secrets));
         all.push(checks::database_backup(ledger));
-        all.push(checks::drill(ledger));
+        all.push(checks::drill(ledger, found.secrets));
         all.push(checks::rotation(ledger));
     }
     all

@@ -1,5 +1,6 @@
 //! A drill: do the copies of the master keys, and nothing else, open every DEK of a database? In the command's own process, with copies
-//! that the operator brings and a store that is open for reading; it looks at no key file of a daemon and changes nothing.
+//! that the operator brings or that are fetched as a restore fetches them, and a store that is open for reading; it looks at no key file
+//! of a daemon and changes nothing.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,20 +10,48 @@ use std::time::Duration;
 use crate::backup::age::Identities;
 use crate::backup::{BackupError, read_copy};
 use crate::clock::{Clock, SystemClock};
-use crate::crypto::{self, Content, DekPlace, ImageError, Kek, OpenError};
+use crate::crypto::{self, Content, DekPlace, ImageError, Kek, KeyfileImage, OpenError};
 use crate::keys::provider::{NotOpened, Provider};
 use crate::model::{DekBody, DekRecord, DekState, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::masters::DekCursor;
 use crate::store::{Store, StoreError};
+
+use super::backup::fetch::{self, FetchError, PassedOver};
+use super::backup::{Destinations, ReadBack, SECRET_MANAGER, needed};
 
 /// DEKs that are read at once.
 const PAGE: u32 = 1000;
 /// DEKs that are named one by one where they do not open.
 const NAMED: usize = 20;
 
+/// The copies of a drill.
+pub enum Copies {
+    /// Read already.
+    Given(DrillKeys),
+    /// To be found in these secrets, of every key that the database needs; wrapped ones are opened.
+    In(Destinations, Provider),
+}
+
 /// What opens DEKs: the keys that came back from copies, and where each was.
 pub struct DrillKeys {
-    keys: Vec<(PathBuf, Kek)>,
+    keys: Vec<DrillKey>,
+    came: Came,
+    /// What was looked at in vain, where copies were looked for.
+    in_vain: Option<String>,
+    passed_over: Vec<PassedOver>,
+}
+
+struct DrillKey {
+    from: String,
+    kek: Kek,
+    read_back: Option<ReadBack>,
+}
+
+/// How copies came here.
+#[derive(Clone, Copy)]
+enum Came {
+    Given,
+    Fetched,
 }
 
 /// How a drill came out.
@@ -30,8 +59,10 @@ pub struct DrillKeys {
 pub struct Drilled {
     pub db_id: [u8; 16],
     pub keys: Vec<TriedKey>,
-    /// Keys that DEKs in use need and of which no copy was brought, with how many DEKs each.
+    /// Keys that DEKs in use need and of which there was no copy, with how many DEKs each.
     pub missing: Vec<(Kid, u64)>,
+    /// Secrets that could not be searched, where others had every key.
+    pub passed_over: Vec<PassedOver>,
     /// Active and decrypt-only DEKs that opened, and are the ones that their rows name.
     pub opened: u64,
     /// Those that did not, for want of a key too.
@@ -50,10 +81,13 @@ pub struct Drilled {
 pub struct TriedKey {
     pub kid: Kid,
     /// Where its copy was.
-    pub from: PathBuf,
+    pub from: String,
     /// What the database calls it; absent where it does not know it.
     pub state: Option<MasterKeyState>,
     pub opened: u64,
+    /// For a copy that was fetched: it was read back. What lies in a file is a copy off the host because an operator says so with
+    /// `backup verify --from`; a drill with the daemon's own key file must not.
+    pub read_back: Option<ReadBack>,
 }
 
 /// Why there was no drill.
@@ -70,6 +104,8 @@ pub enum DrillError {
     /// A name that lies is a mistake that a restore would trip over.
     #[error("{} says that it is master key {written}, and it is {kid}", path.display())]
     WrittenKid { path: PathBuf, written: Kid, kid: Kid },
+    #[error("there was no drill: {0}")]
+    Fetch(#[from] FetchError),
     #[error("the database has never held a key, so there is nothing to open")]
     NoKey,
     #[error(transparent)]
@@ -98,31 +134,65 @@ pub async fn keys_from(
     let mut keys = Vec::with_capacity(files.len());
     for path in files {
         let read = read_copy(&mut open(path)?, identities.as_ref()).map_err(|cause| of_copy(path, cause))?;
-        let content = read.copy.image().content();
-        let kek = match content.map_err(|cause| DrillError::Image { path: path.clone(), cause })? {
-            Content::Raw(master) => crypto::derive_kek(&master),
-            Content::Wrapped(wrapped) => {
-                let opened = provider.open(&wrapped).await;
-                crypto::derive_kek(&opened.map_err(|cause| DrillError::Wrapped { path: path.clone(), cause })?.master)
-            }
-        };
+        let kek = opened(read.copy.image(), path, &provider).await?;
         if let Some(written) = read.written_kid.filter(|written| *written != kek.kid()) {
             return Err(DrillError::WrittenKid { path: path.clone(), written, kid: kek.kid() });
         }
-        keys.push((path.clone(), kek));
+        keys.push(DrillKey { from: path.display().to_string(), kek, read_back: None });
     }
-    Ok(DrillKeys { keys })
+    Ok(DrillKeys { keys, came: Came::Given, in_vain: None, passed_over: Vec::new() })
+}
+
+async fn opened(image: &KeyfileImage, path: &Path, provider: &Provider) -> Result<Kek, DrillError> {
+    match image.content().map_err(|cause| DrillError::Image { path: path.to_owned(), cause })? {
+        Content::Raw(master) => Ok(crypto::derive_kek(&master)),
+        Content::Wrapped(wrapped) => {
+            let opened = provider.open(&wrapped).await;
+            let opened = opened.map_err(|cause| DrillError::Wrapped { path: path.to_owned(), cause })?;
+            Ok(crypto::derive_kek(&opened.master))
+        }
+    }
 }
 
 fn of_copy(path: &Path, cause: BackupError) -> DrillError {
     DrillError::Copy { path: path.to_owned(), cause: Box::new(cause) }
 }
 
-/// Opens every active and decrypt-only DEK of the database with these keys.
+/// Opens every active and decrypt-only DEK of the database with the keys of these copies.
 ///
 /// # Errors
-/// [`DrillError::NoKey`], [`DrillError::Store`]. A DEK that does not open is a result, not an error.
-pub async fn drill(store: &dyn Store, keys: &DrillKeys) -> Result<Drilled, DrillError> {
+/// [`DrillError`] `NoKey`, `Store`, `Fetch`. A DEK that does not open is a result, not an error.
+pub async fn drill(store: &dyn Store, copies: Copies) -> Result<Drilled, DrillError> {
+    match copies {
+        Copies::Given(keys) => drill_with(store, &keys).await,
+        Copies::In(destinations, provider) => drill_with(store, &fetched(store, &destinations, &provider).await?).await,
+    }
+}
+
+/// The keys that the database needs, from copies in these secrets. Where no version holds a key the drill says so; but where one may lie
+/// in a secret that could not be searched, nothing was learnt of it.
+async fn fetched(store: &dyn Store, destinations: &Destinations, provider: &Provider) -> Result<DrillKeys, DrillError> {
+    let survey = store.survey().await?;
+    if survey.key_state.is_none() {
+        return Err(DrillError::NoKey);
+    }
+    let found = fetch::search(destinations, needed(&survey)).await?;
+    let in_vain = match found.unfound {
+        None => None,
+        Some(error @ FetchError::NotFound { .. }) => Some(error.to_string()),
+        Some(error) => return Err(error.into()),
+    };
+    let mut keys = Vec::with_capacity(found.keys.len());
+    for key in found.keys {
+        let kek = opened(&key.image, Path::new(&key.from), provider).await?;
+        let (target, locator) = (SECRET_MANAGER.to_owned(), Some(key.from.clone()));
+        let read_back = Some(ReadBack { kid: key.kid, target, locator, sha256: key.sha256 });
+        keys.push(DrillKey { from: key.from, kek, read_back });
+    }
+    Ok(DrillKeys { keys, came: Came::Fetched, in_vain, passed_over: found.passed_over })
+}
+
+async fn drill_with(store: &dyn Store, keys: &DrillKeys) -> Result<Drilled, DrillError> {
     let clock = SystemClock::new();
     let survey = store.survey().await?;
     let state = survey.key_state.as_ref().ok_or(DrillError::NoKey)?;
@@ -151,21 +221,27 @@ pub async fn drill(store: &dyn Store, keys: &DrillKeys) -> Result<Drilled, Drill
     let in_use = |counts| of(counts, DekState::Active) + of(counts, DekState::DecryptOnly);
     tally.unlisted(in_use(&before).min(in_use(&counts)));
     let known = |kid| survey.master_keys.iter().find(|key| key.kid == kid).map(|key| key.state);
-    let tried = keys.keys.iter().map(|(from, kek)| TriedKey {
+    let tried = keys.keys.iter().map(|DrillKey { from, kek, read_back }| TriedKey {
         kid: kek.kid(),
         from: from.clone(),
         state: known(kek.kid()),
         opened: tally.opened_by.get(&kek.kid()).copied().unwrap_or(0),
+        read_back: read_back.clone(),
     });
     let mut missing: Vec<(Kid, u64)> = tally.missing.iter().map(|(kid, count)| (*kid, *count)).collect();
     missing.sort_unstable();
+    let came = match keys.came {
+        Came::Given => "given",
+        Came::Fetched => "found",
+    };
     let no_copy =
-        missing.iter().map(|(kid, count)| format!("no copy of master key {kid} was given; it wraps {count} DEKs"));
+        missing.iter().map(|(kid, count)| format!("no copy of master key {kid} was {came}; it wraps {count} DEKs"));
     Ok(Drilled {
         db_id: state.db_id,
         keys: tried.collect(),
-        failures: no_copy.chain(tally.failures).collect(),
+        failures: keys.in_vain.iter().cloned().chain(no_copy).chain(tally.failures).collect(),
         missing,
+        passed_over: keys.passed_over.clone(),
         opened: tally.opened_by.values().sum(),
         failed: tally.failed,
         quarantined: of(&counts, DekState::Quarantined),
@@ -185,7 +261,7 @@ struct Tally<'a> {
 impl<'a> Tally<'a> {
     fn new(keys: &'a DrillKeys) -> Self {
         Self {
-            keks: keys.keys.iter().map(|(_, kek)| (kek.kid(), kek)).collect(),
+            keks: keys.keys.iter().map(|key| (key.kek.kid(), &key.kek)).collect(),
             opened_by: HashMap::new(),
             missing: HashMap::new(),
             failed: 0,

@@ -83,6 +83,8 @@ impl Asked {
 /// How the key is to be known off the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Escrow {
+    /// By a copy in Secret Manager whose checksum was confirmed.
+    Push,
     /// A copy is fed back from there.
     Prove,
     /// Not at all, and the operator says so.
@@ -141,8 +143,8 @@ impl Service {
     /// Begins what was asked in a task of its own, or turns what is under way to it: whoever asked may hang up.
     ///
     /// # Errors
-    /// [`Error::Conflict`] while one is under way here; [`Error::Unavailable`] when the daemon is stopping, or where the call could not be
-    /// recorded.
+    /// [`Error::Invalid`] where a copy in Secret Manager is asked for and no secret is configured; [`Error::Conflict`] while one is under
+    /// way here; [`Error::Unavailable`] when the daemon is stopping, or where the call could not be recorded.
     pub async fn rotate_master(
         self: &Arc<Self>,
         request: &Request,
@@ -157,7 +159,7 @@ impl Service {
         let order = Order { asked, without, who: grant.identity().to_string() };
         let begun = match order.asked {
             Asked::Abort => self.abort_rotation(order),
-            _ => self.begin_rotation(order),
+            _ => self.may_escrow(&order.asked).and_then(|()| self.begin_rotation(order)),
         };
         let outcome = begun.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
         self.record(request, grant.identity(), action, None, [Touched::nothing(outcome)]).await?;
@@ -197,6 +199,24 @@ impl Service {
             in_state(MasterKeyState::Retired).filter_map(|key| key.retired_at.map(|at| (key.kid, at))).collect();
         retired.sort_by_key(|(_, at)| *at);
         Ok(RotationKeys { key_file: files.path(), staged, retired })
+    }
+
+    /// How a new key is to be known off the host where the operator does not say.
+    #[must_use]
+    pub fn usual_escrow(&self) -> Escrow {
+        if self.copied_to().is_empty() { Escrow::Prove } else { Escrow::Push }
+    }
+
+    /// Nothing is staged for a copy that can be made nowhere.
+    fn may_escrow(&self, asked: &Asked) -> Result<(), Error> {
+        if asked.escrow() == Escrow::Push && self.copied_to().is_empty() {
+            return Err(Error::Invalid(
+                "no secret is configured for a copy of the new key: name one in `[backup.gcp] secrets` and restart the daemon, or leave \
+                 `--escrow gcp` out and prove a copy with `containarium admin rotate-master --resume --prove-from FILE`"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     fn begin_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {

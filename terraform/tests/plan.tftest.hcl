@@ -393,7 +393,7 @@ run "alerts_tell_of_what_matters" {
     error_message = "an address has a channel in each project"
   }
   assert {
-    condition     = strcontains(google_monitoring_alert_policy.backup_age["acme-secrets"].conditions[0].condition_prometheus_query_language[0].query, "containarium_key_backup_verified_timestamp_seconds")
+    condition     = google_monitoring_alert_policy.backup_age["acme-secrets"].conditions[0].condition_prometheus_query_language[0].query == "(time() - min(containarium_key_backup_verified_timestamp_seconds > 0 or containarium_master_key_created_timestamp_seconds)) > 35 * 86400 or absent(containarium_key_backup_verified_timestamp_seconds)"
     error_message = "a backup that nobody proves is noticed by the daemon's own metric"
   }
 }

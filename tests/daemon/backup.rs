@@ -1,7 +1,13 @@
 //! Copies of the master key off the host: the real daemon and the real commands over a fake of Google that enforces each identity's rights.
 
+mod adversity;
+mod drilling;
+mod losses;
 mod pushing;
+mod rendered;
 mod restoring;
+mod runbook;
+mod shell;
 mod verifying;
 
 use std::os::unix::fs::PermissionsExt;
@@ -16,18 +22,18 @@ use crate::support::google::{Google, SECRET};
 use crate::support::site::{Daemon, Site};
 
 /// Google, and the deployment's two configurations: the daemon's identity may add and list, the restore identity may list and read.
-struct Cloud {
+pub(super) struct Cloud {
     google: Google,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Cloud {
     /// With one secret.
-    fn of(site: &Site) -> Self {
+    pub(super) fn of(site: &Site) -> Self {
         Self::with(site, &[SECRET], "")
     }
 
-    fn with(site: &Site, secrets: &[&str], more: &str) -> Self {
+    pub(super) fn with(site: &Site, secrets: &[&str], more: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let google = runtime.block_on(Google::start());
         let cloud = Self { google, runtime };
@@ -36,39 +42,44 @@ impl Cloud {
         cloud
     }
 
-    fn configure(&self, site: &Site, file: &str, identity: &str, secrets: &[&str], more: &str) {
+    pub(super) fn configure(&self, site: &Site, file: &str, identity: &str, secrets: &[&str], more: &str) {
         let (secrets, url) = (serde_json::to_string(secrets).unwrap(), self.google.url(identity));
         let text = format!("[backup.gcp]\nsecrets = {secrets}\nendpoint = \"{url}\"\n{more}");
         std::fs::write(site.path(file), text).unwrap();
     }
 
-    fn add(&self, bytes: &[u8]) {
+    /// Makes a secret that is not configured.
+    fn make(&self, secret: &str) {
+        self.runtime.block_on(self.google.make(secret));
+    }
+
+    pub(super) fn add(&self, bytes: &[u8]) {
         self.runtime.block_on(self.google.add(SECRET, bytes));
     }
 
-    fn set_state(&self, number: u64, verb: &str) {
+    pub(super) fn set_state(&self, number: u64, verb: &str) {
         self.runtime.block_on(self.google.set_state(SECRET, number, verb));
     }
 
-    fn fault(&self, fault: &str, operation: &str) {
+    pub(super) fn fault(&self, fault: &str, operation: &str) {
         self.runtime.block_on(self.google.fault(fault, operation));
     }
 
-    fn fault_once(&self, fault: &str, operation: &str) {
+    pub(super) fn fault_once(&self, fault: &str, operation: &str) {
         self.runtime.block_on(self.google.fault_once(fault, operation));
     }
 
-    fn heal(&self) {
+    pub(super) fn heal(&self) {
         self.runtime.block_on(self.google.heal());
     }
 
-    fn requests(&self, operation: &str) -> usize {
+    pub(super) fn requests(&self, operation: &str) -> usize {
         self.runtime.block_on(self.google.requests(operation)).len()
     }
 }
 
 /// A command with the restore identity.
-fn as_restorer(site: &Site, words: &[&str]) -> Output {
+pub(super) fn as_restorer(site: &Site, words: &[&str]) -> Output {
     with_input(site, words, b"")
 }
 

@@ -12,6 +12,7 @@ use crate::support::site::Site;
 on_both_stores![
     a_new_deployment_is_warned_of_its_backups_and_fails_nothing,
     backups_age_and_the_doctor_says_so,
+    each_configured_secret_without_a_confirmed_copy_is_named,
     a_key_that_a_rotation_left_needed_must_have_a_copy_too,
     a_damaged_key_file_is_a_failure_that_names_its_mend,
     without_a_daemon_the_doctor_says_what_it_can,
@@ -110,6 +111,20 @@ fn a_new_deployment_is_warned_of_its_backups_and_fails_nothing(site: &Site) {
     for name in ["daemon", "database", "key-file", "clock", "keys", "rotation", "node"] {
         told.finds(name, "ok", &[]);
     }
+    let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    for check in told.answer["checks"].as_array().unwrap() {
+        let number = match check["verdict"].as_str().unwrap() {
+            "ok" => 0,
+            "warning" => 1,
+            _ => 2,
+        };
+        let line = format!("\ncontainarium_doctor_verdict{{check={}}} {number}\n", check["name"]);
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+        let mend = check["mend"].as_str().unwrap_or_default();
+        let names_it = mend.contains("containarium ") || check["finding"].as_str().unwrap().contains("LimitMEMLOCK");
+        assert!(number == 0 || names_it, "{check}");
+    }
+    assert!(metrics.contains("\ncontainarium_key_backup_copies_missing 0\n"), "none is configured: {metrics}");
     let shown = site.cli(["admin", "doctor"], b"");
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("mend: containarium backup push"), "{shown}");
@@ -164,6 +179,42 @@ fn backups_age_and_the_doctor_says_so(site: &Site) {
     site.run_sql("UPDATE escrows SET read_back_at = NULL");
     site.run_sql(&format!("UPDATE master_keys SET created_at = {}", now() - 101 * DAY));
     doctor(site).finds("key-backup-read-back", "failure", &["was ever read back", "101 days", "the limit is 100 days"]);
+}
+
+fn each_configured_secret_without_a_confirmed_copy_is_named(site: &Site) {
+    let secrets = ["projects/acme-prod/secrets/key", "projects/acme-offsite/secrets/key"];
+    let text = format!("[backup.gcp]\nsecrets = {}\n", serde_json::to_string(&secrets).unwrap());
+    std::fs::write(site.path("config.toml"), text).unwrap();
+    let daemon = site.start();
+    let missing = |count: u64| {
+        let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+        let line = format!("\ncontainarium_key_backup_copies_missing {count}\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    };
+    doctor(site).finds("key-backup", "warning", &["without it every secret is lost", secrets[0], secrets[1]]);
+    missing(2);
+    escrow(site, 1);
+    // A copy of another target is no copy in a secret; neither is one that nobody confirmed, or one of a secret whose name begins alike.
+    doctor(site).finds("key-backup", "warning", &[secrets[0], secrets[1], "containarium backup push"]);
+    let (sha, at) = (site.sql_bytes(&[7; 32]), now());
+    let copy = |id: &str, locator: &str, confirmed: &str| {
+        site.run_sql(&format!(
+            "INSERT INTO escrows (id, kid, target, locator, content_sha256, kind, started_at, confirmed_at) \
+             SELECT '{id}', kid, 'secret-manager', '{locator}', {sha}, 'copy', {at}, {confirmed} FROM master_keys WHERE state = 'active'"
+        ));
+    };
+    copy("first", &format!("{}/versions/1", secrets[0]), &at.to_string());
+    copy("alike", &format!("{}-old/versions/1", secrets[1]), &at.to_string());
+    let told = doctor(site);
+    told.finds("key-backup", "warning", &[&format!("is in {} containarium backup push", secrets[1])]);
+    assert_eq!(told.code, Some(0), "one copy is there, so nothing is lost yet: {}", told.answer);
+    missing(1);
+    copy("second", &format!("{}/versions/3", secrets[1]), &at.to_string());
+    doctor(site).finds("key-backup", "ok", &[&format!("{}/versions/3", secrets[1])]);
+    missing(0);
+    site.run_sql("DELETE FROM escrows WHERE id = 'second'");
+    daemon.stop();
+    doctor(site).finds("key-backup", "warning", &[&format!("is in {} containarium backup push", secrets[1])]);
 }
 
 fn a_key_that_a_rotation_left_needed_must_have_a_copy_too(site: &Site) {

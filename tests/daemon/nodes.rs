@@ -10,10 +10,12 @@ use containarium::model::{Kid, Tenant};
 use containarium::store::deks::ShredWhen;
 use serde_json::Value;
 
+use super::backup::{Cloud, as_restorer};
 use super::on_both_stores;
 use crate::support::site::{Daemon, PATIENCE, Site, wait_for};
 
 on_both_stores![
+    a_node_that_lacks_the_active_key_and_has_secret_manager_names_the_command_that_fetches_it,
     a_node_that_lacks_the_new_active_key_serves_what_it_can_until_install_key_gives_it,
     a_node_without_any_key_is_refused_and_starts_once_install_key_gave_it_the_key,
     install_key_takes_nothing_but_a_key_that_the_database_wants,
@@ -89,6 +91,25 @@ fn until(daemon: &Daemon, what: &str, holds: impl Fn(&Daemon) -> bool) {
 fn waiting_for(daemon: &Daemon) -> String {
     let ready = daemon.get("/readyz");
     if ready.status == 200 { String::new() } else { ready.json()["waitingFor"].to_string() }
+}
+
+fn a_node_that_lacks_the_active_key_and_has_secret_manager_names_the_command_that_fetches_it(site: &Site) {
+    let cloud = Cloud::of(site);
+    let mut daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    let key = Key::new();
+    flip(site, &key);
+    daemon.told("STATUS=Not ready");
+    let waiting = waiting_for(&daemon);
+    for part in [&*key.kid.to_string(), "`containarium backup restore`", "containarium admin install-key"] {
+        assert!(waiting.contains(part), "{part}: {waiting}");
+    }
+    cloud.add(&key.bytes);
+    daemon.hush();
+    let restored = as_restorer(site, &["backup", "restore"]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    daemon.told("STATUS=Secrets store ready");
+    assert_eq!(daemon.set("bob", "KEY", b"value").status, 200);
 }
 
 fn a_node_that_lacks_the_new_active_key_serves_what_it_can_until_install_key_gives_it(site: &Site) {

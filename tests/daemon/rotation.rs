@@ -1,8 +1,9 @@
 //! Rotating the master key of a real daemon, on both stores.
 
+mod escrow;
 mod kills;
 mod nodes;
-mod refusals;
+pub(super) mod refusals;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ const REFERENCE: &str = "crypto::tests::with_reference::the_vectors_are_what_the
 /// All that it would install is there, and every check passes.
 fn machine() -> Machine {
     let machine = Machine::new();
-    for tool in ["strace", "age", "python3", "cargo-deny"] {
+    for tool in ["strace", "age", "openssl", "python3", "cargo-deny"] {
         machine.program(&format!("bin/{tool}"), "");
     }
     machine.program("clone/scripts/check-migrations", "");
@@ -61,6 +61,7 @@ fn it_names_every_check_and_passes_when_all_do() {
     }
     assert!(text.contains("all passed: 6 tests"), "{text}");
     assert!(!text.contains("advisories were NOT checked"), "{text}");
+    assert_eq!(text.matches("for gcloud were NOT tried: gcloud is not installed").count(), 1, "{text}");
 }
 
 /// With what checks terraform/ beside the clone.
@@ -122,16 +123,18 @@ fn advisories_that_could_not_be_fetched_are_said() {
 
 #[test]
 fn a_run_without_its_tests_is_a_failure() {
-    for (ran, passed, readme, words) in [
-        (&[DOORS, REFERENCE][..], 0, false, "ci: FAILED  tests"),
-        (&[REFERENCE][..], 3, false, "no test of this name ran: doors::"),
-        (&[DOORS][..], 3, false, "no test of this name ran: crypto::"),
-        (&[DOORS, REFERENCE][..], 3, true, "no test of this name ran: readme::"),
+    for (ran, passed, document, words) in [
+        (&[DOORS, REFERENCE][..], 0, None, "ci: FAILED  tests"),
+        (&[REFERENCE][..], 3, None, "no test of this name ran: doors::"),
+        (&[DOORS][..], 3, None, "no test of this name ran: crypto::"),
+        (&[DOORS, REFERENCE][..], 3, Some("README.md"), "no test of this name ran: readme::"),
+        (&[DOORS, REFERENCE][..], 3, Some("docs/OPERATIONS.md"), "no test of this name ran: daemon::backup::runbook::"),
     ] {
         let machine = machine();
         cargo(&machine, "", ran, passed);
-        if readme {
-            std::fs::write(machine.path("clone/README.md"), "").unwrap();
+        if let Some(document) = document {
+            std::fs::create_dir_all(machine.path("clone/docs")).unwrap();
+            std::fs::write(machine.path("clone").join(document), "").unwrap();
         }
         let (status, text) = run(&machine);
         assert_eq!(status, Some(1), "{text}");

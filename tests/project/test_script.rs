@@ -79,11 +79,11 @@ fn a_tool_of_the_tests_may_be_missing_but_not_in_ci() {
     let machine = Machine::new();
     let (status, text) = machine.run(SCRIPT, &[]);
     assert_eq!(status, Some(0), "{text}");
-    assert!(text.contains("skip: apt-get install strace age python3-cryptography"), "{text}");
+    assert!(text.contains("skip: apt-get install strace age openssl python3-cryptography"), "{text}");
     let (status, text) = said(&machine.command(SCRIPT, &[]).env("CI", "1").output().unwrap());
     assert_eq!(status, Some(69), "{text}");
-    assert!(text.contains("CI does not skip: apt-get install strace age python3-cryptography"), "{text}");
-    for tool in ["strace", "age", "python3"] {
+    assert!(text.contains("CI does not skip: apt-get install strace age openssl python3-cryptography"), "{text}");
+    for tool in ["strace", "age", "openssl", "python3"] {
         machine.program(&format!("bin/{tool}"), "");
     }
     let (status, text) = said(&machine.command(SCRIPT, &[]).env("CI", "1").output().unwrap());

@@ -25,9 +25,7 @@ impl Google {
     pub(crate) async fn start() -> Self {
         let google = Self { fake: fake::Fake::start(0).unwrap(), http: Client::builder().no_proxy().build().unwrap() };
         for secret in [SECRET, OFFSITE] {
-            let (parent, id) = secret.split_once("/secrets/").unwrap();
-            let body = json!({"replication": {"automatic": {}}});
-            google.owner(Method::POST, &format!("{parent}/secrets?secretId={id}"), Some(body)).await;
+            google.make(secret).await;
         }
         let (ring, _) = KMS_KEY.split_once("/cryptoKeys/").unwrap();
         let parent = ring.split_once("/keyRings/").unwrap().0;
@@ -56,6 +54,13 @@ impl Google {
 
     pub(crate) async fn destroy_kms(&self, key: &str, number: u64) {
         self.owner(Method::POST, &format!("{key}/cryptoKeyVersions/{number}:destroy"), Some(json!({}))).await;
+    }
+
+    /// Makes a secret, without versions.
+    pub(crate) async fn make(&self, secret: &str) {
+        let (parent, id) = secret.split_once("/secrets/").unwrap();
+        let body = json!({"replication": {"automatic": {}}});
+        self.owner(Method::POST, &format!("{parent}/secrets?secretId={id}"), Some(body)).await;
     }
 
     /// Where an identity asks.

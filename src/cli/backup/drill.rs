@@ -1,7 +1,7 @@
 //! `containarium backup drill`
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use serde::Serialize;
@@ -10,13 +10,16 @@ use crate::client::Client;
 use crate::compose;
 use crate::config::Config;
 use crate::model::Kid;
-use crate::service::drill::{DrillError, DrillKeys, Drilled, TriedKey, drill, keys_from};
+use crate::service::backup::fetch::{FetchError, PassedOver};
+use crate::service::drill::{Copies, DrillError, Drilled, TriedKey, drill, keys_from};
+use crate::wire::backup::{ReadBackRequest, TroubleItem};
 use crate::wire::backup_log::RecordDrillRequest;
 
 use super::super::failure::{Deed, Exit, Failure};
 use super::super::output::{Format, Table, note, print_json};
 use super::super::settings::{OutputArgs, SettingsArgs};
 use super::copy::config;
+use super::{exit, note_passed_over, read_back_item, trouble_item};
 
 #[derive(Args)]
 pub(super) struct DrillArgs {
@@ -24,11 +27,15 @@ pub(super) struct DrillArgs {
     /// restored to
     #[arg(long, value_name = "FILE|URL", value_hint = ValueHint::FilePath)]
     database: Option<OsString>,
-    /// A copy of a master key: the key file's bytes, an age file, or paper typed in; once for each key that the database needs
-    #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
+    /// Fetch from this secret, projects/PROJECT/secrets/SECRET, instead of those of `[backup.gcp]`
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    secret: Option<String>,
+    /// Fetch nothing: take this copy of a master key, the key file's bytes, an age file, or paper typed in; once for each key that the
+    /// database needs
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
     from: Vec<PathBuf>,
     /// The identities that open age files, as age-keygen writes them
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "from")]
     identity: Option<PathBuf>,
     /// Tell the daemon how it came out
     #[arg(long)]
@@ -41,7 +48,8 @@ pub(super) struct DrillArgs {
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  containarium backup drill --from /media/safe/secrets.key --record
+  containarium backup drill --record
+  containarium backup drill --secret projects/PROJECT/secrets/SECRET --record
   containarium backup drill --from key.age --identity ./identity.txt
   containarium backup drill --database /backup/containarium.db --from /media/safe/secrets.key";
 
@@ -57,11 +65,19 @@ struct Outcome {
     deks_failed: u64,
     deks_quarantined: u64,
     deks_shredded: u64,
-    /// Kids of which no copy was given.
+    /// Kids of which there was no copy.
     missing_kids: Vec<String>,
+    /// Secrets that could not be searched, where others had every key.
+    passed_over: Vec<PassedOverItem>,
     failures: Vec<String>,
     milliseconds: u64,
     recorded: bool,
+}
+
+#[derive(Serialize)]
+struct PassedOverItem {
+    secret: String,
+    trouble: TroubleItem,
 }
 
 #[derive(Serialize)]
@@ -76,12 +92,11 @@ struct KeyItem {
 
 pub(super) async fn run(arguments: DrillArgs) -> Result<(), Failure> {
     let format = arguments.output.format();
-    let config = config(arguments.settings)?;
-    let client = arguments.record.then(|| Client::new(config.socket.clone()));
-    let provider = compose::provider_of(&config);
-    let keys = keys_from(&arguments.from, arguments.identity.as_deref(), &provider).await;
-    let keys = keys.map_err(|error| failed(&error))?;
-    let (source, drilled) = run_drill(&config, arguments.database.as_deref(), &keys).await?;
+    let DrillArgs { database, secret, from, identity, record: is_to_record, settings, .. } = arguments;
+    let config = config(settings)?;
+    let client = is_to_record.then(|| Client::new(config.socket.clone()));
+    let copies = copies(&config, secret.as_deref(), &from, identity.as_deref()).await?;
+    let (source, drilled) = run_drill(&config, database.as_deref(), copies).await?;
     let recorded = match client {
         Some(client) => Some(record(&client, &source, &drilled).await),
         None => None,
@@ -91,14 +106,13 @@ pub(super) async fn run(arguments: DrillArgs) -> Result<(), Failure> {
         Format::Json => print_json(&outcome(&drilled, &source, is_recorded))?,
         Format::Table => table(&drilled, &source).print()?,
     }
+    note_passed_over(&drilled.passed_over);
     for failure in &drilled.failures {
         note(failure);
     }
     if drilled.failed > 0 {
         let failure = Failure::new(Exit::Failed, format!("{} DEKs did not open with these copies", drilled.failed));
-        return Err(failure.mend(
-            "give a copy of each key that is named with --from; a DEK that is damaged is in a backup of the database",
-        ));
+        return Err(failure.mend(mend(&from)));
     }
     match recorded {
         Some(Err(failure)) => Err(failure),
@@ -110,7 +124,31 @@ pub(super) async fn run(arguments: DrillArgs) -> Result<(), Failure> {
     }
 }
 
-async fn run_drill(config: &Config, database: Option<&OsStr>, keys: &DrillKeys) -> Result<(String, Drilled), Failure> {
+async fn copies(
+    config: &Config,
+    secret: Option<&str>,
+    from: &[PathBuf],
+    identity: Option<&Path>,
+) -> Result<Copies, Failure> {
+    let provider = compose::provider_of(config);
+    if !from.is_empty() {
+        return keys_from(from, identity, &provider).await.map(Copies::Given).map_err(|error| failed(&error));
+    }
+    let configured = compose::destinations(config);
+    Ok(Copies::In(secret.map_or_else(|| configured.clone(), |secret| configured.only(secret)), provider))
+}
+
+/// What to do where a DEK did not open.
+const fn mend(from: &[PathBuf]) -> &'static str {
+    if from.is_empty() {
+        "make the copies that are missing while the key files are there: `containarium backup push`; a DEK that is damaged is in a \
+         backup of the database"
+    } else {
+        "give a copy of each key that is named with --from; a DEK that is damaged is in a backup of the database"
+    }
+}
+
+async fn run_drill(config: &Config, database: Option<&OsStr>, copies: Copies) -> Result<(String, Drilled), Failure> {
     let (source, store) = if let Some(name) = database {
         let opened = compose::named_reader(name).await.map_err(|error| failed(&DrillError::Store(error)));
         // A URL may hold a password.
@@ -122,7 +160,7 @@ async fn run_drill(config: &Config, database: Option<&OsStr>, keys: &DrillKeys) 
         let reader = opened.map_err(|error| Failure::new(Exit::Unavailable, error.to_string()).mend(SETTINGS))?;
         ("the daemon's database".to_owned(), reader.store)
     };
-    let drilled = drill(&*store, keys).await;
+    let drilled = drill(&*store, copies).await;
     store.close().await;
     Ok((source, drilled.map_err(|error| failed(&error))?))
 }
@@ -142,6 +180,14 @@ fn failed(error: &DrillError) -> Failure {
             Exit::Failed,
             "give credentials that may decrypt with its KMS key, or the identity of its age recipient: --identity FILE",
         ),
+        DrillError::Fetch(FetchError::NotConfigured) => (
+            Exit::Usage,
+            "name the secret: --secret projects/PROJECT/secrets/SECRET, or in `[backup.gcp] secrets`; or give a copy: --from FILE",
+        ),
+        DrillError::Fetch(error) => (
+            exit(error.class()),
+            "mend that and run it again, with credentials that may read the copies (the drill or restore identity)",
+        ),
         DrillError::NoKey => (Exit::NotFound, "give the database that the daemon runs on, or a copy of it"),
         DrillError::Store(_) => (Exit::Unavailable, "name the copy of a database of this release with --database"),
     };
@@ -160,13 +206,22 @@ async fn record(client: &Client, source: &str, drilled: &Drilled) -> Result<Stri
         deks_failed: drilled.failed,
     };
     let deed = Deed::on_daemon_changing("record the drill", "containarium admin doctor");
-    client.record_drill(&asked).await.map(|answer| answer.message).map_err(|error| Failure::of_request(&deed, &error))
+    let recorded = client.record_drill(&asked).await.map_err(|error| Failure::of_request(&deed, &error))?;
+    // The daemon knows none but the keys of its database; and that a copy was read back is true however the DEKs came out.
+    let known = drilled.keys.iter().filter(|key| key.state.is_some());
+    let copies: Vec<_> = known.filter_map(|key| key.read_back.as_ref()).map(read_back_item).collect();
+    if !copies.is_empty() {
+        let told = client.backup_read_back(&ReadBackRequest { copies }).await;
+        let deed = Deed::on_daemon_changing("record that the copies were read back", "containarium backup list");
+        told.map_err(|error| Failure::of_request(&deed, &error))?;
+    }
+    Ok(recorded.message)
 }
 
 fn outcome(drilled: &Drilled, source: &str, recorded: bool) -> Outcome {
     let item = |key: &TriedKey| KeyItem {
         kid: key.kid.to_string(),
-        from: key.from.display().to_string(),
+        from: key.from.clone(),
         state: state(key),
         deks_opened: key.opened,
     };
@@ -179,10 +234,15 @@ fn outcome(drilled: &Drilled, source: &str, recorded: bool) -> Outcome {
         deks_quarantined: drilled.quarantined,
         deks_shredded: drilled.shredded,
         missing_kids: drilled.missing.iter().map(|(kid, _)| kid.to_string()).collect(),
+        passed_over: drilled.passed_over.iter().map(passed_over_item).collect(),
         failures: drilled.failures.clone(),
         milliseconds: u64::try_from(drilled.took.as_millis()).unwrap_or(u64::MAX),
         recorded,
     }
+}
+
+fn passed_over_item(passed_over: &PassedOver) -> PassedOverItem {
+    PassedOverItem { secret: passed_over.secret.clone(), trouble: trouble_item(&passed_over.trouble) }
 }
 
 fn state(key: &TriedKey) -> String {
@@ -193,8 +253,7 @@ fn table(drilled: &Drilled, source: &str) -> Table {
     let mut table = Table::new();
     table.row(["KID", "STATE", "OPENED", "FROM"]);
     for key in &drilled.keys {
-        let from = key.from.display().to_string();
-        table.row([&*key.kid.to_string(), &state(key), &key.opened.to_string(), &from]);
+        table.row([&*key.kid.to_string(), &state(key), &key.opened.to_string(), &key.from]);
     }
     let (opened, failed) = (drilled.opened, drilled.failed);
     let passed_over = format!("{} quarantined, {} shredded", drilled.quarantined, drilled.shredded);

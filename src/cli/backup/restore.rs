@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use crate::compose::{self, Rescued};
 use crate::model::Kid;
+use crate::service::backup::fetch::FetchError;
 use crate::service::backup::restore::{Against, RestoreError, Restored, Wanted, read_copy, restore as bring_back};
 
 use super::super::failure::{Exit, Failure};
 use super::super::output::{Format, note, plain, print, print_json};
 use super::super::settings::{OutputArgs, SettingsArgs};
 use super::copy::{CopyArgs, config};
-use super::exit;
+use super::{exit, note_passed_over};
 
 #[derive(Args)]
 #[group(id = "which", multiple = false, args = ["version", "kid", "from"])]
@@ -93,10 +94,11 @@ pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
     }
     let restored = done.map_err(|error| failed(&error))?;
     show(&restored, format)?;
-    restored.unfound.as_ref().map_or(Ok(()), |error| Err(failed(error)))
+    restored.unfound.map_or(Ok(()), |error| Err(failed(&error.into())))
 }
 
 fn show(restored: &Restored, format: Format) -> Result<(), Failure> {
+    note_passed_over(&restored.passed_over);
     let replaced = restored.replaced.as_ref().map(|path| path.display().to_string());
     if format == Format::Json {
         let items = restored.keys.iter().map(|key| RestoredItem {
@@ -138,18 +140,20 @@ fn failed(error: &RestoreError) -> Failure {
             "say which key: `containarium backup restore --version N`, --kid KID or --from FILE; or restore the database first"
         }
         RestoreError::NoKey => "restore the database first, or correct --database-url or --data-dir",
-        RestoreError::NotConfigured => {
+        RestoreError::Fetch(FetchError::NotConfigured) => {
             "name the secret: --secret projects/PROJECT/secrets/SECRET, or in `[backup.gcp] secrets`; or give a copy: --from FILE"
         }
         RestoreError::WhichSecret { .. } => "add --secret projects/PROJECT/secrets/SECRET",
         RestoreError::Store(_) => "see that the database runs, and that these are the daemon's settings",
-        RestoreError::Backup(_) | RestoreError::Search { .. } => {
+        RestoreError::Backup(_) | RestoreError::Fetch(FetchError::Search { .. }) => {
             "mend that and run it again, with credentials that may read the copies (the restore identity)"
         }
-        RestoreError::NotFound { .. } => {
+        RestoreError::Fetch(FetchError::NotFound { .. }) => {
             "look for another copy: --secret NAME for another secret, --from FILE for an age file, a sheet or a key file"
         }
-        RestoreError::Image { .. } => "take another version; without --version the right one is looked for",
+        RestoreError::Fetch(FetchError::Image { .. }) => {
+            "take another version; without --version the right one is looked for"
+        }
         RestoreError::NotWanted { .. } => {
             "`containarium backup restore` without --version looks for the right one; if another database is meant, correct \
              --database-url or --data-dir"

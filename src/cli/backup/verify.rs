@@ -1,21 +1,20 @@
 //! `containarium backup verify`
 
 use clap::Args;
-use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::client::{Client, ClientError};
 use crate::compose;
 use crate::config::Config;
+use crate::service::backup::Class;
 use crate::service::backup::verify::{Unproven, Verified, VerifyError, verify as read_back, verify_copy};
-use crate::service::backup::{Class, ReadBack};
 use crate::wire::backup::{ReadBackItem, ReadBackRequest, TroubleItem};
 
 use super::super::failure::{Deed, Exit, Failure};
 use super::super::output::{Format, Table, note, print_json};
 use super::super::settings::{OutputArgs, SettingsArgs};
 use super::copy::{Copy, CopyArgs, config};
-use super::exit;
+use super::{exit, read_back_item, trouble_item};
 
 #[derive(Args)]
 pub(super) struct VerifyArgs {
@@ -49,7 +48,7 @@ pub(super) async fn verify(arguments: VerifyArgs) -> Result<(), Failure> {
     let copy = arguments.copy.open()?;
     let config = config(arguments.settings)?;
     let verified = compare(&config, copy).await?;
-    let good: Vec<ReadBackItem> = verified.good.iter().map(item).collect();
+    let good: Vec<ReadBackItem> = verified.good.iter().map(read_back_item).collect();
     let recorded = if good.is_empty() { false } else { record(&config, &good).await? };
     match format {
         Format::Json => {
@@ -127,18 +126,8 @@ async fn record(config: &Config, good: &[ReadBackItem]) -> Result<bool, Failure>
     }
 }
 
-fn item(good: &ReadBack) -> ReadBackItem {
-    ReadBackItem {
-        kid: good.kid.to_string(),
-        target: good.target.clone(),
-        locator: good.locator.clone(),
-        sha256: HEXLOWER.encode(&good.sha256),
-    }
-}
-
 fn bad_item(bad: &Unproven) -> BadItem {
-    let trouble = TroubleItem { class: bad.trouble.class.as_str().to_owned(), why: bad.trouble.why.clone() };
-    BadItem { kid: bad.kid.to_string(), secret: bad.secret.clone(), trouble }
+    BadItem { kid: bad.kid.to_string(), secret: bad.secret.clone(), trouble: trouble_item(&bad.trouble) }
 }
 
 fn table(verified: &Verified) -> Table {

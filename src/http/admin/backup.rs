@@ -27,7 +27,10 @@ use crate::wire::{Problem, StreamLine};
     (status = 200, description = "It is under way.", body = StreamLine<PushAnswer>, content_type = "application/x-ndjson"),
     (status = 400, description = "No secret is configured.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Another one is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn push(
     State(app): State<App>,
@@ -45,8 +48,11 @@ pub(in crate::http) async fn push(
 /// Follow the push that is under way, or see how the last one ended.
 #[utoipa::path(get, path = "/v1/admin/backup/push", tag = "administration", responses(
     (status = 200, body = StreamLine<PushAnswer>, content_type = "application/x-ndjson"),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json")))]
+    (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn follow_push(
     State(app): State<App>,
     Id(request): Id,
@@ -76,7 +82,9 @@ fn trouble_item(trouble: &Trouble) -> TroubleItem {
 /// Every version of every configured secret, and how each master key is covered. No payload is read.
 #[utoipa::path(get, path = "/v1/admin/backup", tag = "administration", responses(
     (status = 200, body = BackupListAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn list(
     State(app): State<App>,
@@ -123,6 +131,9 @@ fn version_item(version: &ListedVersion) -> BackupVersionItem {
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The database does not know the key.", body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn read_back(
     State(app): State<App>,

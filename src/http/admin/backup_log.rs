@@ -19,7 +19,10 @@ use crate::wire::backup_log::{CopiedStateItem, RecordDatabaseRequest, RecordDril
     (status = 200, body = RecordedAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is no copy of this database.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn record_database(
     State(app): State<App>,
@@ -51,7 +54,10 @@ fn db_id(text: &str) -> Result<[u8; 16], Refused> {
     (status = 200, body = RecordedAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It was one on another database.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn record_drill(
     State(app): State<App>,

@@ -16,7 +16,9 @@ use crate::wire::doctor::{CheckItem, DoctorAnswer};
 /// Everything that would cost secrets or sleep later, looked at now. 200 whatever was found.
 #[utoipa::path(get, path = "/v1/admin/doctor", tag = "administration", responses(
     (status = 200, body = DoctorAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The call could not be recorded.", body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn doctor(
     State(app): State<App>,

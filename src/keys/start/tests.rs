@@ -183,8 +183,9 @@ fn a_lost_or_wrong_key_is_answered_with_what_to_type() {
              \n  needed: {one} (active), not found\
              \n  needed: {two}, not found\
              \n  found:  nothing at {PATH}\
-             \nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user (BACKUP \
-             is your copy of it, or the key file of another node), and start again. Or put it back by hand:\
+             \nBring each key that was not found back from its copy: `containarium backup restore --from COPY`, with this daemon's settings \
+             and as its user (COPY is a key file, a sheet of paper typed in, or an age file, which also needs `--identity FILE`); or from \
+             another node's key file: `containarium admin install-key < KEYFILE`. Then start again. Or put it back by hand:\
              \n  install -d -m 0700 -o root {PATH}.d\
              \n  install -m 0400 -o root BACKUP {PATH}.d/{one}\
              \n  install -m 0400 -o root BACKUP {PATH}.d/{two}\

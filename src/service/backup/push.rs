@@ -6,6 +6,7 @@ use crate::access::AdminGrant;
 use crate::audit;
 use crate::backup::CopyState;
 use crate::crypto::{self, Content, KeyfileImage};
+use crate::failpoint;
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
 use crate::service::job::{Reporter, Watch};
 use crate::service::{By, Error, Failure, Request, Service, Touched};
@@ -75,13 +76,13 @@ impl Service {
         watch
     }
 
-    /// Copies one key into every configured secret. It answers once at least one copy is confirmed and recorded; what each secret said
-    /// is in the answer. Unrecorded in the audit: the rotation that calls it is.
+    /// Copies one key into every configured secret, one after the other; what each secret said is in the answer, also where none took
+    /// it. What counts as a copy is confirmed and recorded by then. Unrecorded in the audit: the rotation that calls it is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where none is configured; [`Error::NotFound`] where the key lies in no file of this node; where no secret
-    /// took it, the error of the first that did not.
-    pub async fn push_key(&self, kid: Kid) -> Result<Vec<KeyCopyOutcome>, Error> {
+    /// [`Error::Invalid`] where none is configured; [`Error::NotFound`] where the key lies in no file of this node;
+    /// [`Error::Unavailable`] where the database is away or writes are closed.
+    pub(in crate::service) async fn push_key(&self, kid: Kid) -> Result<Vec<KeyCopyOutcome>, Error> {
         self.may_push().await?;
         let pushed = self.push_each(&[kid], None).await?;
         if !pushed.not_here.is_empty() {
@@ -89,18 +90,12 @@ impl Service {
                 "master key {kid} lies in no key file of this node, so it cannot be copied"
             )));
         }
-        let mut troubles = Vec::new();
-        for copy in &pushed.copies {
-            if let Outcome::Missing(trouble) = &copy.outcome {
-                troubles.push(trouble.clone());
-            }
-        }
-        match troubles.into_iter().next() {
-            Some(first) if pushed.copies.iter().all(|copy| matches!(copy.outcome, Outcome::Missing(_))) => {
-                Err(first.into_error())
-            }
-            _ => Ok(pushed.copies),
-        }
+        Ok(pushed.copies)
+    }
+
+    /// Where copies of the master keys go, the primary place first.
+    pub(in crate::service) fn copied_to(&self) -> &[String] {
+        self.destinations.secrets()
     }
 
     /// Pushes in the background where no copy of the active key is confirmed: what `push_on_first_start` asks for. A start that comes
@@ -262,8 +257,10 @@ impl Service {
             Some(pending) => pending.id.clone(),
             None => self.begin_escrow(secret, kid, sha256).await?,
         };
+        failpoint::reached("backup.begun");
         match target.push(image).await {
             Ok(pushed) => {
+                failpoint::reached("backup.added");
                 if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&pushed.locator)).await? {
                     return Ok(Outcome::Missing(Trouble {
                         class: Class::Failed,

@@ -5,18 +5,17 @@
 //! is not the right key touches no file. New copies lie in `secrets.key.d`, durable, before anything in the key file's place moves.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io::Read;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use crate::backup::{BackupError, KeyCopy};
 use crate::clock::Clock;
-use crate::crypto::{ImageError, KeyfileImage};
 use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
 
+use super::fetch::{self, FetchError, Fetched, FetchedKey, PassedOver};
 use super::verify::{self, VerifyError};
 use super::{Class, Destinations, kids, needed};
 
@@ -49,8 +48,10 @@ pub struct Restored {
     pub keys: Vec<RestoredKey>,
     /// Where what lay in the key file's place is now.
     pub replaced: Option<PathBuf>,
+    /// Secrets that could not be searched, where others had everything.
+    pub passed_over: Vec<PassedOver>,
     /// What was wanted and not found anywhere; what was found is in its place all the same.
-    pub unfound: Option<RestoreError>,
+    pub unfound: Option<FetchError>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,20 +71,14 @@ pub enum RestoreError {
     NothingToGoBy,
     #[error("the database has never held a key, so no copy belongs to it")]
     NoKey,
-    #[error("no secret is configured to fetch from: `[backup.gcp] secrets` names none")]
-    NotConfigured,
     #[error("{count} secrets are configured, and a version's number means another one in each")]
     WhichSecret { count: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Backup(#[from] BackupError),
-    #[error("{}; not found: {}{}", .cause, kids(.missing), Looked(.looked))]
-    Search { cause: Box<BackupError>, missing: Vec<Kid>, looked: Vec<String> },
-    #[error("no version holds master key {}{}", kids(.missing), Looked(.looked))]
-    NotFound { missing: Vec<Kid>, looked: Vec<String> },
-    #[error("{from} is not a master key: {damage}. No file was touched")]
-    Image { from: String, damage: ImageError },
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error("{from} holds master key {found}, which this database {what}; it needs {}. No file was touched", kids(.needed))]
     NotWanted { from: String, found: Kid, what: &'static str, needed: Vec<Kid> },
     #[error(transparent)]
@@ -96,26 +91,14 @@ impl RestoreError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::NothingToGoBy | Self::NotConfigured | Self::WhichSecret { .. } => Class::Invalid,
-            Self::NoKey | Self::NotFound { .. } => Class::NotFound,
+            Self::NothingToGoBy | Self::WhichSecret { .. } => Class::Invalid,
+            Self::NoKey => Class::NotFound,
             Self::Store(_) => Class::Unavailable,
             Self::Backup(error) => error.kind().into(),
-            Self::Search { cause, .. } => cause.kind().into(),
+            Self::Fetch(error) => error.class(),
             Self::NotWanted { .. } | Self::KeyFile(KeyfileError::LockHeld { .. }) => Class::Conflict,
             Self::Copy(error) => error.class(),
-            Self::Image { .. } | Self::KeyFile(_) => Class::Failed,
-        }
-    }
-}
-
-/// What was looked at in vain, a line each.
-struct Looked<'a>(&'a [String]);
-
-impl fmt::Display for Looked<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str(". There is no version at all"),
-            looked => write!(f, ". Looked at: {}", looked.join("; ")),
+            Self::KeyFile(_) => Class::Failed,
         }
     }
 }
@@ -153,14 +136,14 @@ pub async fn restore(
         Against::Nothing => None,
     };
     let here = found_in(&files.scan());
-    let Fetched { keys, unfound } = fetch(plan.as_ref(), &here, destinations, wanted).await?;
+    let Fetched { keys, passed_over, unfound } = fetch(plan.as_ref(), &here, destinations, wanted).await?;
     if keys.is_empty()
         && let Some(unfound) = unfound
     {
-        return Err(unfound);
+        return Err(unfound.into());
     }
     let (keys, replaced) = install(files, clock, plan.as_ref(), &keys)?;
-    Ok(Restored { keys, replaced, unfound })
+    Ok(Restored { keys, replaced, passed_over, unfound })
 }
 
 /// What the database says.
@@ -191,95 +174,38 @@ impl Plan {
     }
 }
 
-/// A key that came back.
-struct Key {
-    kid: Kid,
-    /// The key file as it was: of a wrapped key, which the daemon opens, the kid that it says.
-    image: KeyfileImage,
-    from: String,
-}
-
-impl Key {
-    fn of(copy: KeyCopy, from: String) -> Result<Self, RestoreError> {
-        match copy.kid() {
-            Ok(kid) => Ok(Self { kid, image: copy.into_image(), from }),
-            Err(damage) => Err(RestoreError::Image { from, damage }),
-        }
-    }
-}
-
-struct Fetched {
-    keys: Vec<Key>,
-    unfound: Option<RestoreError>,
-}
-
 async fn fetch(
     plan: Option<&Plan>,
     here: &BTreeSet<Kid>,
     destinations: &Destinations,
     wanted: Wanted,
 ) -> Result<Fetched, RestoreError> {
-    let check = |key: &Key| plan.map_or(Ok(()), |plan| plan.check(&key.from, key.kid));
-    let one = |key: Key| check(&key).map(|()| Fetched { keys: vec![key], unfound: None });
+    let check = |key: &FetchedKey| plan.map_or(Ok(()), |plan| plan.check(&key.from, key.kid));
+    let one =
+        |key: FetchedKey| check(&key).map(|()| Fetched { keys: vec![key], passed_over: Vec::new(), unfound: None });
     match wanted {
         Wanted::Needed => {
             let plan = plan.ok_or(RestoreError::NothingToGoBy)?;
-            search(destinations, plan.needed.iter().filter(|kid| !here.contains(kid)).copied().collect()).await
+            let missing = plan.needed.iter().filter(|kid| !here.contains(kid)).copied().collect();
+            Ok(fetch::search(destinations, missing).await?)
         }
         Wanted::Kid(kid) => {
             if let Some(plan) = plan {
                 plan.check("what was asked for", kid)?;
             }
-            search(destinations, vec![kid]).await
+            Ok(fetch::search(destinations, vec![kid]).await?)
         }
         Wanted::Version(number) => {
             let secret = match destinations.secrets() {
-                [] => return Err(RestoreError::NotConfigured),
+                [] => return Err(FetchError::NotConfigured.into()),
                 [secret] => secret,
                 several => return Err(RestoreError::WhichSecret { count: several.len() }),
             };
             let fetched = destinations.target(secret)?.fetch(number).await?;
-            one(Key::of(fetched.copy, fetched.locator)?)
+            one(FetchedKey::of(fetched.copy, fetched.locator)?)
         }
-        Wanted::Copy(FromCopy { copy, from }) => one(Key::of(copy, from)?),
+        Wanted::Copy(FromCopy { copy, from }) => one(FetchedKey::of(copy, from)?),
     }
-}
-
-/// Looks in one secret after the other. One that does not answer stands in nobody's way while another has what is missing.
-async fn search(destinations: &Destinations, mut missing: Vec<Kid>) -> Result<Fetched, RestoreError> {
-    if missing.is_empty() {
-        return Ok(Fetched { keys: Vec::new(), unfound: None });
-    }
-    if destinations.secrets().is_empty() {
-        return Err(RestoreError::NotConfigured);
-    }
-    let (mut keys, mut looked, mut trouble) = (Vec::new(), Vec::new(), None);
-    for secret in destinations.secrets() {
-        let searched = match destinations.target(secret) {
-            Ok(target) => target.search(&missing).await,
-            Err(error) => Err(error),
-        };
-        match searched {
-            Ok(search) => {
-                looked.extend(search.looked_at.iter().map(|at| format!("{secret} version {}: {}", at.number, at.was)));
-                for found in search.found {
-                    keys.push(Key::of(found.copy, found.locator)?);
-                }
-                missing = search.missing;
-            }
-            Err(error) => {
-                trouble.get_or_insert(error);
-            }
-        }
-        if missing.is_empty() {
-            return Ok(Fetched { keys, unfound: None });
-        }
-    }
-    let unfound = match trouble {
-        Some(cause) => RestoreError::Search { cause: Box::new(cause), missing, looked },
-        None => RestoreError::NotFound { missing, looked },
-    };
-    Ok(Fetched { keys, unfound: Some(unfound) })
 }
 
 fn found_in(scan: &Scan) -> BTreeSet<Kid> {
@@ -294,7 +220,7 @@ fn install(
     files: &KeyFiles,
     clock: &dyn Clock,
     plan: Option<&Plan>,
-    keys: &[Key],
+    keys: &[FetchedKey],
 ) -> Result<(Vec<RestoredKey>, Option<PathBuf>), RestoreError> {
     let lock = files.lock()?;
     let mut restored = Vec::with_capacity(keys.len());

@@ -5,8 +5,8 @@ use std::io::Read;
 use crate::backup::age::Identities;
 use crate::backup::{BackupError, Form, ReadCopy, read_copy};
 use crate::crypto::ImageError;
-use crate::model::{EscrowRecord, Kid, MasterKeyRecord};
-use crate::store::{Store, StoreError};
+use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
+use crate::store::{Store, StoreError, Survey};
 
 use super::{Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, needed, version_number};
 
@@ -59,7 +59,8 @@ impl VerifyError {
 }
 
 /// Reads back a copy of every needed key from every secret: those that are recorded by their number, the newest first, and where none
-/// is recorded (it was uploaded by other means) whichever version holds the key.
+/// is recorded (it was uploaded by other means) whichever version holds the key. Of a retired key the recorded copies: backups of the
+/// database from its time need it, and it is not destroyed here before a copy was read back.
 ///
 /// # Errors
 /// [`VerifyError`] `Store`, `NoKey`, `NotConfigured`.
@@ -74,7 +75,7 @@ pub async fn verify(store: &dyn Store, destinations: &Destinations) -> Result<Ve
     let escrows = store.escrows().await?;
     let mut verified = Verified::default();
     for secret in destinations.secrets() {
-        for kid in needed(&survey) {
+        for kid in needed(&survey).into_iter().chain(retired(&survey, secret, &escrows)) {
             match read_back(destinations, secret, kid, &escrows).await {
                 Ok(good) => verified.good.push(good),
                 Err(trouble) => verified.bad.push(Unproven { kid, secret: secret.clone(), trouble }),
@@ -82,6 +83,12 @@ pub async fn verify(store: &dyn Store, destinations: &Destinations) -> Result<Ve
         }
     }
     Ok(verified)
+}
+
+fn retired(survey: &Survey, secret: &str, escrows: &[EscrowRecord]) -> Vec<Kid> {
+    let has_copy = |kid| escrows.iter().any(|escrow| escrow.kid == kid && is_version_of(escrow, secret));
+    let retired = survey.master_keys.iter().filter(|key| key.state == MasterKeyState::Retired);
+    retired.map(|key| key.kid).filter(|kid| has_copy(*kid)).collect()
 }
 
 async fn read_back(

@@ -1,4 +1,4 @@
-//! The checks: each from what was found to a verdict. docs/operations.md ("Doctor") lists the limits, which are all here.
+//! The checks: each from what was found to a verdict. docs/OPERATIONS.md ("Doctor") lists the limits, which are all here.
 
 use std::path::Path;
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub(super) fn daemon(waiting_for: &[String]) -> Check {
     if waiting_for.is_empty() {
         return Check::ok("daemon", concat!("release ", env!("CARGO_PKG_VERSION"), ", ready"));
     }
-    Check::failure("daemon", format!("not ready: {}", waiting_for.join("; ")))
+    Check::failure("daemon", format!("not ready: {}", waiting_for.join("; "))).mended_by("containarium admin status")
 }
 
 pub(super) fn no_daemon(why: &str) -> Check {
@@ -80,12 +80,15 @@ pub(super) fn clock(wall: Micros, database: Micros) -> Check {
     check.mended_by("timedatectl set-ntp true (on the host that is wrong)")
 }
 
+const BRING_BACK: &str = "containarium backup restore, or containarium admin install-key < BACKUP";
+
 /// The error names what mends it.
 pub(super) fn key_file(scan: &Scan) -> Check {
     match &scan.main {
         MainFile::Key(key) => Check::ok("key-file", format!("{} holds master key {}", scan.path.display(), key.kid)),
-        MainFile::Missing => Check::failure("key-file", format!("{} is not there", scan.path.display()))
-            .mended_by("containarium admin install-key < BACKUP"),
+        MainFile::Missing => {
+            Check::failure("key-file", format!("{} is not there", scan.path.display())).mended_by(BRING_BACK)
+        }
         MainFile::Bad(error) => Check::failure("key-file", error.to_string()),
     }
 }
@@ -103,7 +106,7 @@ pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Chec
     };
     if let Some(kids) = lacking(&on_disk) {
         return Check::failure("keys", format!("the database needs master keys that are not in the key files: {kids}"))
-            .mended_by("containarium admin install-key < BACKUP");
+            .mended_by(BRING_BACK);
     }
     if let Some(kids) = loaded.and_then(lacking) {
         return Check::failure("keys", format!("the database needs master keys that are not loaded: {kids}"))
@@ -129,19 +132,37 @@ pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Chec
     Check::ok("keys", format!("needed and here: {}", list(ledger.needed().iter().map(|key| key.kid))))
 }
 
-pub(super) fn key_backup(ledger: &Ledger) -> Check {
+/// `secrets` are those that copies go to. One copy of a key is enough not to lose it; a secret without one is one that an operator
+/// counts on, and that is not there on the day when the other is gone.
+pub(super) fn key_backup(ledger: &Ledger, secrets: &[String]) -> Check {
+    const NAME: &str = "key-backup";
     let proofs = ledger.proofs();
-    let lacking: Vec<_> = proofs.iter().filter(|proof| proof.confirmed.is_none()).collect();
-    if !lacking.is_empty() {
-        let waived = if lacking.iter().any(|proof| proof.waived) { " (waived when it was rotated to)" } else { "" };
-        let kids = list(lacking.iter().map(|proof| proof.key.kid));
-        let what =
-            format!("no copy off this host is proven of master key {kids}{waived}: without it every secret is lost");
-        return Check::warning("key-backup", what).mended_by(
-            "containarium backup push, or containarium backup export and then containarium backup verify --from FILE",
-        );
+    let mut findings = Vec::new();
+    let unproven: Vec<_> = proofs.iter().filter(|proof| proof.confirmed.is_none()).collect();
+    if !unproven.is_empty() {
+        let waived = if unproven.iter().any(|proof| proof.waived) { " (waived when it was rotated to)" } else { "" };
+        let kids = list(unproven.iter().map(|proof| proof.key.kid));
+        findings.push(format!(
+            "no copy off this host is proven of master key {kids}{waived}: without it every secret is lost"
+        ));
     }
-    Check::ok("key-backup", proofs.iter().map(describe).collect::<Vec<_>>().join("; "))
+    for proof in &proofs {
+        let lacking: Vec<&str> = proof.lacking(secrets).collect();
+        if !lacking.is_empty() {
+            findings.push(format!("no confirmed copy of master key {} is in {}", proof.key.kid, lacking.join(", ")));
+        }
+    }
+    if findings.is_empty() {
+        return Check::ok(NAME, proofs.iter().map(describe).collect::<Vec<_>>().join("; "));
+    }
+    let mend = if secrets.is_empty() {
+        "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
+    } else if unproven.is_empty() {
+        "containarium backup push"
+    } else {
+        "containarium backup push, or containarium backup export and then containarium backup verify --from FILE"
+    };
+    Check::warning(NAME, findings.join("; ")).mended_by(mend)
 }
 
 fn describe(proof: &Proof<'_>) -> String {
@@ -195,7 +216,7 @@ pub(super) fn kms(
 }
 
 /// A copy that was never read back ages from when its key was made: from then on only a hope stands for it.
-pub(super) fn key_backup_read_back(ledger: &Ledger) -> Check {
+pub(super) fn key_backup_read_back(ledger: &Ledger, secrets: &[String]) -> Check {
     const NAME: &str = "key-backup-read-back";
     let proofs = ledger.proofs().into_iter();
     let aged = proofs.map(|proof| (age(ledger.now, proof.read_back.unwrap_or(proof.key.created_at)), proof));
@@ -216,7 +237,11 @@ pub(super) fn key_backup_read_back(ledger: &Ledger) -> Check {
         (_, None) => Check::warning(NAME, finding),
         (_, Some(_)) => return Check::ok(NAME, finding),
     };
-    check.mended_by("containarium backup verify")
+    check.mended_by(if secrets.is_empty() {
+        "containarium backup verify --from COPY"
+    } else {
+        "containarium backup verify"
+    })
 }
 
 pub(super) fn database_backup(ledger: &Ledger) -> Check {
@@ -240,20 +265,24 @@ pub(super) fn database_backup(ledger: &Ledger) -> Check {
     Check::ok(NAME, finding)
 }
 
-pub(super) fn drill(ledger: &Ledger) -> Check {
+pub(super) fn drill(ledger: &Ledger, secrets: &[String]) -> Check {
     const NAME: &str = "drill";
-    const MEND: &str = "containarium backup drill --from COPY --record";
+    let mend = if secrets.is_empty() {
+        "containarium backup drill --from COPY --record"
+    } else {
+        "containarium backup drill --record"
+    };
     let Some(drill) = &ledger.drill else {
         return Check::warning(NAME, "no drill is recorded: whether the copies open this database is a hope")
-            .mended_by(MEND);
+            .mended_by(mend);
     };
     let age = age(ledger.now, drill.ran_at);
     let finding = format!("the last drill, {} ago on {}, opened {} DEKs", words(age), drill.source, drill.deks_opened);
     if drill.deks_failed > 0 {
-        return Check::failure(NAME, format!("{finding}, and {} did not open", drill.deks_failed)).mended_by(MEND);
+        return Check::failure(NAME, format!("{finding}, and {} did not open", drill.deks_failed)).mended_by(mend);
     }
     if age > DRILL_WARNING {
-        return Check::warning(NAME, format!("{finding} (the limit is {})", words(DRILL_WARNING))).mended_by(MEND);
+        return Check::warning(NAME, format!("{finding} (the limit is {})", words(DRILL_WARNING))).mended_by(mend);
     }
     Check::ok(NAME, finding)
 }

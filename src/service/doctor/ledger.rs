@@ -4,6 +4,7 @@ use crate::model::{
     DatabaseBackup, Drill, EscrowKind, EscrowRecord, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros,
     NodeRecord, StoreKind,
 };
+use crate::service::backup::is_version_of;
 use crate::store::{Store, StoreError, Survey};
 
 pub(super) struct Ledger {
@@ -25,6 +26,8 @@ pub struct BackupTimes {
     pub key_confirmed: Option<Micros>,
     /// Absent while no copy of a key that is needed was read back.
     pub key_read_back: Option<Micros>,
+    /// Copies that configured secrets lack, of each key that is needed.
+    pub copies_missing: u64,
     pub database: Option<Micros>,
     pub drill: Option<Micros>,
     /// Of the last drill.
@@ -42,6 +45,14 @@ pub(super) struct Proof<'a> {
     /// Its confirmed copies.
     pub(super) copies: Vec<&'a EscrowRecord>,
     pub(super) waived: bool,
+}
+
+impl Proof<'_> {
+    /// Of these secrets the ones that have no confirmed copy of the key.
+    pub(super) fn lacking<'a>(&self, secrets: &'a [String]) -> impl Iterator<Item = &'a str> {
+        let has = |secret: &str| self.copies.iter().any(|copy| is_version_of(copy, secret));
+        secrets.iter().map(String::as_str).filter(move |secret| !has(secret))
+    }
 }
 
 impl Ledger {
@@ -93,7 +104,7 @@ impl Ledger {
         created(&|key| key.state == MasterKeyState::Staged).or_else(|| created(&|key| key.kid == state.active_kid))
     }
 
-    pub(super) fn times(&self) -> Option<BackupTimes> {
+    pub(super) fn times(&self, secrets: &[String]) -> Option<BackupTimes> {
         let state = self.state()?;
         let active = self.survey.master_keys.iter().find(|key| key.kid == state.active_kid)?;
         let proofs = self.proofs();
@@ -103,6 +114,7 @@ impl Ledger {
             key_created: active.created_at,
             key_confirmed: worst(|proof| proof.confirmed),
             key_read_back: worst(|proof| proof.read_back),
+            copies_missing: proofs.iter().map(|proof| proof.lacking(secrets).count() as u64).sum(),
             database: self.database_backup.as_ref().map(|backup| backup.taken_at),
             drill: self.drill.as_ref().map(|drill| drill.ran_at),
             drill_failed: self.drill.as_ref().map_or(0, |drill| drill.deks_failed),

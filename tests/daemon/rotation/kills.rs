@@ -13,6 +13,10 @@ const ROUNDS: &[(&str, Round)] = &[
     ("rotation.staged-row", Round::Waived),
     ("rotation.waiving", Round::Waived),
     ("rotation.waived", Round::Waived),
+    ("rotation.pushing", Round::Pushed),
+    ("backup.begun", Round::Pushed),
+    ("backup.added", Round::Pushed),
+    ("rotation.pushed", Round::Pushed),
     ("rotation.recording", Round::Proven),
     ("rotation.recorded", Round::Proven),
     ("rotation.flipping", Round::Waived),
@@ -43,6 +47,8 @@ const ROUNDS: &[(&str, Round)] = &[
 enum Round {
     Waived,
     Proven,
+    /// The copy goes to a fake of Secret Manager.
+    Pushed,
     Compromised,
     /// Somebody holds the key files' lock from the staging to the promotion, so that the promotion is left to its own step.
     LockHeld,
@@ -83,6 +89,8 @@ mod rounds {
 
     use super::super::*;
     use super::{ROUNDS, Round};
+    use crate::daemon::backup::Cloud;
+    use crate::support::google::SECRET;
     use crate::support::site::PATIENCE;
 
     const TENANTS: usize = 5;
@@ -142,14 +150,16 @@ mod rounds {
 
     fn killed_at(site: &Site, name: &str, round: Round) {
         println!("{name} ({round:?}) on {}", if site.is_postgres() { "PostgreSQL" } else { "SQLite" });
-        std::fs::write(site.path("config.toml"), "[keys]\nretain_old = \"0s\"\n[cache]\nmax_entries = 2\n").unwrap();
+        let settings = "[keys]\nretain_old = \"0s\"\n[cache]\nmax_entries = 2\n";
+        std::fs::write(site.path("config.toml"), settings).unwrap();
+        let cloud = (round == Round::Pushed).then(|| Cloud::with(site, &[SECRET], settings));
         let first = site.start();
         fill(&first, TENANTS);
         let old = active(&first);
         let off_host = elsewhere();
         let copy = off_host.path().join("copy");
         match round {
-            Round::Waived | Round::Compromised => {}
+            Round::Waived | Round::Compromised | Round::Pushed => {}
             Round::Proven | Round::LockHeld | Round::Abort => {
                 let kid = rotated(site, &[])["kid"].as_str().unwrap().to_owned();
                 std::fs::copy(staged_file(site, &kid), &copy).unwrap();
@@ -178,6 +188,13 @@ mod rounds {
         if round == Round::Destroy {
             assert!(!staged_file(site, &old).exists(), "{name}");
         }
+        if let Some(cloud) = cloud {
+            let of = hex_of(site, "kid");
+            let begun = site.number("SELECT count(*) FROM escrows WHERE confirmed_at IS NULL");
+            let confirmed = site.number(&format!("SELECT count(*) FROM escrows WHERE {of} = '{kid}'"));
+            assert_eq!((begun, confirmed), (0, 1), "{name}: the row that was begun is the one that was confirmed");
+            assert_eq!(cloud.requests("add"), if name == "backup.added" { 2 } else { 1 }, "{name}");
+        }
         if round == Round::Compromised {
             assert_eq!(site.number("SELECT count(*) FROM deks WHERE coalesce(made_in_epoch, 0) < 2"), 0);
         }
@@ -189,6 +206,7 @@ mod rounds {
         let copy = copy.to_str().unwrap();
         match round {
             Round::Waived => rotate(site, &WAIVE).0,
+            Round::Pushed => rotate(site, &[]).0,
             Round::Compromised => rotate(site, &["--compromised", WAIVE[0], WAIVE[1]]).0,
             Round::Proven => rotate(site, &["--resume", "--prove-from", copy]).0,
             Round::Abort => rotate(site, &["--abort"]).0,
@@ -219,6 +237,7 @@ mod rounds {
                     rotated(site, &["--destroy-old", "--yes", WAIVE[0], WAIVE[1]]);
                 }
             }
+            (Round::Pushed, "staged") => assert_eq!(rotated(site, &["--resume"])["end"], "rotated"),
             (_, "staged") => assert_eq!(rotated(site, &["--resume", WAIVE[0], WAIVE[1]])["end"], "rotated"),
             (_, "idle") => {
                 if site.number("SELECT epoch FROM key_state") == 1 {

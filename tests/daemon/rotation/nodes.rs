@@ -3,14 +3,14 @@
 use super::*;
 
 /// A second node, with the first one's key.
-fn beside(site: &Site) -> Site {
+pub(super) fn beside(site: &Site) -> Site {
     let other = site.sharing();
     let key = std::fs::read(site.key_file()).unwrap();
     assert!(other.cli(["admin", "install-key"], &key).status.success());
     other
 }
 
-fn id_of(site: &Site, of: &Site) -> String {
+pub(super) fn id_of(site: &Site, of: &Site) -> String {
     let record: Value = serde_json::from_slice(&std::fs::read(of.data_dir().join("node.json")).unwrap()).unwrap();
     let ids = site.texts("SELECT node_id FROM nodes");
     ids.into_iter().find(|id| record.to_string().contains(id)).unwrap()

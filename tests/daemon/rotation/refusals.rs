@@ -110,7 +110,7 @@ fn a_copy_that_is_none_proves_nothing(site: &Site) {
     assert_eq!(active(&daemon), kid);
 }
 
-pub(super) fn damage(site: &Site, tenant: &str) -> String {
+pub(in crate::daemon) fn damage(site: &Site, tenant: &str) -> String {
     let wrapped = if site.is_postgres() { "encode(wrapped, 'hex')" } else { "hex(wrapped)" };
     let whole = site.texts(&format!("SELECT {wrapped} FROM deks WHERE tenant = '{tenant}'")).remove(0);
     let mut bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(whole.as_bytes()).unwrap();
@@ -119,7 +119,7 @@ pub(super) fn damage(site: &Site, tenant: &str) -> String {
     whole
 }
 
-pub(super) fn put(site: &Site, tenant: &str, wrapped: &[u8]) {
+pub(in crate::daemon) fn put(site: &Site, tenant: &str, wrapped: &[u8]) {
     let wrapped = site.sql_bytes(wrapped);
     site.run_sql(&format!("UPDATE deks SET wrapped = {wrapped} WHERE tenant = '{tenant}'"));
 }
