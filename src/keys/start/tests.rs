@@ -145,7 +145,7 @@ fn an_old_key_without_the_active_one_waits_instead_of_exiting() {
         assert_eq!(why(&decision), Why::NotActive);
         let Decision::Locked(reason) = decision else { panic!("{decision:?}") };
         let text = reason.to_string();
-        assert!(text.contains("), and the daemon opens by itself. Or put it back by hand:"), "{text}");
+        assert!(text.contains(". Then the daemon opens by itself. Or put it back by hand:"), "{text}");
         assert!(!text.contains("start again"), "{text}");
     }
 }

@@ -117,14 +117,13 @@ fn a_drill_of_a_copy_of_the_database_fetches_what_that_copy_needs(site: &Site) {
     let cloud = two_secrets(site);
     let (key, kid) = populated(site);
     cloud.runtime.block_on(cloud.google.add(OFFSITE, &key));
-    let copy = match site.database_url() {
+    let copy = if let Some(url) = site.database_url() {
         // As good as one that a dump was restored to.
-        Some(url) => url.to_owned(),
-        None => {
-            let copy = site.path("copy.db").display().to_string();
-            answer(&site.cli(["backup", "database", &copy, "-o", "json"], b""));
-            copy
-        }
+        url.to_owned()
+    } else {
+        let copy = site.path("copy.db").display().to_string();
+        answer(&site.cli(["backup", "database", &copy, "-o", "json"], b""));
+        copy
     };
     let daemon = site.start();
     daemon.set("carol", "KEY", b"a DEK that a copy of a file does not have");

@@ -55,7 +55,7 @@ fn in_the_middle_of_a_rotation_both_needed_keys_come_back_and_it_goes_on(site: &
     let _cloud = Cloud::of(site);
     let (_, old) = populated(site);
     let daemon = site.start();
-    let new = rotated(site, &[])["kid"].as_str().unwrap().to_owned();
+    let new = rotated(site, &["--escrow", "prove"])["kid"].as_str().unwrap().to_owned();
     let whole = damage(site, "alice");
     let (code, told) = refused(site, &[&["--resume"], &WAIVE[..]].concat());
     assert_eq!((code, phase(site).as_str()), (Some(1), "rewrapping"), "{told}");
