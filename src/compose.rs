@@ -113,7 +113,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,
-        verifier: Verifier::new(config.for_reading()?),
+        verifier: Verifier::new(config.for_reading()?, config.google_environment.clone()),
         retain_old: config.retain_old,
         database_retention: config.database_retention,
     }));
@@ -243,9 +243,8 @@ pub async fn untouching_reader(config: &Config) -> Result<Reader, ComposeError> 
 /// [`StoreError`], as the stores' readers.
 pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
     match name.to_str() {
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            Ok(Arc::new(PostgresStore::open_reading(url).await?))
-        }
+        // Any URL, so that one with a misspelt scheme is refused as such, and its password is in no message about a file.
+        Some(url) if url.contains("://") => Ok(Arc::new(PostgresStore::open_reading(url).await?)),
         _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
     }
 }

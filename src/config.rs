@@ -12,6 +12,7 @@ mod places;
 mod reading;
 mod values;
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct Config {
     pub kms_gcp: Option<KmsGcp>,
     /// The age identities that open a wrapped key file too; read when one is opened.
     pub age_identity: Option<PathBuf>,
+    /// Of the process's environment what Google's client reads, for a process that is started to do the same: some of it is secret.
+    pub google_environment: Vec<(OsString, OsString)>,
 }
 
 /// Where rows are kept.
@@ -191,6 +194,7 @@ impl Resolver<'_> {
             backup_gcp,
             kms_gcp,
             age_identity,
+            google_environment: environment.google(),
         })
     }
 

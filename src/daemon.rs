@@ -104,6 +104,10 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     service.keep_shredding();
     service.keep_rotating();
     service.keep_proving();
+    if let Some(endpoint) = config.backup_gcp.as_ref().and_then(|backup| backup.endpoint.as_ref()) {
+        // Left over from a trial, it would make whatever listens there an off-host copy.
+        tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
+    }
     if config.backup_gcp.as_ref().is_some_and(|backup| backup.first_start == FirstStart::Push) {
         service.push_at_start();
     }

@@ -150,7 +150,7 @@ async fn serve(
     let is_kms = kms::operation(&method, &path).is_some();
     let operation = kms::operation(&method, &path).or_else(|| secret_manager::operation(&method, &path));
     let operation = operation.unwrap_or("unknown");
-    let fault = faults::take(&mut lock(world).rules, operation, identity.name);
+    let fault = faults::take(&mut lock(world).rules, operation, identity.name, &path);
     let see = |status: u16, answer: Answer| {
         let seen = Seen {
             identity: identity.name,

@@ -78,11 +78,13 @@ pub(crate) struct Rule {
     fault: Fault,
     operation: Option<String>,
     identity: Option<String>,
+    /// How the request's path goes on to its end: `/versions/3:access`.
+    path: Option<String>,
     left: Option<u64>,
 }
 
 impl Rule {
-    /// `{"fault": NAME or status, "operation"?, "identity"?, "times"?}`
+    /// `{"fault": NAME or status, "operation"?, "identity"?, "path"?, "times"?}`
     pub(crate) fn read(request: &Value) -> Result<Self, Value> {
         let text = |key: &str| request.get(key).and_then(Value::as_str).map(str::to_owned);
         let fault = request.get("fault").map(|fault| fault.as_str().map_or_else(|| fault.to_string(), str::to_owned));
@@ -91,19 +93,20 @@ impl Rule {
             return Err(json!({"error": "unknown fault", "faults": names, "or": "a status from 400 to 599"}));
         };
         let left = request.get("times").and_then(Value::as_u64);
-        Ok(Self { fault, operation: text("operation"), identity: text("identity"), left })
+        Ok(Self { fault, operation: text("operation"), identity: text("identity"), path: text("path"), left })
     }
 
-    fn is_for(&self, operation: &str, identity: &str) -> bool {
+    fn is_for(&self, operation: &str, identity: &str, path: &str) -> bool {
         self.left != Some(0)
             && self.operation.as_deref().is_none_or(|own| own == operation)
             && self.identity.as_deref().is_none_or(|own| own == identity)
+            && self.path.as_deref().is_none_or(|own| path.ends_with(own))
     }
 }
 
 /// The fault for this request, which is then counted.
-pub(crate) fn take(rules: &mut [Rule], operation: &str, identity: &str) -> Option<Fault> {
-    let rule = rules.iter_mut().find(|rule| rule.is_for(operation, identity))?;
+pub(crate) fn take(rules: &mut [Rule], operation: &str, identity: &str, path: &str) -> Option<Fault> {
+    let rule = rules.iter_mut().find(|rule| rule.is_for(operation, identity, path))?;
     rule.left = rule.left.map(|left| left.saturating_sub(1));
     Some(rule.fault)
 }

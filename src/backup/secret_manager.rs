@@ -64,8 +64,10 @@ pub struct Search {
     pub found: Vec<Fetched>,
     /// Every version that was looked at, the newest first; empty only where there is none.
     pub looked_at: Vec<LookedAt>,
-    /// The keys that no version holds.
+    /// The keys that none of those holds.
     pub missing: Vec<Kid>,
+    /// Why the search ended before its end: what is missing may be in a version that was not looked at.
+    pub stopped: Option<BackupError>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub enum WhatItWas {
     NotEnabled(CopyState),
     /// Its checksum is not that of what came.
     Damaged,
+    /// It did not come, for a reason that is this version's and need not be another's.
+    Unread(GcpError),
 }
 
 impl SecretManagerTarget {
@@ -149,38 +153,36 @@ impl SecretManagerTarget {
     }
 
     /// Fetches versions, the newest first, until it has every one of these keys or there is none left. A version that is disabled,
-    /// destroyed, damaged or no key is noted and passed over; anything else ends the search.
-    ///
-    /// # Errors
-    /// `Google`.
-    pub async fn search(&self, wanted: &[Kid]) -> Result<Search, BackupError> {
-        let mut search = Search { found: Vec::new(), looked_at: Vec::new(), missing: wanted.to_vec() };
+    /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one; what the next version
+    /// would meet too (no right, no connection, no time) stops the search. What was found by then stays found.
+    pub async fn search(&self, wanted: &[Kid]) -> Search {
+        let mut search = Search { found: Vec::new(), looked_at: Vec::new(), missing: wanted.to_vec(), stopped: None };
         search.missing.sort_unstable();
         search.missing.dedup();
+        if let Err(error) = self.look_through(&mut search).await {
+            search.stopped = Some(error);
+        }
+        search
+    }
+
+    async fn look_through(&self, search: &mut Search) -> Result<(), BackupError> {
         for version in self.list().await? {
             if search.missing.is_empty() && !search.looked_at.is_empty() {
                 break;
             }
             let was = match version.state {
                 CopyState::Disabled | CopyState::Destroyed => WhatItWas::NotEnabled(version.state),
-                CopyState::Enabled | CopyState::Unknown => self.look_at(version.number, &mut search).await?,
+                CopyState::Enabled | CopyState::Unknown => self.look_at(version.number, search).await?,
             };
             search.looked_at.push(LookedAt { number: version.number, was });
         }
-        Ok(search)
+        Ok(())
     }
 
     async fn look_at(&self, number: NonZeroU64, search: &mut Search) -> Result<WhatItWas, BackupError> {
         let fetched = match self.fetch(number).await {
             Ok(fetched) => fetched,
-            // Changed since the list was made.
-            Err(BackupError::Google(GcpError::VersionDisabled { .. })) => {
-                return Ok(WhatItWas::NotEnabled(CopyState::Disabled));
-            }
-            Err(BackupError::Google(GcpError::VersionDestroyed { .. })) => {
-                return Ok(WhatItWas::NotEnabled(CopyState::Destroyed));
-            }
-            Err(BackupError::Google(GcpError::BadChecksum { .. })) => return Ok(WhatItWas::Damaged),
+            Err(BackupError::Google(error)) => return of_one_version(error).map_err(BackupError::Google),
             Err(error) => return Err(error),
         };
         Ok(match fetched.copy.kid() {
@@ -193,6 +195,21 @@ impl SecretManagerTarget {
             }
             Err(damage) => WhatItWas::NoKey(damage),
         })
+    }
+}
+
+/// What an error says of the version that was read; an error where the next version would meet it too.
+fn of_one_version(error: GcpError) -> Result<WhatItWas, GcpError> {
+    match error {
+        // Changed since the list was made.
+        GcpError::VersionDisabled { .. } => Ok(WhatItWas::NotEnabled(CopyState::Disabled)),
+        GcpError::VersionDestroyed { .. } => Ok(WhatItWas::NotEnabled(CopyState::Destroyed)),
+        GcpError::BadChecksum { .. } => Ok(WhatItWas::Damaged),
+        GcpError::NoSuchVersion { .. }
+        | GcpError::NotConfirmed { .. }
+        | GcpError::AnswerTooLong { .. }
+        | GcpError::NotUnderstood { .. } => Ok(WhatItWas::Unread(error)),
+        _ => Err(error),
     }
 }
 
@@ -225,6 +242,7 @@ impl fmt::Display for WhatItWas {
             Self::NoKey(damage) => write!(f, "no master key: {damage}"),
             Self::NotEnabled(state) => state.fmt(f),
             Self::Damaged => f.write_str("damaged: its checksum is not that of what came"),
+            Self::Unread(error) => error.fmt(f),
         }
     }
 }

@@ -7,6 +7,33 @@ use http::Uri;
 
 use crate::model::KmsKey;
 
+/// The variables that Google's credentials are found by, and the way to Google: what google-cloud-auth 1.18 and the transport under it read.
+/// `HOME` is where `gcloud auth application-default login` writes; the last ones are of a workload identity that AWS vouches for.
+pub(super) const VARIABLES: [&str; 22] = [
+    "HOME",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_QUOTA_PROJECT",
+    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
+    "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES",
+    "GCE_METADATA_HOST",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "PATH",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+];
+
 /// `[backup.gcp]`: where copies of the master key go.
 pub struct BackupGcp {
     /// At least one, each once; the primary one first.

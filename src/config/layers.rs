@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::file::FileLayer;
+use super::google;
 
 /// A setting of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -211,8 +212,10 @@ impl Environment {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Self {
         let ours = |name: &OsStr| {
-            let name = name.as_encoded_bytes();
-            name == b"HOME" || name.starts_with(b"XDG_") || name.starts_with(b"CONTAINARIUM_")
+            let bytes = name.as_encoded_bytes();
+            bytes.starts_with(b"XDG_")
+                || bytes.starts_with(b"CONTAINARIUM_")
+                || google::VARIABLES.iter().any(|of| name == *of)
         };
         let variables = variables.into_iter().filter(|(name, _)| ours(name)).collect();
         Self { user, working_dir, variables }
@@ -224,6 +227,12 @@ impl Environment {
 
     pub(super) fn working_dir(&self) -> Option<&Path> {
         self.working_dir.as_deref()
+    }
+
+    /// What Google's credentials and their way there are found by.
+    pub(super) fn google(&self) -> Vec<(OsString, OsString)> {
+        let of = |name: &&str| self.variables.get_key_value(OsStr::new(name));
+        google::VARIABLES.iter().filter_map(of).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {

@@ -517,3 +517,21 @@ fn the_age_identity_is_named_by_flag_variable_and_file() {
     setup.set("CONTAINARIUM_AGE_IDENTITY", "/from/variable");
     assert_eq!(setup.good().config.age_identity.unwrap(), Path::new("/from/variable"));
 }
+
+#[test]
+fn of_the_environment_only_what_finds_googles_credentials_is_handed_on() {
+    let mut setup = Setup::new();
+    for (name, value) in [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/etc/sa.json"),
+        ("https_proxy", "http://proxy:3128"),
+        ("CONTAINARIUM_LOG_FORMAT", "json"),
+        ("XDG_DATA_HOME", "/data"),
+        ("CREDENTIALS_DIRECTORY", "/run/credentials"),
+        ("LD_PRELOAD", "/evil.so"),
+    ] {
+        setup.set(name, value);
+    }
+    let handed = setup.good().config.google_environment;
+    let names: Vec<_> = handed.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["HOME", "GOOGLE_APPLICATION_CREDENTIALS", "https_proxy"]);
+}

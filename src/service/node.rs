@@ -30,7 +30,7 @@ use crate::node::{Behind, Mark, NodeFile, NodeFileError, Notice};
 use crate::store::masters::Holder;
 use crate::store::{Store, StoreError, Survey};
 
-pub use restore::{Agreed, Deed, Gaps, NeededKey, Replay, RestorePlan};
+pub use restore::{AcceptedRestore, Agreed, Deed, Gaps, NeededKey, Replay, RestorePlan};
 
 /// How often the daemon ticks.
 pub const TICK: Duration = Duration::from_secs(2);

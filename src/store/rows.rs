@@ -388,6 +388,14 @@ pub(super) fn active_kid(bytes: &[u8]) -> Result<Kid, StoreError> {
     read_kid(bytes, &RowName::KeyState, "active_kid")
 }
 
+/// The staged key's id alone.
+///
+/// # Errors
+/// [`StoreError::Corrupt`]
+pub(super) fn staged_kid(bytes: &[u8]) -> Result<Kid, StoreError> {
+    read_kid(bytes, &RowName::MasterKey(bytes), "kid")
+}
+
 /// A row of `tenants` with what its listing counts.
 #[derive(FromRow)]
 pub(super) struct TenantRow {

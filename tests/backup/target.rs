@@ -45,7 +45,7 @@ async fn a_key_is_found_among_ten_versions_by_what_it_is() {
     for (key, _) in &keys {
         google.add(SECRET, key).await;
     }
-    let search = target(&google, "restore").search(&[keys[6].1]).await.unwrap();
+    let search = target(&google, "restore").search(&[keys[6].1]).await;
     assert_eq!((search.found[0].number, search.found[0].copy.kid()), (number(7), Ok(keys[6].1)));
     assert!(search.missing.is_empty() && search.found.len() == 1);
     let looked: Vec<LookedAt> = (7..=10)
@@ -62,7 +62,7 @@ async fn in_the_middle_of_a_rotation_both_keys_are_found() {
     google.add(SECRET, &old.0).await;
     google.add(SECRET, &new.0).await;
     google.add(SECRET, &old.0).await;
-    let search = target(&google, "restore").search(&[old.1, new.1, old.1]).await.unwrap();
+    let search = target(&google, "restore").search(&[old.1, new.1, old.1]).await;
     let found: Vec<(NonZeroU64, Kid)> =
         search.found.iter().map(|found| (found.number, found.copy.kid().unwrap())).collect();
     assert_eq!(found, [(number(3), old.1), (number(2), new.1)], "of two copies the newest");
@@ -80,7 +80,7 @@ async fn a_search_passes_over_what_cannot_be_the_key_and_says_what_it_was() {
     }
     google.set_state(SECRET, 5, "disable").await;
     google.set_state(SECRET, 6, "destroy").await;
-    let search = target(&google, "restore").search(&[kid]).await.unwrap();
+    let search = target(&google, "restore").search(&[kid]).await;
     let was: Vec<WhatItWas> = search.looked_at.iter().map(|looked| looked.was.clone()).collect();
     let expected = [
         WhatItWas::NoKey(ImageError::BadWrapped(WrappedError::Kid)),
@@ -99,11 +99,11 @@ async fn a_search_passes_over_what_cannot_be_the_key_and_says_what_it_was() {
 async fn a_key_that_no_version_holds_is_missing() {
     let google = Google::start().await;
     let absent = Kid::new([3; 16]);
-    let empty = target(&google, "restore").search(&[absent]).await.unwrap();
+    let empty = target(&google, "restore").search(&[absent]).await;
     assert!(empty.looked_at.is_empty() && empty.missing == [absent]);
     let (key, kid) = new_key();
     google.add(SECRET, &key).await;
-    let search = target(&google, "restore").search(&[absent, kid]).await.unwrap();
+    let search = target(&google, "restore").search(&[absent, kid]).await;
     assert_eq!((search.missing, search.found.len()), (vec![absent], 1));
 }
 
@@ -113,12 +113,45 @@ async fn a_damaged_version_is_passed_over_and_a_denial_is_not() {
     let (key, kid) = new_key();
     google.add(SECRET, &key).await;
     google.fault("flipped-bit", "access").await;
-    let search = target(&google, "restore").search(&[kid]).await.unwrap();
+    let search = target(&google, "restore").search(&[kid]).await;
     assert_eq!(search.looked_at, [LookedAt { number: number(1), was: WhatItWas::Damaged }]);
     assert_eq!(search.missing, [kid]);
     for identity in ["daemon", "nobody"] {
-        let denied = target(&google, identity).search(&[kid]).await.err().unwrap();
+        let denied = target(&google, identity).search(&[kid]).await.stopped.unwrap();
         assert_eq!(denied.kind(), Kind::Denied, "{denied}");
+    }
+}
+
+#[tokio::test]
+async fn one_version_that_cannot_be_read_hides_no_older_one() {
+    let google = Google::start().await;
+    let (key, kid) = new_key();
+    google.add(SECRET, &key).await;
+    google.add(SECRET, &key).await;
+    for fault in ["oversized", "garbage", "other-version", "404"] {
+        google.heal().await;
+        google.fault_of_version(fault, SECRET, 2).await;
+        let search = target(&google, "restore").search(&[kid]).await;
+        assert!(search.stopped.is_none(), "{fault}: {:?}", search.stopped);
+        assert_eq!(search.found[0].number, number(1), "{fault}");
+        assert!(search.looked_at[0].was.to_string().contains("versions/2"), "{fault}: {}", search.looked_at[0].was);
+    }
+}
+
+#[tokio::test]
+async fn what_was_found_before_a_search_was_stopped_stays_found() {
+    let google = Google::start().await;
+    let (old, new) = (new_key(), new_key());
+    for key in [&old, &old, &new] {
+        google.add(SECRET, &key.0).await;
+    }
+    for (fault, kind) in [("403", Kind::Denied), ("503", Kind::Unavailable), ("cut", Kind::Unavailable)] {
+        google.heal().await;
+        google.fault_of_version(fault, SECRET, 2).await;
+        let search = target(&google, "restore").search(&[old.1, new.1]).await;
+        assert_eq!(search.stopped.map(|error| error.kind()), Some(kind), "{fault}");
+        assert_eq!((search.found.len(), search.found[0].number), (1, number(3)), "{fault}");
+        assert_eq!(search.missing, [old.1], "{fault}: the next version was not asked for");
     }
 }
 

@@ -69,6 +69,10 @@ impl Cloud {
         self.runtime.block_on(self.google.fault_once(fault, operation));
     }
 
+    pub(super) fn fault_of_version(&self, fault: &str, secret: &str, number: u64) {
+        self.runtime.block_on(self.google.fault_of_version(fault, secret, number));
+    }
+
     pub(super) fn heal(&self) {
         self.runtime.block_on(self.google.heal());
     }

@@ -242,6 +242,16 @@ fn the_line_for_pg_dump_holds_no_password() {
     assert!(!line.contains("canary") && !said(&printed).contains("canary"));
 }
 
+#[test]
+fn a_database_url_with_a_misspelt_scheme_is_shown_to_nobody() {
+    let site = Site::sqlite();
+    drop(site.start());
+    let copy = copy_of_key(&site);
+    let refused = site.cli(["backup", "drill", "--from", &copy, "--database", "Postgres://u:canary@h/d"], b"");
+    fails(&refused, 5, &["the database URL is not of the form postgres://"]);
+    assert!(!said(&refused).contains("canary"), "{}", said(&refused));
+}
+
 fn a_drill_opens_every_dek_with_the_copies_alone_and_touches_nothing(site: &Site) {
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");

@@ -4,6 +4,9 @@ use super::machine::Machine;
 
 const DOORS: &str = "doors::every_path_in_src_goes_through_a_door_of_the_architecture";
 const REFERENCE: &str = "crypto::tests::with_reference::the_vectors_are_what_the_reference_prints";
+const KILLS: &str = "daemon::rotation::kills::rounds::a_kill_at_any_point_loses_nothing_on_sqlite";
+const ROUNDS: &str = "daemon::rotation::rounds::random_rounds_of_load_kills_and_rotations_lose_nothing";
+const ALL: [&str; 4] = [DOORS, REFERENCE, KILLS, ROUNDS];
 
 /// All that it would install is there, and every check passes.
 fn machine() -> Machine {
@@ -19,7 +22,7 @@ fn machine() -> Machine {
     )
     .unwrap();
     released(&machine, b"\x7fELF and all else");
-    cargo(&machine, "", &[DOORS, REFERENCE], 3);
+    cargo(&machine, "", &ALL, 3);
     machine
 }
 
@@ -102,7 +105,7 @@ fn each_check_that_fails_fails_the_run_and_shows_why() {
         ("doc*--no-deps) echo why; exit 101;;", "documentation"),
     ] {
         let machine = machine();
-        cargo(&machine, cases, &[DOORS, REFERENCE], 3);
+        cargo(&machine, cases, &ALL, 3);
         let (status, text) = run(&machine);
         assert_eq!(status, Some(1), "{step}: {text}");
         assert!(text.contains(&format!("ci: FAILED  {step} ")) && text.contains("why\n"), "{step}: {text}");
@@ -115,7 +118,7 @@ fn each_check_that_fails_fails_the_run_and_shows_why() {
 #[test]
 fn advisories_that_could_not_be_fetched_are_said() {
     let machine = machine();
-    cargo(&machine, "*'fetch db') exit 1;; *advisories) exit 1;;", &[DOORS, REFERENCE], 3);
+    cargo(&machine, "*'fetch db') exit 1;; *advisories) exit 1;;", &ALL, 3);
     let (status, text) = run(&machine);
     assert_eq!(status, Some(0), "{text}");
     assert!(text.contains("advisories were NOT checked"), "{text}");
@@ -124,11 +127,13 @@ fn advisories_that_could_not_be_fetched_are_said() {
 #[test]
 fn a_run_without_its_tests_is_a_failure() {
     for (ran, passed, document, words) in [
-        (&[DOORS, REFERENCE][..], 0, None, "ci: FAILED  tests"),
-        (&[REFERENCE][..], 3, None, "no test of this name ran: doors::"),
-        (&[DOORS][..], 3, None, "no test of this name ran: crypto::"),
-        (&[DOORS, REFERENCE][..], 3, Some("README.md"), "no test of this name ran: readme::"),
-        (&[DOORS, REFERENCE][..], 3, Some("docs/OPERATIONS.md"), "no test of this name ran: daemon::backup::runbook::"),
+        (&ALL[..], 0, None, "ci: FAILED  tests"),
+        (&ALL[1..], 3, None, "no test of this name ran: doors::"),
+        (&[DOORS, KILLS, ROUNDS][..], 3, None, "no test of this name ran: crypto::"),
+        (&[DOORS, REFERENCE, ROUNDS][..], 3, None, "no test of this name ran: daemon::rotation::kills::"),
+        (&ALL[..3], 3, None, "no test of this name ran: daemon::rotation::rounds::"),
+        (&ALL[..], 3, Some("README.md"), "no test of this name ran: readme::"),
+        (&ALL[..], 3, Some("docs/OPERATIONS.md"), "no test of this name ran: daemon::backup::runbook::"),
     ] {
         let machine = machine();
         cargo(&machine, "", ran, passed);

@@ -18,10 +18,13 @@ fn it_hands_its_arguments_to_cargo_and_cargos_status_back() {
 
 #[test]
 fn the_tests_that_kill_the_daemon_run_in_a_build_of_their_own() {
-    let second = "cargo test --locked --features failpoints --test integration daemon::rotation::kills";
-    for (arguments, runs) in
-        [(&["--locked"][..], true), (&["--locked", "a_kill"], true), (&["--locked", "a_test"], false)]
-    {
+    let second = "cargo test --locked --features failpoints --test integration -- daemon::rotation::kills daemon::rotation::rounds";
+    for (arguments, runs) in [
+        (&["--locked"][..], true),
+        (&["--locked", "a_kill"], true),
+        (&["--locked", "random_rounds"], true),
+        (&["--locked", "a_test"], false),
+    ] {
         let machine = Machine::new();
         let (status, text) = machine.run(SCRIPT, arguments);
         assert_eq!((status, text.contains(second)), (Some(0), runs), "{text}");

@@ -188,11 +188,13 @@ macro_rules! conformance {
                 two_rotations_follow_each_other,
                 the_generation_rises_by_one,
                 an_accepted_restore_lowers_nothing,
+                an_accepted_restore_retires_a_key_that_was_staged,
             }
             escrows {
                 an_escrow_comes_back_as_it_was_added,
                 what_is_no_escrow_is_refused,
                 an_escrow_advances_and_keeps_what_was_stamped,
+                a_confirmed_escrow_is_not_overwritten_by_a_second_answer,
                 only_a_retired_key_is_destroyed,
                 a_retired_key_is_destroyed_when_its_time_has_come_and_its_copy_was_read_back,
                 a_waiver_stands_for_a_copy_that_was_read_back,

@@ -27,15 +27,22 @@ impl Google {
         for secret in [SECRET, OFFSITE] {
             google.make(secret).await;
         }
-        let (ring, _) = KMS_KEY.split_once("/cryptoKeys/").unwrap();
-        let parent = ring.split_once("/keyRings/").unwrap().0;
-        google.owner(Method::POST, &format!("{parent}/keyRings?keyRingId=containarium"), Some(json!({}))).await;
-        for key in [KMS_KEY, OTHER_KMS_KEY] {
-            let id = key.rsplit_once('/').unwrap().1;
-            let body = json!({"purpose": "ENCRYPT_DECRYPT"});
-            google.owner(Method::POST, &format!("{ring}/cryptoKeys?cryptoKeyId={id}"), Some(body)).await;
-        }
+        google.make_kms(KMS_KEY).await;
+        google.make_key(OTHER_KMS_KEY).await;
         google
+    }
+
+    /// Makes a KMS key, and the key ring that it is in.
+    pub(crate) async fn make_kms(&self, key: &str) {
+        let (parent, ring) = key.split_once("/cryptoKeys/").unwrap().0.split_once("/keyRings/").unwrap();
+        self.owner(Method::POST, &format!("{parent}/keyRings?keyRingId={ring}"), Some(json!({}))).await;
+        self.make_key(key).await;
+    }
+
+    async fn make_key(&self, key: &str) {
+        let (ring, id) = key.split_once("/cryptoKeys/").unwrap();
+        let body = json!({"purpose": "ENCRYPT_DECRYPT"});
+        self.owner(Method::POST, &format!("{ring}/cryptoKeys?cryptoKeyId={id}"), Some(body)).await;
     }
 
     /// Makes a further version of a KMS key its primary one: a rotation of that key.
@@ -93,6 +100,12 @@ impl Google {
 
     pub(crate) async fn fault_once(&self, fault: &str, operation: &str) {
         self.rule(json!({"fault": fault, "operation": operation, "times": 1})).await;
+    }
+
+    /// From now on, whenever this version's payload is read.
+    pub(crate) async fn fault_of_version(&self, fault: &str, secret: &str, number: u64) {
+        let path = format!("/{secret}/versions/{number}:access");
+        self.rule(json!({"fault": fault, "operation": "access", "path": path})).await;
     }
 
     async fn rule(&self, rule: Value) {

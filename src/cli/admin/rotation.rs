@@ -103,7 +103,7 @@ pub(super) async fn run(client: &Client, format: Format, arguments: RotateMaster
     }
     if what.abort {
         let answer = followed(|say| async move { client.abort_rotation(say).await }).await;
-        return render(format, &of_request("give the staged key up", answer)?);
+        return render(format, &given_up(of_request("give the staged key up", answer)?)?);
     }
     let mode = match (what.dry_run, what.resume, what.compromised) {
         (true, _, _) => RotateMasterMode::DryRun,
@@ -118,6 +118,15 @@ pub(super) async fn run(client: &Client, format: Format, arguments: RotateMaster
     let without_nodes = without_nodes.iter().map(ToString::to_string).collect();
     let request = RotateMasterRequest { mode, escrow, proof, without_nodes };
     render(format, &of_request("rotate the master key", rotate(client, &request).await)?)
+}
+
+/// The run that was to be given up may have ended otherwise in the same moment.
+fn given_up(report: RotationReport) -> Result<RotationReport, Failure> {
+    if report.end == "aborted" {
+        return Ok(report);
+    }
+    let failure = Failure::new(Exit::Conflict, format!("the key was not given up: the run ended as `{}`", report.end));
+    Err(failure.mend(format!("`{SHOWN_BY}` shows the phase; while it is `staged`, ask again")))
 }
 
 /// A rotation that is under way and is asked to go on is watched.
@@ -239,4 +248,20 @@ fn values(report: &RotationReport) -> Table {
         table.row(["and further tenants", &report.more_tenants.to_string(), "`containarium admin tenants` lists them"]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_key_that_was_given_up_is_told_as_that() {
+        let report = |end: &str| -> RotationReport {
+            serde_json::from_value(serde_json::json!({"end": end, "deks": 0, "did": []})).unwrap()
+        };
+        assert!(given_up(report("aborted")).is_ok());
+        for end in ["staged", "rotated", "destroyed", "nothing", "dry-run"] {
+            assert!(given_up(report(end)).is_err(), "{end}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 
 use crate::config::{Config, Environment, load};
+use crate::model::Kid;
 
 use super::super::failure::{Exit, Failure};
 use super::super::settings::SettingsArgs;
@@ -63,6 +64,10 @@ fn open(path: &Path) -> Result<File, Failure> {
         Failure::usage(format!("cannot read {}: {error}", path.display()))
             .mend("see with `ls -l` whether it is there and yours")
     })
+}
+
+pub(super) fn kid(text: &str) -> Result<Kid, &'static str> {
+    Kid::from_hex(text).ok_or("a kid is 32 hex digits, in lower case")
 }
 
 pub(super) fn config(settings: SettingsArgs) -> Result<Config, Failure> {

@@ -13,7 +13,7 @@ use crate::service::backup::export::{As, ExportError, export as write};
 use super::super::failure::{Exit, Failure};
 use super::super::output::note;
 use super::super::settings::SettingsArgs;
-use super::copy::config;
+use super::copy::{config, kid};
 use super::exit;
 
 #[derive(Args)]
@@ -33,10 +33,6 @@ pub(super) struct ExportArgs {
     kid: Option<Kid>,
     #[command(flatten)]
     settings: SettingsArgs,
-}
-
-fn kid(text: &str) -> Result<Kid, &'static str> {
-    Kid::from_hex(text).ok_or("a kid is 32 hex digits, in lower case")
 }
 
 pub(super) async fn export(arguments: ExportArgs) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use crate::service::backup::restore::{Against, RestoreError, Restored, Wanted, r
 use super::super::failure::{Exit, Failure};
 use super::super::output::{Format, note, plain, print, print_json};
 use super::super::settings::{OutputArgs, SettingsArgs};
-use super::copy::{CopyArgs, config};
+use super::copy::{CopyArgs, config, kid};
 use super::{exit, note_passed_over};
 
 #[derive(Args)]
@@ -34,10 +34,6 @@ pub(super) struct RestoreArgs {
     settings: SettingsArgs,
     #[command(flatten)]
     output: OutputArgs,
-}
-
-fn kid(text: &str) -> Result<Kid, &'static str> {
-    Kid::from_hex(text).ok_or("a kid is 32 hex digits, in lower case")
 }
 
 /// `backup restore -o json`
@@ -154,11 +150,16 @@ fn failed(error: &RestoreError) -> Failure {
         RestoreError::Fetch(FetchError::Image { .. }) => {
             "take another version; without --version the right one is looked for"
         }
+        RestoreError::NoKeyInCopy { .. } => {
+            "take another copy: an age file, a sheet, or the key file's bytes as they are; without --from the right version is looked \
+             for in Secret Manager"
+        }
         RestoreError::NotWanted { .. } => {
-            "`containarium backup restore` without --version looks for the right one; if another database is meant, correct \
+            "`containarium backup restore` without --version and --from looks for the right one; if another database is meant, correct \
              --database-url or --data-dir"
         }
         RestoreError::Copy(_) => "mend the copy as said, or take another one",
+        RestoreError::NotPutBack(_) => "put it back as said, then run it again",
         RestoreError::KeyFile(_) => {
             "run it as the user that the daemon runs as, and with its --key-file; then run it again"
         }

@@ -73,7 +73,7 @@ async fn compare(config: &Config, copy: Option<Copy>) -> Result<Verified, Failur
             let locator = copy.locator();
             let mut identity = copy.identity.take();
             let identity = identity.as_mut().map(|file| file as &mut (dyn std::io::Read + Send));
-            let one = verify_copy(&*reader.store, &mut copy.file, identity, locator).await;
+            let one = verify_copy(&*reader.store, &reader.files.path(), &mut copy.file, identity, locator).await;
             one.map(|good| Verified { good: vec![good], bad: Vec::new() })
         }
     };
@@ -92,6 +92,9 @@ fn failed(error: &VerifyError) -> Failure {
         VerifyError::Identities(_) => "name an identity file as age-keygen writes it: --identity FILE",
         VerifyError::Copy(_) => "mend the copy as said, or make another: `containarium backup export`",
         VerifyError::Image(_) => "that copy is worth nothing; make another: `containarium backup export`",
+        VerifyError::BesideKeyFile { .. } => {
+            "feed it back from where it is kept: `ssh HOST cat FILE | containarium backup verify --from -`"
+        }
         VerifyError::Unknown { .. } => {
             "it is another deployment's key, or these are another daemon's settings (`containarium config show`)"
         }

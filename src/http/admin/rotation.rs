@@ -64,6 +64,7 @@ pub(in crate::http) async fn follow(
 /// Give the staged key up; before the flip only.
 #[utoipa::path(post, path = "/v1/admin/rotate-master/abort", tag = "administration", responses(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
+    (status = 409, description = "Past the flip, or what is under way in this daemon cannot be given up.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),

@@ -44,16 +44,24 @@ impl KeyLock {
         Err(KeyfileError::from_system("set aside", self.dir.of(main), Errno::EXIST))
     }
 
-    /// Undoes [`KeyLock::set_aside`], where the key that was to come did not.
-    ///
-    /// # Errors
-    /// Those of the file system; what was set aside is then where it is.
-    pub fn put_back(&self, aside: &Path) -> Result<(), KeyfileError> {
+    /// Undoes [`KeyLock::set_aside`], where the key that was to come did not, and answers why it did not: `cause`, or
+    /// [`KeyfileError::NotPutBack`] with that in it where what was set aside is still where it is.
+    #[must_use]
+    pub fn put_back(&self, aside: &Path, cause: KeyfileError) -> KeyfileError {
+        let main = &self.names.main;
         let name = aside.file_name().unwrap_or(OsStr::new(""));
-        self.dir
-            .rename_to_free(name, &self.names.main)
-            .map_err(|errno| KeyfileError::from_system("put back", aside.to_owned(), errno))?;
-        self.dir.sync()
+        if let Err(errno) = self.dir.rename_to_free(name, main) {
+            let undoing = KeyfileError::from_system("put back", aside.to_owned(), errno);
+            return KeyfileError::NotPutBack {
+                path: aside.to_owned(),
+                main: self.dir.of(main),
+                cause: Box::new(cause),
+                undoing: Box::new(undoing),
+            };
+        }
+        // It is back. Under which of its names a crash would leave it matters less than why it had to come back.
+        let _unsynced = self.dir.sync();
+        cause
     }
 
     /// Removes the copies of a key among what was set aside, and answers which they were.
@@ -162,16 +170,37 @@ mod tests {
             std::fs::set_permissions(files.path(), PermissionsExt::from_mode(0o400)).unwrap();
             assert_eq!(lock.set_aside(NOW).unwrap(), Some(root.path().join(expected)));
         }
-        lock.put_back(&aside).unwrap();
+        assert!(matches!(lock.put_back(&aside, not_staged(kid)), KeyfileError::NotStaged { .. }));
         assert_eq!(std::fs::read(files.path()).unwrap().len(), 32);
         assert!(!aside.exists());
         assert_eq!(lock.set_aside(NOW).unwrap(), Some(aside));
-        std::fs::create_dir(files.path()).unwrap();
-        assert!(
-            lock.put_back(&root.path().join("secrets.key.replaced-unreadable-20260517T083000Z")).is_err(),
-            "not over another"
-        );
-        assert!(lock.set_aside(NOW).unwrap().unwrap().is_dir());
+    }
+
+    fn not_staged(kid: Kid) -> KeyfileError {
+        KeyfileError::NotStaged { path: "/x/secrets.key.d/kid".into(), kid }
+    }
+
+    #[test]
+    fn what_cannot_be_put_back_is_named_with_both_causes_and_the_command_that_puts_it_back() {
+        let (root, files) = files();
+        let kid = promoted(&files);
+        let lock = files.lock().unwrap();
+        let aside = lock.set_aside(NOW).unwrap().unwrap();
+        // Somebody who does not hold the lock was quicker.
+        std::fs::write(files.path(), "another's").unwrap();
+        let error = lock.put_back(&aside, not_staged(kid));
+        assert_eq!(error.path(), aside);
+        let told = error.to_string();
+        let (_, command) = told.split_once("`mv ").unwrap();
+        let command = format!("mv {}", command.split('`').next().unwrap());
+        for words in ["is not staged at /x/secrets.key.d/kid", "cannot put back", aside.to_str().unwrap()] {
+            assert!(told.contains(words), "no {words:?} in: {told}");
+        }
+        assert_eq!(std::fs::read(files.path()).unwrap(), b"another's", "nothing is written over");
+        std::fs::rename(files.path(), root.path().join("moved")).unwrap();
+        assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+        assert_eq!(std::fs::read(files.path()).unwrap().len(), 32);
+        assert!(!aside.exists());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::load::{Loaded, load};
 use super::place::Place;
 use super::{KeyLock, temporary_of};
 use crate::crypto::{self, Content, KeyfileImage, MasterKey};
+use crate::failpoint;
 use crate::model::Kid;
 
 const KEY_MODE: Mode = Mode::RUSR;
@@ -49,9 +50,12 @@ impl KeyLock {
         if let Some(old) = &before {
             self.keep(old.key.kid, &old.image)?;
         }
+        failpoint::reached("keyfile.old-kept");
         let copy = Temporary::write(&self.dir, self.names.temporary.clone(), &new.image)?;
+        failpoint::reached("keyfile.main-unnamed");
         self.check_main_is_still(before.as_ref().map(|main| main.key.kid))?;
         self.replace_main(copy, before.as_ref())?;
+        failpoint::reached("keyfile.main-unsynced");
         self.dir.sync()
     }
 
@@ -84,6 +88,7 @@ impl KeyLock {
                 removed.push(place.of(&name));
             }
         }
+        failpoint::reached("keyfile.unlinked-unsynced");
         place.sync()?;
         Ok(removed)
     }
@@ -129,12 +134,17 @@ impl KeyLock {
             return sync_entry(&place, &name_of(kid)).map(drop);
         }
         let temporary = Temporary::write(&place, temporary_of(kid), image)?;
+        failpoint::reached("keyfile.kept-unnamed");
         if kept == Kept::Less {
             temporary.rename_over(&name_of(kid))?;
+            failpoint::reached("keyfile.kept-unsynced");
             return place.sync();
         }
         match temporary.rename_to_free(&name_of(kid))? {
-            Renamed::Done => place.sync(),
+            Renamed::Done => {
+                failpoint::reached("keyfile.kept-unsynced");
+                place.sync()
+            }
             Renamed::Taken => Err(KeyfileError::NameTaken { path: place.of(&name_of(kid)), kid }),
         }
     }

@@ -44,7 +44,7 @@ pub enum FetchError {
     /// Some secret did not answer, or not this identity: what is missing may be there.
     #[error("{}; not found: {}{}", each(.passed_over), kids(.missing), Looked(.looked))]
     Search { passed_over: Vec<PassedOver>, missing: Vec<Kid>, looked: Vec<String> },
-    #[error("no version holds master key {}{}", kids(.missing), Looked(.looked))]
+    #[error("no version that can be read holds master key {}{}", kids(.missing), Looked(.looked))]
     NotFound { missing: Vec<Kid>, looked: Vec<String> },
     #[error("{from} is not a master key: {damage}. No file was touched")]
     Image { from: String, damage: ImageError },
@@ -92,19 +92,20 @@ pub(in crate::service) async fn search(
         if missing.is_empty() {
             break;
         }
-        let searched = match destinations.target(secret) {
+        let search = match destinations.target(secret) {
             Ok(target) => target.search(&missing).await,
-            Err(error) => Err(error),
-        };
-        match searched {
-            Ok(search) => {
-                looked.extend(search.looked_at.iter().map(|at| format!("{secret} version {}: {}", at.number, at.was)));
-                for found in search.found {
-                    keys.push(FetchedKey::of(found.copy, found.locator)?);
-                }
-                missing = search.missing;
+            Err(error) => {
+                passed_over.push(PassedOver { secret: secret.clone(), trouble: Trouble::from(&error) });
+                continue;
             }
-            Err(error) => passed_over.push(PassedOver { secret: secret.clone(), trouble: Trouble::from(&error) }),
+        };
+        looked.extend(search.looked_at.iter().map(|at| format!("{secret} version {}: {}", at.number, at.was)));
+        for found in search.found {
+            keys.push(FetchedKey::of(found.copy, found.locator)?);
+        }
+        missing = search.missing;
+        if let Some(error) = search.stopped {
+            passed_over.push(PassedOver { secret: secret.clone(), trouble: Trouble::from(&error) });
         }
     }
     Ok(match (missing.is_empty(), passed_over.is_empty()) {

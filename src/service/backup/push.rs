@@ -1,6 +1,9 @@
 //! Copies pushed to Secret Manager.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::MutexGuard;
 
 use crate::access::AdminGrant;
 use crate::audit;
@@ -8,11 +11,15 @@ use crate::backup::CopyState;
 use crate::crypto::{self, Content, KeyfileImage};
 use crate::failpoint;
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
-use crate::service::job::{Reporter, Watch};
+use crate::service::job::{self, Reporter, Watch};
 use crate::service::{By, Error, Failure, Request, Service, Touched};
 use crate::store::masters::{EscrowStage, NewEscrow};
 
-use super::{Class, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+use super::{Class, DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+
+/// How long a push waits for another: two calls to Google that are not answered. Whoever asked for it may ask again; a rotation that
+/// waited without bound would keep its lease and say nothing.
+const PATIENCE: Duration = DEADLINE.saturating_mul(2);
 
 /// What a push came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -160,8 +167,9 @@ impl Service {
     }
 
     async fn push_each(&self, kids: &[Kid], reporter: Option<&Reporter>) -> Result<PushedKeys, Error> {
-        // One at a time, so that the same bytes are not pushed twice. Another node may: a spare copy harms nobody.
-        let _one = self.push_lock.lock().await;
+        let _turn = self.turn(reporter).await?;
+        // Asked again: what allowed it when it was asked for may have changed while another one was waited for.
+        self.may_push().await?;
         let (mut pushed, total) = (PushedKeys::default(), (kids.len() * self.destinations.secrets().len()) as u64);
         for kid in kids {
             let Some(image) = self.image(*kid).await? else {
@@ -177,8 +185,8 @@ impl Service {
                 continue;
             }
             for secret in self.destinations.secrets() {
+                self.workers.go_on()?;
                 if let Some(reporter) = reporter {
-                    reporter.go_on()?;
                     reporter.say(
                         format!("copying master key {kid} to {secret}"),
                         pushed.copies.len() as u64,
@@ -221,6 +229,27 @@ impl Service {
         }))
     }
 
+    /// One push at a time, so that the same bytes are not pushed twice. Another node may push too: a spare copy harms nobody.
+    async fn turn(&self, reporter: Option<&Reporter>) -> Result<MutexGuard<'_, ()>, Error> {
+        if let Ok(turn) = self.push_lock.try_lock() {
+            return Ok(turn);
+        }
+        tracing::info!("a push of master keys waits for another one of this daemon");
+        if let Some(reporter) = reporter {
+            reporter.say("waiting for another push of this daemon to end", 0, None);
+        }
+        tokio::select! {
+            biased;
+            () = self.workers.stopping() => Err(job::stopping()),
+            turn = tokio::time::timeout(PATIENCE, self.push_lock.lock()) => turn.map_err(|_elapsed| Error::Conflict(format!(
+                "another push of master keys is under way in this daemon (that of `containarium backup push`, of the first start or of a \
+                 rotation), and it did not end within {} s; nothing of this one was sent. Do the same again when it has ended; a rotation \
+                 goes on with `containarium admin rotate-master --resume`",
+                PATIENCE.as_secs()
+            ))),
+        }
+    }
+
     async fn image(&self, kid: Kid) -> Result<Option<KeyfileImage>, Error> {
         let files = self.files.clone();
         let image = tokio::task::spawn_blocking(move || files.image(kid)).await;
@@ -255,35 +284,40 @@ impl Service {
 
         let id = match escrows.iter().find(|escrow| is_pending(escrow, secret)) {
             Some(pending) => pending.id.clone(),
-            None => self.begin_escrow(secret, kid, sha256).await?,
+            // The locator is that of the version once it has a number.
+            None => self.add_escrow(secret.to_owned(), kid, sha256, EscrowStage::Started).await?,
         };
         failpoint::reached("backup.begun");
         match target.push(image).await {
             Ok(pushed) => {
                 failpoint::reached("backup.added");
-                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&pushed.locator)).await? {
-                    return Ok(Outcome::Missing(Trouble {
-                        class: Class::Failed,
-                        why: format!("{} was added, and its row in the database is gone; push again", pushed.locator),
-                    }));
+                let locator = pushed.locator;
+                // Another daemon found the same begun row, and was quicker: its copy keeps it, and this one has a row of its own.
+                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
+                    self.add_escrow(locator.clone(), kid, sha256, EscrowStage::Confirmed).await?;
                 }
-                Ok(Outcome::Pushed { locator: pushed.locator })
+                Ok(Outcome::Pushed { locator })
             }
             Err(error) => Ok(Outcome::Missing((&error).into())),
         }
     }
 
-    async fn begin_escrow(&self, secret: &str, kid: Kid, sha256: [u8; 32]) -> Result<String, Error> {
+    async fn add_escrow(
+        &self,
+        locator: String,
+        kid: Kid,
+        sha256: [u8; 32],
+        stage: EscrowStage,
+    ) -> Result<String, Error> {
         let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
         let escrow = NewEscrow {
             id: id.clone(),
             kid,
             target: SECRET_MANAGER.to_owned(),
-            // Of the version once it has a number.
-            locator: Some(secret.to_owned()),
+            locator: Some(locator),
             content_sha256: Some(sha256),
             kind: EscrowKind::Copy,
-            stage: EscrowStage::Started,
+            stage,
         };
         self.store.add_escrow(&escrow).await?;
         Ok(id)

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::backup::{BackupError, KeyCopy};
 use crate::clock::Clock;
+use crate::crypto::ImageError;
 use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
@@ -83,8 +84,22 @@ pub enum RestoreError {
     NotWanted { from: String, found: Kid, what: &'static str, needed: Vec<Kid> },
     #[error(transparent)]
     Copy(VerifyError),
+    #[error("{from} is not a master key: {damage}. No file was touched")]
+    NoKeyInCopy { from: String, damage: ImageError },
     #[error(transparent)]
-    KeyFile(#[from] KeyfileError),
+    KeyFile(KeyfileError),
+    /// No key is in the key file's place, and what lay there is told of.
+    #[error(transparent)]
+    NotPutBack(KeyfileError),
+}
+
+impl From<KeyfileError> for RestoreError {
+    fn from(error: KeyfileError) -> Self {
+        match error {
+            KeyfileError::NotPutBack { .. } => Self::NotPutBack(error),
+            _ => Self::KeyFile(error),
+        }
+    }
 }
 
 impl RestoreError {
@@ -98,7 +113,7 @@ impl RestoreError {
             Self::Fetch(error) => error.class(),
             Self::NotWanted { .. } | Self::KeyFile(KeyfileError::LockHeld { .. }) => Class::Conflict,
             Self::Copy(error) => error.class(),
-            Self::KeyFile(_) => Class::Failed,
+            Self::NoKeyInCopy { .. } | Self::KeyFile(_) | Self::NotPutBack(_) => Class::Failed,
         }
     }
 }
@@ -204,7 +219,11 @@ async fn fetch(
             let fetched = destinations.target(secret)?.fetch(number).await?;
             one(FetchedKey::of(fetched.copy, fetched.locator)?)
         }
-        Wanted::Copy(FromCopy { copy, from }) => one(FetchedKey::of(copy, from)?),
+        Wanted::Copy(FromCopy { copy, from }) => match FetchedKey::of(copy, from) {
+            Ok(key) => one(key),
+            Err(FetchError::Image { from, damage }) => Err(RestoreError::NoKeyInCopy { from, damage }),
+            Err(error) => Err(error.into()),
+        },
     }
 }
 
@@ -246,8 +265,9 @@ fn install(
             None
         }
         MainFile::Key(main) => {
-            // Another key of this database that lies nowhere else would be gone from where keys are looked for.
-            if plan.is_some_and(|plan| plan.keeps(main.kid)) {
+            // Another key of this database that lies nowhere else would be gone from where keys are looked for. Where no database can say
+            // whose key it is, it may be the active one.
+            if plan.is_none_or(|plan| plan.keeps(main.kid)) {
                 lock.keep_main()?;
             }
             replace(&lock, clock, kid)?
@@ -272,11 +292,9 @@ fn replace(lock: &KeyLock, clock: &dyn Clock, kid: Kid) -> Result<Option<PathBuf
     let aside = lock.set_aside(clock.wall())?;
     match lock.promote(kid) {
         Ok(()) => Ok(aside),
-        Err(error) => {
-            if let Some(aside) = &aside {
-                lock.put_back(aside)?;
-            }
-            Err(error)
-        }
+        Err(error) => Err(match &aside {
+            Some(aside) => lock.put_back(aside, error),
+            None => error,
+        }),
     }
 }

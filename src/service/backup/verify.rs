@@ -1,10 +1,13 @@
 //! Copies read back and compared, in the command's own process and with its caller's credentials. Nothing is written.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use crate::backup::age::Identities;
-use crate::backup::{BackupError, Form, ReadCopy, read_copy};
+use crate::backup::{BackupError, Form, ReadCopy, WhatItWas, read_copy};
 use crate::crypto::ImageError;
+use crate::keys::keyfile::lies_beside;
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError, Survey};
 
@@ -40,6 +43,11 @@ pub enum VerifyError {
     Copy(#[from] BackupError),
     #[error("the copy is not a master key: {0}")]
     Image(#[from] ImageError),
+    /// The key file would pass as its own backup.
+    #[error(
+        "the copy lies on the same file system as the key file, {}: both are lost together, so it is no copy off the host", key_file.display()
+    )]
+    BesideKeyFile { key_file: PathBuf },
     #[error("the copy holds master key {kid}, which this database has never had; it needs {}", kids(.needed))]
     Unknown { kid: Kid, needed: Vec<Kid> },
 }
@@ -52,7 +60,7 @@ impl VerifyError {
             Self::NoKey => Class::NotFound,
             Self::NotConfigured | Self::Identities(_) => Class::Invalid,
             Self::Copy(error) => error.kind().into(),
-            Self::Image(_) => Class::Failed,
+            Self::Image(_) | Self::BesideKeyFile { .. } => Class::Failed,
             Self::Unknown { .. } => Class::Conflict,
         }
     }
@@ -123,14 +131,19 @@ async fn read_back(
     if let Some(trouble) = first {
         return Err(trouble);
     }
-    let search = target.search(&[kid]).await.map_err(|error| Trouble::from(&error))?;
-    match search.found.into_iter().next() {
-        Some(found) => Ok(in_secret_manager(kid, found.locator, found.copy.sha256())),
-        None => Err(Trouble {
-            class: Class::NotFound,
-            why: format!("none of its {} versions holds master key {kid}", search.looked_at.len()),
-        }),
+    let search = target.search(&[kid]).await;
+    if let Some(found) = search.found.into_iter().next() {
+        return Ok(in_secret_manager(kid, found.locator, found.copy.sha256()));
     }
+    if let Some(error) = &search.stopped {
+        return Err(error.into());
+    }
+    let unread = search.looked_at.iter().find(|at| matches!(at.was, WhatItWas::Unread(_)));
+    let unread = unread.map(|at| format!(" (version {} was not read: {})", at.number, at.was)).unwrap_or_default();
+    Err(Trouble {
+        class: Class::NotFound,
+        why: format!("none of its {} versions holds master key {kid}{unread}", search.looked_at.len()),
+    })
 }
 
 fn in_secret_manager(kid: Kid, locator: String, sha256: [u8; 32]) -> ReadBack {
@@ -141,18 +154,24 @@ const fn failed(why: String) -> Trouble {
     Trouble { class: Class::Failed, why }
 }
 
-/// Reads a copy of whatever form; `locator` is where it came from, for the record.
+/// Reads a copy of whatever form; `locator` is where it came from, for the record. One of the bare bytes must lie elsewhere than the key
+/// file; an age file and a typed sheet are made things, and where the sheet was typed says nothing of the paper.
 ///
 /// # Errors
 /// [`VerifyError`], all but `NotConfigured`.
 pub async fn verify_copy(
     store: &dyn Store,
-    copy: &mut (impl Read + Send),
+    key_file: &Path,
+    file: &mut File,
     identities: Option<&mut (dyn Read + Send)>,
     locator: Option<String>,
 ) -> Result<ReadBack, VerifyError> {
-    let ReadCopy { form, copy, .. } = read(copy, identities)?;
+    let ReadCopy { form, copy, .. } = read(file, identities)?;
     let (kid, sha256) = (copy.kid()?, copy.sha256());
+    // Where there is no key file, or none that may be looked at, this is not it.
+    if matches!(form, Form::Plain) && lies_beside(file, key_file).unwrap_or(false) {
+        return Err(VerifyError::BesideKeyFile { key_file: key_file.to_owned() });
+    }
     let survey = store.survey().await?;
     if survey.key_state.is_none() {
         return Err(VerifyError::NoKey);

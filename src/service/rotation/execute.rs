@@ -17,8 +17,9 @@ use tokio::task::AbortHandle;
 
 use super::plan::{self, Next, Run, Snapshot, Step, Stop};
 use super::report::{self, Report, Tally};
+use super::told::{Told, unless_late};
 use super::walk::Walked;
-use super::{Order, Told, lock};
+use super::{Order, is_past_the_flip};
 use crate::failpoint;
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::model::{KeyMode, KeyPhase, KeyState, Kid, NodeRecord};
@@ -26,10 +27,10 @@ use crate::service::job::Reporter;
 use crate::service::{Error, Service};
 use crate::store::masters::Fence;
 
-use trouble::{blocked, panicked};
+use trouble::panicked;
 
 pub(super) use look::Seen;
-pub(super) use trouble::Trouble;
+pub(super) use trouble::{Trouble, blocked};
 
 /// Between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -61,7 +62,11 @@ impl Step {
 /// One run.
 pub(super) struct Carrier {
     service: Arc<Service>,
+    /// What this run was begun for.
+    own: Order,
     told: Told,
+    /// The order that was read last.
+    read: Option<Order>,
     reporter: Reporter,
     run: Run,
     tally: Tally,
@@ -82,23 +87,29 @@ impl Drop for Renewal {
 }
 
 impl Carrier {
-    pub(super) fn new(service: Arc<Service>, told: Told, reporter: Reporter) -> Self {
+    pub(super) fn new(service: Arc<Service>, own: Order, told: Told, reporter: Reporter) -> Self {
         let (run, tally) = (Run::default(), Tally::default());
-        Self { service, told, reporter, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
+        Self { service, own, told, read: None, reporter, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
     }
 
     /// Until it is done, or cannot go on.
     pub(super) async fn carry(mut self) -> Result<Report, Error> {
         let end = loop {
-            match self.once().await {
-                Ok(None) => self.away = 0,
-                Ok(Some(report)) => break Ok(report),
-                Err(Trouble::Failed(error)) => break Err(error),
-                Err(Trouble::Away(why)) => {
-                    if let Err(error) = self.wait_for_database(why).await {
-                        break Err(error);
-                    }
+            let end = match self.once().await {
+                Ok(None) => {
+                    self.away = 0;
+                    continue;
                 }
+                Ok(Some(report)) => Ok(report),
+                Err(Trouble::Failed(error)) => Err(error),
+                Err(Trouble::Away(why)) => match self.wait_for_database(why).await {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+            };
+            // Whoever asks for something from here on is told that this run is over, not how it ended.
+            if self.told.close(self.read.as_ref()) {
+                break end;
             }
         };
         drop(self.renewal.take());
@@ -114,8 +125,7 @@ impl Carrier {
 
     async fn wait_for_database(&mut self, why: String) -> Result<(), Error> {
         self.away += 1;
-        let past_the_flip = matches!(self.phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting);
-        if !past_the_flip && self.away > PATIENCE {
+        if !is_past_the_flip(self.phase) && self.away > PATIENCE {
             return Err(Error::Unavailable(format!(
                 "{why}. When it is back: `containarium admin rotate-master --resume`"
             )));
@@ -134,12 +144,14 @@ impl Carrier {
 
     /// One step; the report where there is none left.
     async fn once(&mut self) -> Result<Option<Report>, Trouble> {
+        self.read = self.told.order();
         self.reporter.go_on().map_err(Trouble::Failed)?;
-        let Some(order) = lock(&self.told.order).clone() else {
+        let Some(order) = self.read.clone() else {
             return Err(Trouble::Failed(Error::Incomplete("nothing was asked".to_owned())));
         };
         self.service.node.tick().await?;
         let seen = self.look(&order).await?;
+        let order = unless_late(order, &self.own, seen.state.phase);
         self.phase = seen.state.phase;
         if seen.state.phase != KeyPhase::Idle {
             self.tally.mode = seen.state.mode;

@@ -14,7 +14,7 @@ use crate::model::{
 };
 use crate::store::masters::{Holder, UnderKey};
 
-use super::{Asked, Damaged, Proof};
+use super::{Asked, Damaged, Proof, is_past_the_flip};
 use crate::service::backup::Trouble;
 
 use after::{destroy_old, past_the_flip, reencrypting, rewrapping, verified};
@@ -213,6 +213,11 @@ fn unfit(seen: &Snapshot<'_>) -> Option<Blocked> {
     }
     if !seen.here.loaded.contains(&seen.state.active_kid) {
         return Some(Blocked::NotLoaded(seen.state.active_kid));
+    }
+    // A typing error is told before anything is done. From then on whoever was named may be forgotten, which is no reason to stop, and
+    // past the flip nobody is waited for.
+    if seen.run.carried || is_past_the_flip(seen.state.phase) {
+        return None;
     }
     seen.without
         .iter()

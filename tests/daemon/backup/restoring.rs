@@ -43,7 +43,7 @@ fn a_lost_key_file_is_restored_by_the_command_that_the_refusal_names(site: &Site
 }
 
 fn in_the_middle_of_a_rotation_every_needed_key_comes_back(site: &Site) {
-    let _cloud = Cloud::of(site);
+    let cloud = Cloud::of(site);
     let daemon = site.start();
     assert_eq!(daemon.set("alice", "KEY", b"alice").status, 200);
     let (old, old_bytes) = (kid(&daemon), std::fs::read(site.key_file()).unwrap());
@@ -64,6 +64,16 @@ fn in_the_middle_of_a_rotation_every_needed_key_comes_back(site: &Site) {
     let pushed = answer(&site.cli(["backup", "push", "-o", "json"], b""));
     assert_eq!(pushed["copies"].as_array().unwrap().len(), 2, "{pushed}");
     assert_eq!(daemon.stop().code(), Some(0));
+
+    lose_keys(site);
+    let of = |version: usize| pushed["copies"][version - 1]["kid"].as_str().unwrap();
+    cloud.fault_of_version("403", SECRET, 1);
+    let half = restore(site, &["-o", "json"]);
+    fails(&half, 4, &[of(1), "not found", "secretmanager.versions.access", "help:"]);
+    let half: Value = serde_json::from_slice(&half.stdout).unwrap();
+    assert_eq!((half["keys"].as_array().unwrap().len(), &half["keys"][0]["kid"]), (1, &pushed["copies"][1]["kid"]));
+    assert!(site.path("etc/secrets.key.d").join(of(2)).exists(), "what was found is in its place all the same");
+    cloud.heal();
 
     lose_keys(site);
     let restored = answer(&restore(site, &["-o", "json"]));
@@ -209,7 +219,9 @@ fn a_bad_copy_in_a_file_is_named_and_touches_nothing() {
     fails(&from(mistyped.join("\n").as_bytes(), &[]), 2, &["line 2"]);
     fails(&from(&sealed, &[]), 2, &["identity"]);
     fails(&from(&sealed, &["--identity", &identity]), 2, &["none of the 1 identities opens"]);
-    fails(&from(&key[..31], &[]), 1, &["31 bytes", "standard input"]);
+    let short = from(&key[..31], &[]);
+    fails(&short, 1, &["31 bytes", "standard input", "help: take another copy", "without --from"]);
+    assert!(!said(&short).contains("--version"), "{}", said(&short));
     fails(&from(b"", &[]), 1, &["it is empty"]);
     fails(&from(&new_key().0, &[]), 6, &["has never had"]);
     fails(&site.cli(["backup", "restore", "--from", "/nowhere"], b""), 2, &["/nowhere"]);
@@ -293,6 +305,15 @@ fn a_database_that_cannot_be_read_stops_a_restore_that_would_go_by_it() {
     let restored = restore(&site, &["--kid", &kid.to_string()]);
     assert!(restored.status.success() && said(&restored).contains("was not checked"), "{}", said(&restored));
     assert!(std::fs::read(site.key_file()).unwrap() == key);
+
+    // What lay there may be the key in use: it stays where a daemon looks for keys.
+    std::fs::remove_file(site.path("etc/secrets.key.d").join(kid.to_string())).unwrap();
+    let (other, wanted) = new_key();
+    cloud.add(&other);
+    let restored = restore(&site, &["--kid", &wanted.to_string()]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    assert!(std::fs::read(site.key_file()).unwrap() == other);
+    assert!(std::fs::read(site.path("etc/secrets.key.d").join(kid.to_string())).unwrap() == key);
 }
 
 #[test]

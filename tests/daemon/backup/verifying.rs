@@ -1,5 +1,6 @@
 use super::super::on_both_stores;
 use super::*;
+use crate::daemon::rotation::elsewhere;
 
 on_both_stores![
     what_was_read_back_is_recorded_by_the_daemon,
@@ -72,11 +73,26 @@ fn an_exported_copy_is_proven_from_its_file(site: &Site) {
     assert_eq!(good["recorded"], true);
     let warnings = daemon.get("/v1/admin/status").json()["warnings"].to_string();
     assert!(!warnings.contains("no backup of the master key"), "{warnings}");
+    let [main, beside] = [site.key_file().display().to_string(), site.path("copied.key").display().to_string()];
+    std::fs::copy(&main, &beside).unwrap();
+    for path in [&main, &beside] {
+        let refused = site.cli(["backup", "verify", "--from", path], b"");
+        fails(&refused, 1, &["lies on the same file system as the key file", "backup verify --from -"]);
+    }
+    assert_eq!(site.number("SELECT count(*) FROM escrows"), 1, "the sheet, and not the key file as its own backup");
+    let away = elsewhere();
+    let copied = away.path().join("key").display().to_string();
+    std::fs::copy(&main, &copied).unwrap();
+    assert!(site.cli(["backup", "verify", "--from", &copied], b"").status.success());
     for _ in 0..2 {
         let raw = std::fs::read(site.key_file()).unwrap();
         assert!(site.cli(["backup", "verify", "--from", "-"], &raw).status.success());
     }
-    assert_eq!(site.number("SELECT count(*) FROM escrows"), 2, "the sheet, and what came on standard input");
+    assert_eq!(
+        site.number("SELECT count(*) FROM escrows"),
+        3,
+        "the sheet, the copy elsewhere, and what came on standard input"
+    );
     fails(&site.cli(["backup", "verify", "--from", "-"], &new_key().0), 6, &["has never had"]);
     fails(&site.cli(["backup", "verify", "--from", "-"], &[7; 31]), 1, &["31 bytes"]);
     fails(&site.cli(["backup", "verify"], b""), 2, &["no secret is configured"]);

@@ -65,6 +65,25 @@ fn a_node_that_is_away_must_be_named_and_its_name_stops_nothing_else() {
 }
 
 #[test]
+fn a_node_that_was_named_may_be_forgotten_while_the_rotation_goes_on() {
+    let first = Site::postgres();
+    let one = first.start();
+    fill(&one, 3);
+    let second = beside(&first);
+    second.start().kill();
+    let away = id_of(&first, &second);
+    first.run_sql(&format!("UPDATE nodes SET seen_at = 1 WHERE node_id = '{away}'"));
+    assert_eq!(rotated(&first, &["--without-node", &away])["end"], "staged");
+    let resume = ["--resume", WAIVE[0], WAIVE[1], "--without-node", &away];
+    let report = refusals::held_at_the_promotion(&first, &resume, || {
+        let forgotten = first.cli(["admin", "nodes", "forget", &away, "--yes"], b"");
+        assert_eq!(forgotten.status.code(), Some(0), "{forgotten:?}");
+    });
+    assert_eq!(report["end"], "rotated");
+    check(&one, 3);
+}
+
+#[test]
 fn another_node_takes_a_rotation_over_when_the_lease_of_a_dead_one_lapses() {
     let first = Site::postgres();
     let one = first.start();

@@ -56,7 +56,7 @@ pub(super) fn panicked() -> Trouble {
 }
 
 /// A reason to stop as an answer: 404 for what is not there, 409 for what the state does not allow, 503 for what must come, else 500.
-pub(super) fn blocked(why: &Blocked) -> Error {
+pub(in crate::service::rotation) fn blocked(why: &Blocked) -> Error {
     let text = why.to_string();
     match why {
         Blocked::NotPushed { trouble, .. } => backup::Trouble { class: trouble.class, why: text }.into_error(),

@@ -92,6 +92,31 @@ fn a_node_that_is_named_as_away_but_is_live_is_waited_for() {
 }
 
 #[test]
+fn a_node_that_was_named_and_is_forgotten_stops_nothing_that_is_under_way() {
+    let unknown = 9;
+    for phase in [KeyPhase::Idle, KeyPhase::Staged, KeyPhase::Rewrapping] {
+        let mut world = World::new();
+        world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Waive }));
+        while world.state.phase != phase {
+            world.plan(0).unwrap();
+            world.happen(&Event::Install(1));
+            world.happen(&Event::Act(0));
+        }
+        world.happen(&Event::Install(1));
+        world.name_as_away(0, unknown);
+        if phase == KeyPhase::Rewrapping {
+            world.ask(0, Asked::Resume { proof: None, escrow: Escrow::Prove });
+        }
+        world.run(0);
+        let expected = match phase {
+            KeyPhase::Idle => Next::Blocked(Blocked::UnknownNode(World::node_id(unknown))),
+            _ => Next::Stop(Stop::Rotated),
+        };
+        assert_eq!(world.ended(0), Some(expected), "{phase}");
+    }
+}
+
+#[test]
 fn staging_stops_for_the_proof_of_a_copy_and_only_that_keys_copy_is_taken() {
     let mut world = World::new();
     world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Prove }));
