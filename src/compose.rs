@@ -191,6 +191,12 @@ pub fn provider_of(config: &Config) -> Provider {
     provider(endpoint.map(ToString::to_string), config.age_identity.clone())
 }
 
+/// Who wraps a new key, and what time it is.
+#[must_use]
+pub fn wrapper(config: &Config) -> (Provider, Arc<dyn Clock>) {
+    (provider_of(config), Arc::new(SystemClock::new()))
+}
+
 /// The secrets that the settings name.
 #[must_use]
 pub fn destinations(config: &Config) -> Destinations {

@@ -136,9 +136,23 @@ impl Keyring {
     /// Takes further masters in, drops those that are gone for good, and learns which one is active. DEKs in the cache stay: a rewrap
     /// does not change them. Locked keys stay locked.
     pub fn converge(&self, active: Kid, masters: &[&MasterKey], gone: &[Kid]) {
+        self.change(|ring| ring.converged(active, masters, gone));
+    }
+
+    /// Takes in a key that is about to be staged, and was opened for that.
+    pub fn take_in(&self, master: &MasterKey) {
+        self.change(|ring| ring.converged(ring.active, &[master], &[]));
+    }
+
+    /// Drops a key that was taken in for nothing.
+    pub fn give_up(&self, kid: Kid) {
+        self.change(|ring| ring.converged(ring.active, &[], &[kid]));
+    }
+
+    fn change(&self, change: impl Fn(&Ring) -> Ring) {
         self.state.rcu(|keys| match &**keys {
             Keys::Locked(_) => Arc::clone(keys),
-            Keys::Open(ring) => Arc::new(Keys::Open(ring.converged(active, masters, gone))),
+            Keys::Open(ring) => Arc::new(Keys::Open(change(ring))),
         });
     }
 

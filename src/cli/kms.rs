@@ -6,7 +6,9 @@ use serde::Serialize;
 use crate::compose::{self, Rescue, Rescued};
 use crate::config::{Config, Environment, load};
 use crate::model::KmsKey;
-use crate::service::kms::{Bench, Changed, FileStatus, Form, Kept, KmsWorkError, OnlyWay, RecipientStatus};
+use crate::service::kms::{
+    Bench, Changed, FileStatus, Form, Kept, KmsWorkError, NeededVersion, OnlyWay, RecipientStatus,
+};
 
 use super::backup::exit;
 use super::failure::{Exit, Failure};
@@ -51,7 +53,8 @@ enum KmsCommand {
     Rewrap(WrapArgs),
     /// Show how the key files are kept, and whether they open
     ///
-    /// Decrypts each wrapped file once with each of its KMS keys, in its own process and with your credentials.
+    /// Decrypts each wrapped file once with each of its KMS keys, in its own process and with your credentials. It lists the versions of KMS
+    /// keys that the copies need which the daemon pushed: destroy none of them.
     #[command(after_help = "Examples:\n  containarium kms status\n  containarium kms status -o json")]
     Status(StatusArgs),
 }
@@ -118,8 +121,20 @@ struct ChangedItem {
 
 /// `kms status -o json`
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct StatusAnswer {
     files: Vec<StatusItem>,
+    /// Versions of KMS keys that copies need which the daemon pushed; absent where the database was not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needed_versions: Option<Vec<NeededItem>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NeededItem {
+    key_version: String,
+    kid: String,
+    copies: u64,
 }
 
 #[derive(Serialize)]
@@ -141,6 +156,9 @@ struct RecipientItem {
     /// Whether that version is the primary one still.
     #[serde(skip_serializing_if = "Option::is_none")]
     used_primary: Option<bool>,
+    /// Of age: when an identity was seen to open it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proven_at: Option<String>,
     /// Absent where it was not tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     opens: Option<bool>,
@@ -168,7 +186,7 @@ async fn wrap(arguments: WrapArgs) -> Result<(), Failure> {
     let config = config(arguments.settings)?;
     let configured = config.kms_gcp.as_ref().map(|kms| kms.key.clone());
     let keys = arguments.key.or(configured).into_iter().collect();
-    let only_way = only_way(arguments.kms_is_the_only_way_back);
+    let only_way = OnlyWay::of_flag(arguments.kms_is_the_only_way_back);
     let form = Form::Wrapped { keys, recipients: arguments.age, only_way };
     let changed = change(&config, form, arguments.output.format()).await?;
     note(
@@ -183,13 +201,9 @@ async fn wrap(arguments: WrapArgs) -> Result<(), Failure> {
 
 async fn rewrap(arguments: WrapArgs) -> Result<(), Failure> {
     let config = config(arguments.settings)?;
-    let (keys, only_way) = (arguments.key.into_iter().collect(), only_way(arguments.kms_is_the_only_way_back));
+    let (keys, only_way) = (arguments.key.into_iter().collect(), OnlyWay::of_flag(arguments.kms_is_the_only_way_back));
     let form = Form::Rewrapped { keys, recipients: arguments.age, only_way };
     change(&config, form, arguments.output.format()).await.map(drop)
-}
-
-const fn only_way(accepted: bool) -> OnlyWay {
-    if accepted { OnlyWay::Accepted } else { OnlyWay::Refused }
 }
 
 fn config(settings: SettingsArgs) -> Result<Config, Failure> {
@@ -226,7 +240,7 @@ fn bench(rescue: &Rescue) -> Result<Bench<'_>, Failure> {
                 .mend("see that it runs, and that these are the daemon's settings (`containarium config show`)"));
         }
     };
-    Ok(Bench { store, files: &rescue.files, provider: &rescue.provider })
+    Ok(Bench { store, files: &rescue.files, provider: &rescue.provider, clock: &*rescue.clock })
 }
 
 async fn close(rescue: &Rescue) {
@@ -261,13 +275,29 @@ fn show(changed: &Changed, format: Format) -> Result<(), Failure> {
 
 async fn status(config: &Config, format: Format) -> Result<(), Failure> {
     let rescue = rescue(config).await?;
-    let bench = Bench { store: None, files: &rescue.files, provider: &rescue.provider };
+    let store = match &rescue.database {
+        Rescued::Store(store) => Some(&**store),
+        Rescued::Nothing => None,
+        Rescued::Unreadable(error) => {
+            note(&format!("the database cannot be read, so what copies need is not shown: {error}"));
+            None
+        }
+    };
+    let bench = Bench { store, files: &rescue.files, provider: &rescue.provider, clock: &*rescue.clock };
     let looked = bench.status().await;
+    let needed = bench.needed_versions().await;
     close(&rescue).await;
     let files = looked.map_err(|error| failed(&error))?;
+    let needed = needed.map_err(|error| failed(&error))?;
     match format {
-        Format::Json => print_json(&StatusAnswer { files: files.iter().map(item).collect() })?,
-        Format::Table => table(&files).print()?,
+        Format::Json => print_json(&StatusAnswer {
+            files: files.iter().map(item).collect(),
+            needed_versions: needed.map(|needed| needed.iter().map(needed_item).collect()),
+        })?,
+        Format::Table => {
+            table(&files).print()?;
+            needed_table(needed.as_deref().unwrap_or_default()).print()?;
+        }
     }
     let recipients = || files.iter().flat_map(|file| recipients(&file.kept));
     if recipients().any(|recipient| recipient.used_primary == Some(false)) {
@@ -303,6 +333,7 @@ fn item(file: &FileStatus) -> StatusItem {
         name: recipient.name.clone(),
         key_version: recipient.key_version.clone(),
         used_primary: recipient.used_primary,
+        proven_at: recipient.proven_at.map(|at| at.to_string()),
         opens: recipient.opens.as_ref().map(Result::is_ok),
         problem: recipient.opens.as_ref().and_then(|opens| opens.as_ref().err().cloned()),
     };
@@ -312,6 +343,23 @@ fn item(file: &FileStatus) -> StatusItem {
         form: file.kept.to_string(),
         recipients: recipients(&file.kept).iter().map(recipient).collect(),
     }
+}
+
+fn needed_item(needed: &NeededVersion) -> NeededItem {
+    NeededItem { key_version: needed.name.clone(), kid: needed.kid.to_string(), copies: needed.copies }
+}
+
+/// A version that copies need must not be destroyed; empty where no copy needs any.
+fn needed_table(needed: &[NeededVersion]) -> Table {
+    let mut table = Table::new();
+    if needed.is_empty() {
+        return table;
+    }
+    table.row(["KMS KEY VERSION", "IS NEEDED BY COPIES", "OF KID"]);
+    for needed in needed {
+        table.row([&*needed.name, &needed.copies.to_string(), &needed.kid.to_string()]);
+    }
+    table
 }
 
 fn table(files: &[FileStatus]) -> Table {
@@ -324,6 +372,7 @@ fn table(files: &[FileStatus]) -> Table {
         }
         for recipient in recipients(&file.kept) {
             let opens = match &recipient.opens {
+                None if recipient.proven_at.is_some() => "proven before",
                 None => "not tried",
                 Some(Ok(())) => "yes",
                 Some(Err(_)) => "no",
@@ -341,7 +390,7 @@ fn table(files: &[FileStatus]) -> Table {
     table
 }
 
-fn failed(error: &KmsWorkError) -> Failure {
+pub(super) fn failed(error: &KmsWorkError) -> Failure {
     let mend = match error {
         KmsWorkError::NoRecipients => {
             "name a KMS key: --key projects/P/locations/L/keyRings/R/cryptoKeys/K, or `[kms.gcp] key` in the configuration file"
@@ -358,7 +407,10 @@ fn failed(error: &KmsWorkError) -> Failure {
         KmsWorkError::KeyFile(_) => {
             "mend that, as the user that the daemon runs as; nothing was lost; then run this again"
         }
-        KmsWorkError::NotOpened { .. } | KmsWorkError::NotWrapped(_) => {
+        KmsWorkError::NotOpened { .. }
+        | KmsWorkError::NotWrapped(_)
+        | KmsWorkError::NotProven(_)
+        | KmsWorkError::NoRandom(_) => {
             "no file was changed: mend that, with credentials that may encrypt and decrypt with the KMS key, and run it again"
         }
         KmsWorkError::Unproven => {

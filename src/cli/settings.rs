@@ -101,11 +101,16 @@ impl ClientArgs {
         self.output.format()
     }
 
-    pub(super) fn client(self) -> Result<Client, Failure> {
+    /// For a command that needs other settings of the daemon, too.
+    pub(super) fn flags(&self) -> Flags {
         let mut flags = Flags::default();
-        flags.give(Setting::Socket, self.socket);
-        flags.give(Setting::Config, self.config);
-        let socket = client_socket(&flags, &Environment::of_process());
+        flags.give(Setting::Socket, self.socket.clone());
+        flags.give(Setting::Config, self.config.clone());
+        flags
+    }
+
+    pub(super) fn client(self) -> Result<Client, Failure> {
+        let socket = client_socket(&self.flags(), &Environment::of_process());
         socket.map(Client::new).map_err(|errors| Failure::of_settings(&errors))
     }
 }

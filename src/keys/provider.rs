@@ -164,14 +164,29 @@ impl Provider {
     /// # Errors
     /// [`NotOpened`], with those that did not.
     pub async fn prove_kms(&self, wrapped: &WrappedMaster) -> Result<Vec<OpenedBy>, NotOpened> {
+        self.open_by_each_kms(wrapped).await.map(|opened| opened.into_iter().map(|opened| opened.by).collect())
+    }
+
+    async fn open_by_each_kms(&self, wrapped: &WrappedMaster) -> Result<Vec<Opened>, NotOpened> {
         let (mut opened, mut attempts) = (Vec::new(), Vec::new());
         for (key, ciphertext) in wrapped.kms() {
             match self.open_with(key, ciphertext, wrapped.kid).await {
-                Ok(by) => opened.push(by.by),
+                Ok(one) => opened.push(one),
                 Err(attempt) => attempts.push(attempt),
             }
         }
         if attempts.is_empty() { Ok(opened) } else { Err(NotOpened { kid: wrapped.kid, attempts }) }
+    }
+
+    /// Opens a new key's file as its daemon will have to: with each of its KMS keys, all of which must; one without any, with an age identity.
+    ///
+    /// # Errors
+    /// [`NotOpened`].
+    pub async fn open_new(&self, wrapped: &WrappedMaster) -> Result<MasterKey, NotOpened> {
+        match self.open_by_each_kms(wrapped).await?.pop() {
+            Some(opened) => Ok(opened.master),
+            None => self.open(wrapped).await.map(|opened| opened.master),
+        }
     }
 
     /// Opens it with the age identity alone: `None` where none is configured or the file has no recipient of age.
@@ -224,7 +239,7 @@ impl Provider {
         }
         for recipient in recipients {
             let ciphertext = age::seal(&image, std::slice::from_ref(recipient))?;
-            wrappings.push(Wrapping::Age { recipient: recipient.to_string(), ciphertext });
+            wrappings.push(Wrapping::Age { recipient: recipient.to_string(), ciphertext, proven_at: None });
         }
         if wrappings.is_empty() {
             return Err(NotWrapped::NoRecipients);

@@ -110,6 +110,18 @@ impl Unlocker {
         }
     }
 
+    /// Opens a new key's file as [`Provider::open_new`] does, which is its first proof.
+    ///
+    /// # Errors
+    /// [`NotOpened`].
+    pub async fn open_new(&self, wrapped: &WrappedMaster, clock: &dyn Clock) -> Result<MasterKey, NotOpened> {
+        let master = self.provider.open_new(wrapped).await?;
+        if wrapped.kms().next().is_some() {
+            self.note_proof(id_of(wrapped), Ok(()), clock);
+        }
+        Ok(master)
+    }
+
     /// The same files, each of these kids' wrapped ones opened where it opens.
     pub async fn opened(&self, mut scan: Scan, is_wanted: impl Fn(Kid) -> bool, clock: &dyn Clock) -> Scan {
         let main = match &mut scan.main {
@@ -249,7 +261,7 @@ mod tests {
         std::fs::write(&identity, made.to_string().expose_secret()).unwrap();
         assert_eq!(unlocker.open_wrapped(&wrapped, &clock).await.err(), Some(why));
         let mut other = wrapped.clone();
-        other.recipients.push(Wrapping::Age { recipient: "age1q".to_owned(), ciphertext: vec![1] });
+        other.recipients.push(Wrapping::Age { recipient: "age1q".to_owned(), ciphertext: vec![1], proven_at: None });
         assert!(unlocker.open_wrapped(&other, &clock).await.is_ok(), "another file");
         clock.0.store(1001, Ordering::Relaxed);
         let (opened, by) = unlocker.open_wrapped(&wrapped, &clock).await.ok().unwrap();

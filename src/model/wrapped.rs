@@ -6,7 +6,7 @@ use std::fmt;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::Kid;
+use super::{Kid, Micros};
 
 /// A key file that is no raw key: `containarium/wrapped-master/1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum Wrapping {
         recipient: String,
         /// An age file, without armor.
         ciphertext: Vec<u8>,
+        /// When an identity was seen to open it. Until then nobody knows whether anybody has one.
+        proven_at: Option<Micros>,
     },
 }
 
@@ -148,7 +150,12 @@ enum WrittenRecipient {
         ciphertext: String,
     },
     #[serde(rename = "age")]
-    Age { recipient: String, ciphertext: String },
+    Age {
+        recipient: String,
+        ciphertext: String,
+        #[serde(rename = "provenAt", default, skip_serializing_if = "Option::is_none")]
+        proven_at: Option<String>,
+    },
 }
 
 impl WrappedMaster {
@@ -193,8 +200,12 @@ impl WrappedMaster {
     /// The KMS keys that open it, each once.
     #[must_use]
     pub fn kms_keys(&self) -> Vec<&KmsKey> {
-        let mut keys: Vec<&KmsKey> = self.kms().map(|(key, _)| key).collect();
-        keys.dedup();
+        let mut keys: Vec<&KmsKey> = Vec::new();
+        for (key, _) in self.kms() {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
         keys
     }
 
@@ -202,6 +213,14 @@ impl WrappedMaster {
     pub fn kms(&self) -> impl Iterator<Item = (&KmsKey, &[u8])> {
         self.recipients.iter().filter_map(|recipient| match recipient {
             Wrapping::GcpKms { key, ciphertext, .. } => Some((key, ciphertext.as_slice())),
+            Wrapping::Age { .. } => None,
+        })
+    }
+
+    /// The versions of KMS keys that wrapped it, as Google names them.
+    pub fn kms_versions(&self) -> impl Iterator<Item = &str> {
+        self.recipients.iter().filter_map(|recipient| match recipient {
+            Wrapping::GcpKms { key_version, .. } => Some(key_version.as_str()),
             Wrapping::Age { .. } => None,
         })
     }
@@ -214,10 +233,25 @@ impl WrappedMaster {
         })
     }
 
-    /// Whether something else than one KMS key opens it: a recipient of age, or a second KMS key.
+    /// The names of its age recipients.
+    pub fn age_recipients(&self) -> impl Iterator<Item = &str> {
+        self.recipients.iter().filter_map(|recipient| match recipient {
+            Wrapping::Age { recipient, .. } => Some(recipient.as_str()),
+            Wrapping::GcpKms { .. } => None,
+        })
+    }
+
+    /// The same file of one recipient alone.
+    #[must_use]
+    pub fn alone(&self, recipient: &Wrapping) -> Self {
+        Self { kid: self.kid, recipients: vec![recipient.clone()] }
+    }
+
+    /// Whether something else than one KMS key is known to open it: a recipient of age that was proven to, or a second KMS key.
     #[must_use]
     pub fn has_another_way(&self) -> bool {
-        self.age().next().is_some() || self.kms_keys().len() > 1
+        let is_proven = |recipient: &Wrapping| matches!(recipient, Wrapping::Age { proven_at: Some(_), .. });
+        self.recipients.iter().any(is_proven) || self.kms_keys().len() > 1
     }
 
     /// The same, for KMS alone: what travels through the database. `None` where no KMS key opens it.
@@ -239,14 +273,15 @@ impl Wrapping {
                 }
                 Ok(Self::GcpKms { key, key_version, ciphertext: decoded(&ciphertext)? })
             }
-            WrittenRecipient::Age { recipient, ciphertext } => {
+            WrittenRecipient::Age { recipient, ciphertext, proven_at } => {
                 let is_good = recipient.starts_with("age1")
                     && recipient.len() <= 128
                     && recipient.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
                 if !is_good {
                     return Err("its recipient is no age recipient (age1…)");
                 }
-                Ok(Self::Age { recipient, ciphertext: decoded(&ciphertext)? })
+                let proven_at = proven_at.map(|at| Micros::parse(&at).ok_or("its provenAt is no time of RFC 3339"));
+                Ok(Self::Age { recipient, ciphertext: decoded(&ciphertext)?, proven_at: proven_at.transpose()? })
             }
         }
     }
@@ -258,9 +293,11 @@ impl Wrapping {
                 key_version: key_version.clone(),
                 ciphertext: BASE64.encode(ciphertext),
             },
-            Self::Age { recipient, ciphertext } => {
-                WrittenRecipient::Age { recipient: recipient.clone(), ciphertext: BASE64.encode(ciphertext) }
-            }
+            Self::Age { recipient, ciphertext, proven_at } => WrittenRecipient::Age {
+                recipient: recipient.clone(),
+                ciphertext: BASE64.encode(ciphertext),
+                proven_at: proven_at.map(|at| at.to_string()),
+            },
         }
     }
 }
@@ -282,7 +319,7 @@ mod tests {
         format!(
             r#"{{"format": "containarium/wrapped-master/1", "kid": "000102030405060708090a0b0c0d0e0f", "recipients": [
             {{"type": "gcp-kms", "key": "{KEY}", "keyVersion": "projects/12345/locations/europe-west1/keyRings/containarium/cryptoKeys/wrap/cryptoKeyVersions/3", "ciphertext": "AAEC"}},
-            {{"type": "age", "recipient": "age1qqqq", "ciphertext": "YWdl"}}]}}"#
+            {{"type": "age", "recipient": "age1qqqq", "ciphertext": "YWdl", "provenAt": "2026-05-17T08:30:00.5Z"}}]}}"#
         )
     }
 
@@ -296,10 +333,27 @@ mod tests {
         );
         assert_eq!(wrapped.age().collect::<Vec<_>>(), [b"age"]);
         assert_eq!(WrappedMaster::parse(&wrapped.to_json()), Ok(wrapped.clone()));
+        assert_eq!(wrapped.age_recipients().collect::<Vec<_>>(), ["age1qqqq"]);
         let stripped = wrapped.for_kms_only().unwrap();
         assert_eq!((stripped.recipients.len(), stripped.age().count()), (1, 0));
         let age = WrappedMaster { recipients: wrapped.recipients[1..].to_vec(), ..wrapped };
         assert_eq!(age.for_kms_only(), None);
+    }
+
+    #[test]
+    fn a_recipient_of_age_is_another_way_once_it_was_proven_and_a_second_kms_key_is_one() {
+        let read = |text: String| WrappedMaster::parse(text.as_bytes()).unwrap();
+        let proven = read(good());
+        assert!(proven.has_another_way());
+        let unproven = read(good().replace(r#", "provenAt": "2026-05-17T08:30:00.5Z""#, ""));
+        assert!(!unproven.has_another_way());
+        let mut two = unproven.for_kms_only().unwrap();
+        assert!(!two.has_another_way());
+        two.recipients.extend(two.recipients.clone());
+        assert!(!two.has_another_way(), "the same KMS key twice");
+        let Some(Wrapping::GcpKms { key, .. }) = two.recipients.last_mut() else { panic!("no KMS key") };
+        *key = KmsKey::parse(&format!("{KEY}-2")).unwrap();
+        assert!(two.has_another_way());
     }
 
     #[test]
@@ -329,6 +383,7 @@ mod tests {
         assert!(changed("wrap/cryptoKeyVersions", "other/cryptoKeyVersions").contains("not a version of its key"));
         assert!(changed("AAEC", "AA-C").contains("not base64, or empty"));
         assert!(changed("AAEC", "").contains("not base64, or empty"));
+        assert!(changed("08:30:00.5Z", "08:30").contains("recipient 2: its provenAt is no time"));
         assert!(changed("age1qqqq", "AGE-SECRET-KEY-1QQ").contains("recipient 2: its recipient is no age recipient"));
         let none = r#"{"format": "containarium/wrapped-master/1", "kid": "000102030405060708090a0b0c0d0e0f", "recipients": []}"#;
         assert!(said(none).contains("0 recipients"));

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use super::backup::Class;
 use crate::backup::age::{AgeError, Recipient};
-use crate::crypto::{self, Content, ImageError, KeyfileImage, MasterKey};
+use crate::clock::Clock;
+use crate::crypto::{self, Content, ImageError, KeyfileImage, MasterKey, NoRandom};
 use crate::keys::keyfile::{FoundImage, KeyFiles, KeyfileError};
 use crate::keys::provider::{Attempt, NotOpened, NotWrapped, OpenedBy, Provider, Trouble};
-use crate::model::{EscrowKind, EscrowRecord, KeyPhase, Kid, KmsKey, WrappedMaster, Wrapping};
+use crate::model::{EscrowKind, EscrowRecord, KeyPhase, Kid, KmsKey, Micros, WrappedMaster, Wrapping};
 use crate::store::{Store, StoreError};
 
 /// What a change of form works on.
@@ -22,6 +23,7 @@ pub struct Bench<'a> {
     pub store: Option<&'a dyn Store>,
     pub files: &'a KeyFiles,
     pub provider: &'a Provider,
+    pub clock: &'a dyn Clock,
 }
 
 /// What is to become of the key files.
@@ -39,6 +41,14 @@ pub enum Form {
 pub enum OnlyWay {
     Refused,
     Accepted,
+}
+
+impl OnlyWay {
+    /// Of a command line or a request.
+    #[must_use]
+    pub const fn of_flag(accepted: bool) -> Self {
+        if accepted { Self::Accepted } else { Self::Refused }
+    }
 }
 
 /// What was done.
@@ -79,6 +89,10 @@ pub enum KmsWorkError {
     KeyFile(#[from] KeyfileError),
     #[error("{}: {cause}", .path.display())]
     NotOpened { path: PathBuf, cause: NotOpened },
+    #[error("the age identity that was given opens nothing of what was just wrapped: {0}")]
+    NotProven(NotOpened),
+    #[error(transparent)]
+    NoRandom(#[from] NoRandom),
     #[error(transparent)]
     NotWrapped(#[from] NotWrapped),
     /// A file that only an unproven identity opens would be no key file.
@@ -99,20 +113,20 @@ impl KmsWorkError {
         match self {
             Self::NoRecipients | Self::Recipient { .. } | Self::Unproven => Class::Invalid,
             Self::NoKeyFile(_) => Class::NotFound,
-            Self::Store(_) => Class::Unavailable,
+            Self::Store(_) | Self::NoRandom(_) => Class::Unavailable,
             Self::Already(_)
             | Self::Rotating(_)
             | Self::NewFile(_)
             | Self::OnlyKms(_)
             | Self::KeyFile(KeyfileError::LockHeld { .. } | KeyfileError::MainChanged { .. }) => Class::Conflict,
             Self::KeyFile(_) => Class::Failed,
-            Self::NotOpened { cause, .. } => class(cause.trouble()),
+            Self::NotOpened { cause, .. } | Self::NotProven(cause) => class(cause.trouble()),
             Self::NotWrapped(error) => class(error.trouble()),
         }
     }
 }
 
-const fn class(trouble: Trouble) -> Class {
+pub(super) const fn class(trouble: Trouble) -> Class {
     match trouble {
         Trouble::Invalid => Class::Invalid,
         Trouble::Denied => Class::Denied,
@@ -222,19 +236,8 @@ impl Bench<'_> {
                 (self.open(before, &wrapped).await?, keys, recipients)
             }
         };
-        let wrapped = self.provider.wrap(&master, &keys, &recipients).await?;
-        let age_opens = match self.provider.open_with_age(&wrapped) {
-            Some(Ok(_)) => true,
-            Some(Err(attempt)) => {
-                let cause = NotOpened { kid: before.kid, attempts: vec![attempt] };
-                return Err(KmsWorkError::NotOpened { path: before.path.clone(), cause });
-            }
-            None => false,
-        };
-        if keys.is_empty() && !age_opens {
-            return Err(KmsWorkError::Unproven);
-        }
-        if !age_opens && wrapped.kms_keys().len() < 2 && !is_raw_escrowed(&master, escrows) {
+        let wrapped = wrap(self.provider, self.clock, &master, &keys, &recipients).await?;
+        if !wrapped.has_another_way() && !is_raw_escrowed(&master, escrows) {
             only_kms.push(before.kid);
         }
         Ok(Some(KeyfileImage::of_wrapped(&wrapped)))
@@ -268,20 +271,43 @@ impl Bench<'_> {
         Ok(files)
     }
 
+    /// The versions of KMS keys that copies off this host need, as far as they are recorded: those that the daemon pushed. Absent where there
+    /// is no database to ask.
+    ///
+    /// # Errors
+    /// [`KmsWorkError::Store`].
+    pub async fn needed_versions(&self) -> Result<Option<Vec<NeededVersion>>, KmsWorkError> {
+        let Some(store) = self.store else { return Ok(None) };
+        let mut needed: Vec<NeededVersion> = Vec::new();
+        let is_copy = |escrow: &&EscrowRecord| escrow.kind == EscrowKind::Copy && escrow.confirmed_at.is_some();
+        for escrow in store.escrows().await?.iter().filter(is_copy) {
+            for name in &escrow.kms_versions {
+                match needed.iter_mut().find(|needed| needed.name == *name && needed.kid == escrow.kid) {
+                    Some(known) => known.copies += 1,
+                    None => needed.push(NeededVersion { name: name.clone(), kid: escrow.kid, copies: 1 }),
+                }
+            }
+        }
+        needed.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(Some(needed))
+    }
+
     async fn looked_at(&self, wrapped: WrappedMaster) -> Kept {
-        let age = self.provider.open_with_age(&wrapped).map(|opened| opened.map(drop).map_err(|why| why.to_string()));
         let mut recipients = Vec::with_capacity(wrapped.recipients.len());
         for wrapping in &wrapped.recipients {
             recipients.push(match wrapping {
-                Wrapping::Age { recipient, .. } => RecipientStatus {
+                Wrapping::Age { recipient, proven_at, .. } => RecipientStatus {
                     name: recipient.clone(),
                     key_version: None,
                     used_primary: None,
-                    opens: age.clone(),
+                    proven_at: *proven_at,
+                    opens: self
+                        .provider
+                        .open_with_age(&wrapped.alone(wrapping))
+                        .map(|opened| opened.map(drop).map_err(|why| why.to_string())),
                 },
                 Wrapping::GcpKms { key, key_version, .. } => {
-                    let alone = WrappedMaster { kid: wrapped.kid, recipients: vec![wrapping.clone()] };
-                    let opened = self.provider.prove_kms(&alone).await;
+                    let opened = self.provider.prove_kms(&wrapped.alone(wrapping)).await;
                     let used_primary = match opened.as_deref() {
                         Ok([OpenedBy::Kms { used_primary, .. }]) => Some(*used_primary),
                         _ => None,
@@ -291,13 +317,79 @@ impl Bench<'_> {
                         name: key.to_string(),
                         key_version: Some(key_version.clone()),
                         used_primary,
+                        proven_at: None,
                         opens,
                     }
                 }
             });
         }
+        // One identity is not to open every recipient's: one that opens a file is the right one.
+        let is_age = |recipient: &RecipientStatus| recipient.key_version.is_none();
+        if recipients.iter().any(|recipient| is_age(recipient) && matches!(recipient.opens, Some(Ok(())))) {
+            recipients
+                .iter_mut()
+                .filter(|recipient| is_age(recipient) && matches!(recipient.opens, Some(Err(_))))
+                .for_each(|recipient| recipient.opens = None);
+        }
         Kept::Wrapped(recipients)
     }
+}
+
+/// A new master key, made here and wrapped for these: what a rotation is given where the key in use is wrapped. The key itself goes no
+/// further than this process.
+///
+/// # Errors
+/// [`KmsWorkError`] `NoRandom`, `NoRecipients`, `Recipient`, `NotWrapped`, `NotOpened`, `Unproven`, `OnlyKms`.
+pub async fn make_wrapped(
+    provider: &Provider,
+    clock: &dyn Clock,
+    keys: &[KmsKey],
+    recipients: &[String],
+    only_way: OnlyWay,
+) -> Result<WrappedMaster, KmsWorkError> {
+    let recipients = parsed(recipients)?;
+    let master = MasterKey::make_random()?;
+    let wrapped = wrap(provider, clock, &master, keys, &recipients).await?;
+    if only_way == OnlyWay::Refused && !wrapped.has_another_way() {
+        return Err(KmsWorkError::OnlyKms(vec![wrapped.kid]));
+    }
+    Ok(wrapped)
+}
+
+/// Wraps a key, proves that each KMS key opens it, and notes which recipients of age the configured identity is.
+async fn wrap(
+    provider: &Provider,
+    clock: &dyn Clock,
+    master: &MasterKey,
+    keys: &[KmsKey],
+    recipients: &[Recipient],
+) -> Result<WrappedMaster, KmsWorkError> {
+    let mut wrapped = provider.wrap(master, keys, recipients).await?;
+    let (mut proven, mut failed) = (Vec::new(), Vec::new());
+    for recipient in &wrapped.recipients {
+        match provider.open_with_age(&wrapped.alone(recipient)) {
+            Some(Ok(_)) => proven.push(recipient.clone()),
+            Some(Err(attempt)) => failed.push(attempt),
+            None => {}
+        }
+    }
+    // An identity that was given and opens nothing is the wrong one.
+    if proven.is_empty() && !failed.is_empty() {
+        return Err(KmsWorkError::NotProven(NotOpened { kid: wrapped.kid, attempts: failed }));
+    }
+    if keys.is_empty() && proven.is_empty() {
+        return Err(KmsWorkError::Unproven);
+    }
+    let now = clock.wall();
+    for recipient in &mut wrapped.recipients {
+        let is_proven = proven.contains(recipient);
+        if let Wrapping::Age { proven_at, .. } = recipient
+            && is_proven
+        {
+            *proven_at = Some(now);
+        }
+    }
+    Ok(wrapped)
 }
 
 fn damaged(file: &FoundImage, damage: ImageError) -> KeyfileError {
@@ -316,6 +408,16 @@ pub struct FileStatus {
     pub kept: Kept,
 }
 
+/// A version of a KMS key that copies need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeededVersion {
+    /// As Google names it.
+    pub name: String,
+    /// The master key that the copies hold.
+    pub kid: Kid,
+    pub copies: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
     Raw,
@@ -330,6 +432,8 @@ pub struct RecipientStatus {
     pub key_version: Option<String>,
     /// Of KMS, where it opened: whether that version is the primary one still.
     pub used_primary: Option<bool>,
+    /// Of age: when an identity was seen to open it, as the file has it noted.
+    pub proven_at: Option<Micros>,
     /// Whether it opens; absent for age where no identity is configured.
     pub opens: Option<Result<(), String>>,
 }
@@ -381,11 +485,7 @@ fn parsed(recipients: &[String]) -> Result<Vec<Recipient>, KmsWorkError> {
 
 /// The recipients of age that a file has, for the next one.
 fn its_recipients(wrapped: &WrappedMaster) -> Result<Vec<Recipient>, KmsWorkError> {
-    let names = wrapped.recipients.iter().filter_map(|wrapping| match wrapping {
-        Wrapping::Age { recipient, .. } => Some(recipient.clone()),
-        Wrapping::GcpKms { .. } => None,
-    });
-    parsed(&names.collect::<Vec<_>>())
+    parsed(&wrapped.age_recipients().map(str::to_owned).collect::<Vec<_>>())
 }
 
 /// Whether a copy of the key itself is known to lie off this host.

@@ -30,6 +30,8 @@ use crate::node::{Behind, Mark, NodeFile, NodeFileError, Notice};
 use crate::store::masters::Holder;
 use crate::store::{Store, StoreError, Survey};
 
+use converge::Taken;
+
 pub use restore::{AcceptedRestore, Agreed, Deed, Gaps, NeededKey, Replay, RestorePlan};
 
 /// How often the daemon ticks.
@@ -302,7 +304,17 @@ impl Node {
         let Judged { survey, behind, mut recorded } = self.survey().await?;
         let state = survey.key_state.as_ref();
         let mut look = self.look(progress).await?;
-        let unopened = self.load_keys(&survey, &look.scan).await;
+        let taken = match behind {
+            None => self.take_staged(&survey, &mut look).await,
+            Some(_) => Taken::default(),
+        };
+        if !taken.masters.is_empty() {
+            let problems = std::mem::take(&mut look.problems);
+            look = self.look(progress).await?;
+            look.problems.extend(problems);
+        }
+        let unopened = self.load_keys(&survey, &look.scan, &taken).await;
+        drop(taken);
         look.problems.extend(unopened);
         if let Some(state) = state.filter(|_| behind.is_none()) {
             recorded = recorded.and(self.note(progress, state).await);

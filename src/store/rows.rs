@@ -8,8 +8,8 @@ mod rotation;
 
 pub(super) use backups::{DatabaseBackupRow, DrillRow, column};
 pub(super) use rotation::{
-    DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, master_key_state, micros, retired_without_time,
-    tenant,
+    DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, kms_versions_column, master_key_state, micros,
+    retired_without_time, tenant,
 };
 
 use std::fmt;

@@ -1,6 +1,7 @@
 //! The master key wrapped by Cloud KMS: real daemons and commands over the fake, whose daemon may only decrypt.
 
 mod changing;
+mod rotating;
 
 use std::process::Output;
 
@@ -28,19 +29,25 @@ impl Cloud {
         let identity = ::age::x25519::Identity::generate();
         std::fs::write(site.path("identity.txt"), identity.to_string().expose_secret()).unwrap();
         let cloud = Self { google, runtime, recipient: identity.to_public().to_string() };
+        cloud.configure(site);
+        cloud
+    }
+
+    /// Writes the deployment's configurations for a node.
+    fn configure(&self, site: &Site) {
         for (file, identity) in [
             ("config.toml", "daemon"),
             ("operator.toml", "operator"),
             ("nobody.toml", "nobody"),
             ("wrapper.toml", "wrapper"),
             ("restore.toml", "restore"),
+            ("owner.toml", "owner"),
         ] {
-            let url = cloud.google.url(identity);
+            let url = self.google.url(identity);
             let backup = format!("[backup.gcp]\nsecrets = [\"{SECRET}\"]\nendpoint = \"{url}\"\n");
             std::fs::write(site.path(file), format!("{backup}[kms.gcp]\nkey = \"{KMS_KEY}\"\nendpoint = \"{url}\"\n"))
                 .unwrap();
         }
-        cloud
     }
 
     fn fault(&self, fault: &str, operation: &str) {
@@ -231,6 +238,9 @@ fn each_wrong_answer_is_said_and_nothing_is_opened_by_other_means() {
         ("short", "gave no master key: it has 31 bytes"),
         ("oversized", "which no true one has"),
         ("redirect", "answered with a redirect"),
+        ("cut", "broke before the answer was whole"),
+        ("truncated", "broke before the answer was whole"),
+        ("slow", "gave no answer within 10 s"),
         ("garbage", "did not answer as Cloud KMS does"),
         ("403", "was denied"),
         ("404", "there is no such key"),

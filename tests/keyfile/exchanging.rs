@@ -8,7 +8,7 @@ use super::*;
 
 /// A wrapped form of a key; what it is wrapped with does not matter here.
 fn wrapped(kid: Kid, with: u8) -> KeyfileImage {
-    let recipient = Wrapping::Age { recipient: "age1qqqq".to_owned(), ciphertext: vec![with; 9] };
+    let recipient = Wrapping::Age { recipient: "age1qqqq".to_owned(), ciphertext: vec![with; 9], proven_at: None };
     KeyfileImage::of_wrapped(&WrappedMaster { kid, recipients: vec![recipient] })
 }
 

@@ -98,6 +98,11 @@ impl Google {
         self.rule(json!({"fault": fault, "operation": operation})).await;
     }
 
+    /// For one identity alone.
+    pub(crate) async fn fault_for(&self, fault: &str, operation: &str, identity: &str) {
+        self.rule(json!({"fault": fault, "operation": operation, "identity": identity})).await;
+    }
+
     pub(crate) async fn fault_once(&self, fault: &str, operation: &str) {
         self.rule(json!({"fault": fault, "operation": operation, "times": 1})).await;
     }

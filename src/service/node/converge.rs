@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Node, NodeError, Progress};
-use crate::crypto::{self, MasterKey};
+use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::keys::Keys;
 use crate::keys::keyfile::{KeyFile, KeyFiles, KeyfileError, MainFile, Scan};
-use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
+use crate::model::{Kid, MasterKeyRecord, MasterKeyState, WrappedMaster};
 use crate::store::Survey;
 
 /// The key files, looked at.
@@ -14,6 +14,19 @@ pub(super) struct Look {
     pub(super) scan: Scan,
     pub(super) durable: Vec<Kid>,
     pub(super) problems: Vec<String>,
+}
+
+/// Keys that were taken over from the database, and opened for that.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) masters: Vec<MasterKey>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Now,
+    /// Another process has the key files' lock.
+    Later,
 }
 
 /// What the key files lack.
@@ -49,16 +62,74 @@ impl Node {
         Ok(Look { scan, durable, problems })
     }
 
+    /// Takes over the wrapped file of a staged key that a rotation put into the database: where this node opens it, by its own permission, and
+    /// only then. A file that it cannot open would be acknowledged by nobody, and is not kept. What is in the database is there for everybody
+    /// who writes to it: the kid, which goes into what KMS is given and is computed again from what comes back, is what is believed.
+    pub(super) async fn take_staged(&self, survey: &Survey, look: &mut Look) -> Taken {
+        let mut taken = Taken::default();
+        let open = matches!(&*self.keys.state(), Keys::Open(_));
+        let staged = |key: &&MasterKeyRecord| key.state == MasterKeyState::Staged;
+        for kid in survey.master_keys.iter().filter(staged).filter(|_| open).map(|key| key.kid) {
+            if look.scan.files().any(|file| file.kid == kid) {
+                continue;
+            }
+            let wrapped = match self.store.wrapped_file(kid).await {
+                // A raw key comes by another way.
+                Ok(None) => continue,
+                Ok(Some(bytes)) => match WrappedMaster::parse(&bytes) {
+                    Ok(wrapped) if wrapped.kid == kid && wrapped.age().next().is_none() => wrapped,
+                    Ok(_) => {
+                        look.problems
+                            .push(format!("what the database has as the file of master key {kid} is another key's"));
+                        continue;
+                    }
+                    Err(error) => {
+                        look.problems.push(format!("what the database has as the file of master key {kid}: {error}"));
+                        continue;
+                    }
+                },
+                Err(error) => {
+                    look.problems.push(format!("the file of master key {kid} was not read from the database: {error}"));
+                    continue;
+                }
+            };
+            match self.unlocker.open_wrapped(&wrapped, &*self.clock).await {
+                Ok((master, _)) => match self.keep_taken(&wrapped).await {
+                    Ok(Kept::Now) => taken.masters.push(master),
+                    Ok(Kept::Later) => {}
+                    Err(why) => look.problems.push(why),
+                },
+                Err(why) => look.problems.push(format!("the new key is not taken over from the database: {why}")),
+            }
+        }
+        taken
+    }
+
+    async fn keep_taken(&self, wrapped: &WrappedMaster) -> Result<Kept, String> {
+        let (files, image) = (self.files.clone(), KeyfileImage::of_wrapped(wrapped));
+        let kept = tokio::task::spawn_blocking(move || {
+            // Who writes key files now may be at it for a while, and there is a next tick.
+            let Some(lock) = files.try_lock()? else { return Ok(Kept::Later) };
+            lock.stage_image(&image).map(|_| Kept::Now)
+        });
+        let kept: Result<Kept, KeyfileError> = kept.await.map_err(|_| "a thread ended with a panic".to_owned())?;
+        let kept = kept.map_err(|error| error.to_string())?;
+        if kept == Kept::Now {
+            tracing::info!("took master key {} over from the database: KMS opens it for this node", wrapped.kid);
+        }
+        Ok(kept)
+    }
+
     /// Loads what the database needs, and the key that is about to become active: the moment of the flip must find it here. A restored
     /// database too is read with whatever fits. Answers what is wanted and does not open.
-    pub(super) async fn load_keys(&self, survey: &Survey, scan: &Scan) -> Vec<String> {
+    pub(super) async fn load_keys(&self, survey: &Survey, scan: &Scan, taken: &Taken) -> Vec<String> {
         let Some(state) = &survey.key_state else { return Vec::new() };
         let gone: Vec<Kid> = survey.master_keys.iter().filter(|key| is_gone(key)).map(|key| key.kid).collect();
         let is_wanted = |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && is_needed(key));
         let state_now = self.keys.state();
         let Keys::Open(ring) = &*state_now else { return Vec::new() };
         let (mut opened, mut unopened) = (Vec::new(), Vec::new());
-        let mut seen = Vec::new();
+        let mut seen: Vec<Kid> = taken.masters.iter().map(crypto::kid).collect();
         for file in scan.files().filter(|file| is_wanted(file.kid) && !ring.holds(file.kid)) {
             // As at the start: a second file of the same key does not stand in for the first.
             if seen.contains(&file.kid) {
@@ -74,7 +145,7 @@ impl Node {
         }
         let is_new = |file: &&KeyFile| seen.contains(&file.kid);
         let raw = scan.files().filter(is_new).filter_map(KeyFile::master);
-        let new: Vec<&MasterKey> = raw.chain(&opened).collect();
+        let new: Vec<&MasterKey> = raw.chain(&opened).chain(&taken.masters).collect();
         for master in &new {
             tracing::info!("loaded master key {}", crypto::kid(master));
         }

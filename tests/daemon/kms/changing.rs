@@ -56,21 +56,33 @@ fn a_key_that_one_kms_key_alone_would_open_is_wrapped_only_where_that_is_accepte
     let unproven = ["kms", "wrap", "--age", &stranger, "--age-identity", &identity];
     fails(&as_operator(&site, &unproven), 1, &["none of the 1 identities opens this age file"]);
     assert_eq!(key_file(&site), raw);
-    let accepted = as_operator(&site, &["kms", "wrap", "--kms-is-the-only-way-back"]);
+    let accepted = as_operator(&site, &["kms", "wrap", "--age", &cloud.recipient, "--kms-is-the-only-way-back"]);
     done(&accepted);
     assert!(said(&accepted).contains("one KMS key is the only way back"), "{}", said(&accepted));
     // And such a file is no backup, and doctor says so.
-    fails(&site.cli(["backup", "push"], b""), 6, &["nothing but one KMS key opens the file"]);
+    let refused = "nothing but one KMS key is known to open the file";
+    fails(&site.cli(["backup", "push"], b""), 6, &[refused, "--kms-is-the-only-way-back"]);
     assert_eq!(cloud.requests("add", "daemon"), 0);
     site.logged("listening on");
     let check = kms_check(&daemon);
     assert_eq!(check["verdict"], "warning", "{check}");
+    // Once the recipient's identity was seen to open it, it is one; another recipient's is none.
+    done(&as_operator(&site, &["kms", "rewrap", "--age-identity", &identity]));
+    assert!(wrapped(&site).has_another_way());
+    let status: Value = serde_json::from_slice(&as_operator(&site, &["kms", "status", "-o", "json"]).stdout).unwrap();
+    assert!(status["files"][0]["recipients"][1]["provenAt"].is_string(), "{status}");
+    let check = kms_check(&daemon);
+    assert!(!check["finding"].to_string().contains("nothing but one KMS key"), "{check}");
+    done(&site.cli(["backup", "push"], b""));
+    assert_eq!(cloud.requests("add", "daemon"), 1);
+    done(&as_operator(&site, &["kms", "rewrap", "--kms-is-the-only-way-back"]));
+    assert!(!wrapped(&site).has_another_way(), "what was proven was another ciphertext");
     // With a raw copy off the host it is another matter.
     done(&as_operator(&site, &["kms", "unwrap"]));
     done(&site.cli(["backup", "push"], b""));
     done(&as_operator(&site, &["kms", "wrap"]));
     done(&site.cli(["backup", "push"], b""));
-    assert_eq!(cloud.requests("add", "daemon"), 2, "the raw bytes, and the wrapped ones");
+    assert_eq!(cloud.requests("add", "daemon"), 3, "the proven one, the raw bytes, and the wrapped ones");
 }
 
 #[test]
@@ -118,21 +130,21 @@ fn a_rewrap_takes_the_primary_version_and_another_key() {
 }
 
 #[test]
-fn a_rotation_neither_writes_a_raw_key_beside_a_wrapped_one_nor_has_its_files_changed() {
+fn while_a_rotation_runs_the_key_files_stay_as_they_are() {
     let site = Site::sqlite();
     let cloud = wrapped_site(&site);
     let daemon = site.start();
+    let identity = site.path("identity.txt").display().to_string();
+    // A rotation that waits for the proof of a copy.
+    let rotate = ["admin", "rotate-master", "--escrow", "prove", "--age-identity", &identity];
+    done(&as_operator(&site, &rotate));
     let before = key_file(&site);
-    let rotate = ["admin", "rotate-master", "--escrow", "waive-off-host-copy", "--yes"];
-    fails(&site.cli(rotate, b""), 6, &["the key file is wrapped", "containarium kms unwrap"]);
+    for words in [&["kms", "unwrap"][..], &["kms", "rewrap", "--age-identity", &identity]] {
+        fails(&as_operator(&site, words), 6, &["a rotation of the master key is under way"]);
+    }
+    done(&site.cli(["admin", "rotate-master", "--abort", "--yes"], b""));
     assert_eq!(key_file(&site), before);
     done(&as_operator(&site, &["kms", "unwrap"]));
-    // A rotation that waits for the proof of a copy.
-    let _waits = site.cli(["admin", "rotate-master", "--escrow", "prove", "--yes"], b"");
-    let identity = site.path("identity.txt").display().to_string();
-    let wrap = ["kms", "wrap", "--age", &cloud.recipient, "--age-identity", &identity];
-    fails(&as_operator(&site, &wrap), 6, &["a rotation of the master key is under way"]);
-    done(&site.cli(["admin", "rotate-master", "--abort", "--yes"], b""));
     cloud.wrap(&site);
     assert_eq!(daemon.value("alice", "A").unwrap(), b"one");
 }
@@ -143,6 +155,26 @@ fn copies_of_a_wrapped_file_are_pushed_restored_and_tried_as_they_are() {
     let cloud = wrapped_site(&site);
     let daemon = site.start();
     let file = key_file(&site);
+    done(&site.cli(["backup", "push"], b""));
+    // What that copy needs stays known when the file does not need it any more.
+    cloud.runtime.block_on(cloud.google.rotate_kms(KMS_KEY));
+    let identity = site.path("identity.txt").display().to_string();
+    done(&as_operator(&site, &["kms", "rewrap", "--age-identity", &identity]));
+    let status = as_operator(&site, &["kms", "status", "-o", "json"]);
+    done(&status);
+    let answer: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let needed = format!("{KMS_KEY}/cryptoKeyVersions/1");
+    assert_eq!(
+        answer["neededVersions"],
+        serde_json::json!([{"keyVersion": needed, "kid": wrapped(&site).kid.to_string(), "copies": 1}])
+    );
+    assert!(wrapped(&site).kms_versions().all(|version| version.ends_with("/2")));
+    assert!(said(&as_operator(&site, &["kms", "status"])).contains("IS NEEDED BY COPIES"));
+    let file = {
+        let newer = key_file(&site);
+        assert_ne!(newer, file);
+        newer
+    };
     done(&site.cli(["backup", "push"], b""));
     done(&with(&site, "restore.toml", &["backup", "verify"]));
     daemon.stop();
@@ -164,10 +196,18 @@ fn copies_of_a_wrapped_file_are_pushed_restored_and_tried_as_they_are() {
 /// Between a raw file, one KMS key and another, with kills at any moment, while secrets are read and written.
 #[test]
 fn moving_between_raw_and_two_kms_keys_with_kills_never_leaves_a_moment_without_an_openable_file() {
-    let site = Site::sqlite();
-    let cloud = Cloud::of(&site);
+    move_with_kills(&Site::sqlite());
+}
+
+#[test]
+fn the_same_moves_and_kills_beside_postgresql() {
+    move_with_kills(&Site::postgres());
+}
+
+fn move_with_kills(site: &Site) {
+    let cloud = Cloud::of(site);
     let daemon = site.start();
-    let kid = main_kid(&site);
+    let kid = main_kid(site);
     let identity = site.path("identity.txt").display().to_string();
     let config = site.path("operator.toml").display().to_string();
     let moves: [&[&str]; 4] = [
@@ -192,11 +232,11 @@ fn moving_between_raw_and_two_kms_keys_with_kills_never_leaves_a_moment_without_
                     let value = number.to_string();
                     assert_eq!(daemon.set("alice", "A", value.as_bytes()).status, 200);
                     assert_eq!(daemon.value("alice", "A").unwrap(), value.as_bytes());
-                    assert_eq!(main_kid(&site), kid);
+                    assert_eq!(main_kid(site), kid);
                 }
                 let _gone = child.kill();
                 child.wait().unwrap();
-                assert_eq!(main_kid(&site), kid);
+                assert_eq!(main_kid(site), kid);
             }
             // Whether a killed one came to its end or not: now it does, or says that there is nothing left to do.
             let output = site.cli(&words, b"");
@@ -206,5 +246,5 @@ fn moving_between_raw_and_two_kms_keys_with_kills_never_leaves_a_moment_without_
     daemon.kill();
     let daemon = site.start();
     assert_eq!(daemon.value("alice", "A").unwrap(), number.to_string().as_bytes());
-    assert_eq!(key_file(&site).len(), 32);
+    assert_eq!(key_file(site).len(), 32);
 }

@@ -8,13 +8,14 @@ use crate::keys::keyfile::KeyFile;
 use crate::model::{EscrowKind, Kid};
 use crate::service::Error;
 use crate::service::backup::{self, Outcome};
+use crate::service::kms::OnlyWay;
 use crate::store::masters::{EscrowStage, NewEscrow};
 
 impl Carrier {
     /// One secret that took it is enough; the report and `admin doctor` name each that did not. What was confirmed is seen by the next look.
-    pub(super) async fn push(&mut self, kid: Kid) -> Result<(), Trouble> {
+    pub(super) async fn push(&mut self, kid: Kid, only_way: OnlyWay) -> Result<(), Trouble> {
         failpoint::reached("rotation.pushing");
-        let copies = match self.service.push_key(kid).await {
+        let copies = match self.service.push_key(kid, only_way).await {
             Ok(copies) => copies,
             Err(Error::Unavailable(why)) => return Err(Trouble::Away(why)),
             Err(error) => return Err(Trouble::Failed(error)),
@@ -69,6 +70,7 @@ impl Carrier {
             target: "file".to_owned(),
             locator: Some(proof.locator.clone()),
             content_sha256: Some(proof.sha256),
+            kms_versions: Vec::new(),
             kind: EscrowKind::Copy,
             stage: EscrowStage::ReadBack,
         };
@@ -90,6 +92,7 @@ pub(super) fn waiver(kid: Kid, who: &str) -> Result<NewEscrow, Trouble> {
         target: who.to_owned(),
         locator: None,
         content_sha256: None,
+        kms_versions: Vec::new(),
         kind: EscrowKind::Waiver,
         stage: EscrowStage::Confirmed,
     })
