@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::SecretValue;
 use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
-use crate::wire::backup::{BackupListAnswer, PushAnswer, ReadBackAnswer, ReadBackRequest};
+use crate::wire::backup::{BackupListAnswer, PushAnswer, PushRequest, ReadBackAnswer, ReadBackRequest};
 use crate::wire::backup_log::{RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
 use crate::wire::doctor::DoctorAnswer;
 use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
@@ -332,8 +332,13 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn backup_push(&self, on_progress: impl FnMut(ProgressLine)) -> Result<PushAnswer, ClientError> {
-        self.follow(Target::new(Method::POST, ["v1", "admin", "backup", "push"]), None, on_progress).await
+    pub async fn backup_push(
+        &self,
+        request: &PushRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<PushAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "backup", "push"]);
+        self.follow(target, Some(json(request)?), on_progress).await
     }
 
     /// # Errors

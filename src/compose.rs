@@ -9,7 +9,9 @@ use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
+use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
+use crate::keys::unlock::Unlocker;
 use crate::keys::{CacheLimits, Keyring};
 use crate::service::backup::Destinations;
 use crate::service::node::{Node, NodeError, NodeParts};
@@ -94,30 +96,40 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         ExistingKey::Adopt => Adopt::Asked,
     };
     let files = KeyFiles::at(&config.key_file)?;
+    let unlocker = Arc::new(Unlocker::new(provider_of(config)));
     let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
         files: files.clone(),
         clock: Arc::clone(&clock),
+        unlocker: Arc::clone(&unlocker),
         copies,
         data_dir: config.data_dir.clone(),
     })?);
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
     let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
     let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock));
-    let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
+    let opener = Opener::new(
+        Arc::clone(&store),
+        Arc::clone(&keys),
+        files.clone(),
+        (adopt, copies),
+        Arc::clone(&node),
+        (Arc::clone(&unlocker), Arc::clone(&clock)),
+    );
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
         keys,
         files,
         destinations: destinations(config),
         node: Arc::clone(&node),
+        unlocker,
         access: Access::new(rustix::process::geteuid().as_raw(), socket_users, tokens),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,
-        verifier: Verifier::new(config.for_reading()?),
+        verifier: Verifier::new(config.for_reading()?, config.google_environment.clone()),
         retain_old: config.retain_old,
         database_retention: config.database_retention,
     }));
@@ -137,6 +149,7 @@ pub struct Rescue {
     pub database: Rescued,
     pub files: KeyFiles,
     pub destinations: Destinations,
+    pub provider: Provider,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -177,7 +190,27 @@ pub async fn rescue(config: &Config) -> Result<Rescue, ComposeError> {
 }
 
 fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
-    Rescue { database, files, destinations: destinations(config), clock: Arc::new(SystemClock::new()) }
+    let clock = Arc::new(SystemClock::new());
+    Rescue { database, files, destinations: destinations(config), provider: provider_of(config), clock }
+}
+
+/// Who opens wrapped key files.
+#[must_use]
+pub const fn provider(kms_endpoint: Option<String>, age_identity: Option<PathBuf>) -> Provider {
+    Provider { kms_endpoint, age_identity }
+}
+
+/// As the settings say.
+#[must_use]
+pub fn provider_of(config: &Config) -> Provider {
+    let endpoint = config.kms_gcp.as_ref().and_then(|kms| kms.endpoint.as_ref());
+    provider(endpoint.map(ToString::to_string), config.age_identity.clone())
+}
+
+/// Who wraps a new key, and what time it is.
+#[must_use]
+pub fn wrapper(config: &Config) -> (Provider, Arc<dyn Clock>) {
+    (provider_of(config), Arc::new(SystemClock::new()))
 }
 
 /// The secrets that the settings name.

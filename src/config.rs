@@ -14,13 +14,14 @@ mod reading;
 mod socket_users;
 mod values;
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
-pub use google::{BackupGcp, Endpoint, FirstStart, SecretPlace};
+pub use google::{BackupGcp, Endpoint, FirstStart, KmsGcp, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
 pub use network::{Limits, Network, TlsFiles};
 pub use reading::{NotText, Reading};
@@ -54,6 +55,12 @@ pub struct Config {
     pub network: Network,
     pub socket_users: SocketUsers,
     pub limits: Limits,
+    /// What wraps the master key at rest, where that is Cloud KMS.
+    pub kms_gcp: Option<KmsGcp>,
+    /// The age identities that open a wrapped key file too; read when one is opened.
+    pub age_identity: Option<PathBuf>,
+    /// Of the process's environment what Google's client reads, for a process that is started to do the same: some of it is secret.
+    pub google_environment: Vec<(OsString, OsString)>,
 }
 
 /// Where rows are kept.
@@ -178,10 +185,12 @@ impl Resolver<'_> {
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
+        let age_identity = self.optional_path(Setting::AgeIdentity);
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
         let socket_users = self.socket_users();
         let limits = self.limits();
+        let kms_gcp = self.kms_gcp();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -197,6 +206,9 @@ impl Resolver<'_> {
             network: network?,
             socket_users: socket_users?,
             limits: limits?,
+            kms_gcp,
+            age_identity,
+            google_environment: environment.google(),
         })
     }
 
@@ -208,6 +220,13 @@ impl Resolver<'_> {
         self.needs(Setting::BackupGcpEndpoint, Setting::BackupGcpSecrets);
         self.needs(Setting::BackupGcpPushOnFirstStart, Setting::BackupGcpSecrets);
         Some(BackupGcp { secrets: secrets?, endpoint, first_start: first_start? })
+    }
+
+    fn kms_gcp(&mut self) -> Option<KmsGcp> {
+        let key = self.optional(Setting::KmsGcpKey, google::kms_key);
+        let endpoint = self.optional(Setting::KmsGcpEndpoint, Endpoint::parse);
+        self.needs(Setting::KmsGcpEndpoint, Setting::KmsGcpKey);
+        Some(KmsGcp { key: key?, endpoint })
     }
 
     /// A setting that means nothing without another is more likely a line that was lost than one too many.
@@ -302,6 +321,14 @@ impl Resolver<'_> {
         };
         self.show(setting, path.as_deref().ok().map(display), origin);
         self.keep(setting, path)
+    }
+
+    fn optional_path(&mut self, setting: Setting) -> Option<PathBuf> {
+        if self.layers.find(setting).is_none() {
+            self.show(setting, None, Origin::Default);
+            return None;
+        }
+        self.path(setting, || Err("it has no default".to_owned()))
     }
 
     fn value<T>(

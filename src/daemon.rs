@@ -130,6 +130,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
+    service.keep_proving();
     service.keep_tokens();
     if let Some(endpoint) = compose::destinations(&config).elsewhere() {
         // Left over from a trial, it would make whatever listens there an off-host copy.

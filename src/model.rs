@@ -9,6 +9,7 @@ mod records;
 mod requests;
 mod states;
 mod tokens;
+mod wrapped;
 
 pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
 pub use backups::{DatabaseBackup, Drill};
@@ -21,6 +22,7 @@ pub use records::{
 pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
 pub use states::{DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
 pub use tokens::{Label, TokenError, TokenId, TokenRecord, WhichTokens};
+pub use wrapped::{KmsKey, KmsKeyError, WrappedError, WrappedMaster, Wrapping};
 
 /// The most bytes a secret's value may have.
 pub const MAX_VALUE_BYTES: usize = 65_536;

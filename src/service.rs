@@ -10,6 +10,7 @@ pub mod drill;
 mod error;
 pub mod install;
 pub mod job;
+pub mod kms;
 pub mod node;
 mod nodes;
 pub mod open;
@@ -29,6 +30,7 @@ use crate::audit::{Audit, Outcome, Record};
 use crate::clock::Clock;
 use crate::keys::Keyring;
 use crate::keys::keyfile::KeyFiles;
+use crate::keys::unlock::Unlocker;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::{Reads, Store};
 
@@ -81,6 +83,7 @@ pub struct Parts {
     pub files: KeyFiles,
     pub destinations: Destinations,
     pub node: Arc<Node>,
+    pub unlocker: Arc<Unlocker>,
     pub access: Access,
     pub audit: Arc<Audit>,
     pub clock: Arc<dyn Clock>,
@@ -102,6 +105,7 @@ pub struct Service {
     files: KeyFiles,
     destinations: Destinations,
     node: Arc<Node>,
+    unlocker: Arc<Unlocker>,
     access: Access,
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
@@ -152,6 +156,7 @@ impl Service {
             files,
             destinations,
             node,
+            unlocker,
             access,
             audit,
             clock,
@@ -167,6 +172,7 @@ impl Service {
             files,
             destinations,
             node,
+            unlocker,
             access,
             audit,
             clock,

@@ -54,6 +54,10 @@ impl Metrics {
         metrics::describe_counter!(UNWRAPS, "DEKs unwrapped with a master key.");
         metrics::describe_gauge!(CACHE_ENTRIES, "DEKs in the cache.");
         metrics::describe_gauge!(KEYS_OPEN, "1 while the master key is loaded and active, else 0.");
+        metrics::describe_gauge!(
+            KMS_PROVEN,
+            "Unix time at which the wrapped key file was last proven to open with Cloud KMS; absent while it is not wrapped."
+        );
         metrics::describe_gauge!(KEY_CREATED, "Unix time at which the active master key was made.");
         metrics::describe_gauge!(
             KEY_CONFIRMED,
@@ -116,6 +120,7 @@ const ROTATION_PHASE: &str = "containarium_rotation_phase";
 const ROTATION_AGE: &str = "containarium_rotation_age_seconds";
 const TURNED_AWAY: &str = "containarium_turned_away_total";
 const CERTIFICATE_ENDS: &str = "containarium_tls_certificate_expiry_timestamp_seconds";
+const KMS_PROVEN: &str = "containarium_kms_proven_timestamp_seconds";
 const BUILD_INFO: &str = "containarium_build_info";
 
 /// Counts one answered request. `route` is the route's pattern, never the path.
@@ -199,6 +204,12 @@ pub struct BackupGauges {
     pub phases: Vec<(&'static str, bool)>,
     /// Microseconds.
     pub rotating_for: i64,
+}
+
+/// Sets the time, in microseconds, at which the wrapped key file was last proven to open; not called where it is not wrapped.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds of this millennium are exact in it")]
+pub fn kms_proven(at: i64) {
+    metrics::gauge!(KMS_PROVEN).set(at as f64 / 1e6);
 }
 
 /// Sets the metrics of backups and rotation; called before rendering.

@@ -35,7 +35,7 @@ pub use deks::{
 };
 pub use rotation::{
     DestroyOldRequest, EscrowChoice, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest,
-    RotationKeysAnswer, RotationReport, StagedKey, ValuesToChange,
+    RotationKeysAnswer, RotationReport, StagedKey, ValuesToChange, WrappedForAnswer,
 };
 pub use stream::{ProgressLine, StreamLine};
 

@@ -128,6 +128,11 @@ const COMMANDS: &[&str] = &[
     "backup export",
     "backup database",
     "backup drill",
+    "kms",
+    "kms wrap",
+    "kms unwrap",
+    "kms rewrap",
+    "kms status",
     "config",
     "config show",
     "config check",
@@ -226,6 +231,7 @@ fn config_show_tells_each_value_and_its_origin() {
             "cache.max_entries 100000 default",
             "cache.max_age 1h default",
             "keys.retain_old 35d default",
+            "keys.age_identity - default",
             "backup.database_retention - default",
             "backup.gcp.secrets - default",
             "backup.gcp.endpoint - default",
@@ -237,6 +243,8 @@ fn config_show_tells_each_value_and_its_origin() {
             "limits.requests_per_address 2000 default",
             "limits.header_time 1m default",
             "limits.body_time 30s default",
+            "kms.gcp.key - default",
+            "kms.gcp.endpoint - default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());

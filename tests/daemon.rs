@@ -10,6 +10,7 @@ mod doctor;
 mod faults;
 mod gate;
 mod hardening;
+mod kms;
 mod leaks;
 mod nodes;
 mod rotation;

@@ -146,38 +146,17 @@ fn each_example_is_complete_and_the_readme_names_it() {
 
 /// rendered.toml is what the example renders: terraform's own test of the example compares them.
 #[test]
-fn what_each_example_renders_of_backups_is_what_the_daemon_reads() {
+fn what_each_example_renders_is_what_the_daemon_reads() {
     for directory in examples() {
         let rendered = fs::read_to_string(directory.join("rendered.toml")).unwrap();
-        let (backup, _kms) = tables(&rendered);
         // As the README says: appended to what is there.
-        let shown = Read::of(&format!("log_format = \"json\"\n\n{backup}")).accepted();
-        for name in backup.split('"').filter(|part| part.starts_with("projects/")) {
+        let shown = Read::of(&format!("log_format = \"json\"\n\n{rendered}")).accepted();
+        for name in rendered.split('"').filter(|part| part.starts_with("projects/")) {
             assert!(shown.contains(name), "{}: {name} is not in: {shown}", directory.display());
         }
-        let misspelt = Read::of(&backup.replace("secrets = ", "secret = ")).refused();
+        let misspelt = Read::of(&rendered.replace("secrets = ", "secret = ")).refused();
         assert!(misspelt.contains("unknown key `backup.gcp.secret`"), "{}: {misspelt}", directory.display());
     }
-}
-
-/// This release wraps no key, so it must not be told that one is wrapped: with KMS this test goes, and the one above reads the whole.
-#[test]
-fn what_an_example_renders_of_kms_is_refused_and_not_ignored() {
-    let with_kms: Vec<String> = examples()
-        .iter()
-        .map(|directory| fs::read_to_string(directory.join("rendered.toml")).unwrap())
-        .filter(|rendered| !tables(rendered).1.is_empty())
-        .collect();
-    assert_eq!(with_kms.len(), 2, "kms and cross-project");
-    for rendered in with_kms {
-        let refused = Read::of(&rendered).refused();
-        assert!(refused.contains("unknown key `kms`"), "{refused}");
-    }
-}
-
-/// `[backup.gcp]`, and `[kms.gcp]` where the example has it.
-fn tables(rendered: &str) -> (&str, &str) {
-    rendered.find("[kms.gcp]").map_or((rendered, ""), |at| rendered.split_at(at))
 }
 
 /// A configuration file, read by the binary.

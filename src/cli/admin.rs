@@ -38,7 +38,8 @@ enum AdminCommand {
     Status,
     /// Make a new master key, wrap every DEK by it, and retire the old one, while secrets are served
     ///
-    /// It stages the new key and stops; once a copy of it off the host is proven (--resume --prove-from) it goes on by itself to the
+    /// Where the key file is wrapped, this command makes the new key and wraps it, for what the key file is wrapped for, with the
+    /// credentials of who runs it; run it on the daemon's host, with its configuration file. It stages the new key and stops; once a copy of it off the host is proven (--resume --prove-from) it goes on by itself to the
     /// end. Hanging up stops nothing. docs/KEY_ROTATION.md has each step, and each failure with its one command.
     #[command(after_help = rotation::EXAMPLES)]
     RotateMaster(rotation::RotateMasterArgs),
@@ -72,7 +73,7 @@ enum AdminCommand {
     Nodes(nodes::NodesArgs),
     /// Put a master key into this node's key files
     ///
-    /// Reads the 32 bytes of a key file on standard input, and keeps them in secrets.key.d beside the key file, where the database knows
+    /// Reads a key file on standard input, the 32 bytes or the wrapped form, and keeps it in secrets.key.d beside the key file, where the database knows
     /// that key as staged, active or decrypt-only. It works in its own process, with the daemon's settings, beside a running daemon or
     /// without one: run it as the user that the daemon runs as.
     #[command(after_help = INSTALL_EXAMPLES)]
@@ -107,10 +108,10 @@ Examples:
   ssh OTHER-NODE cat /etc/containarium/secrets.key | containarium admin install-key";
 
 pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
-    let format = arguments.client.format();
+    let (format, flags) = (arguments.client.format(), arguments.client.flags());
     let client = move || arguments.client.client();
     match arguments.command {
-        AdminCommand::RotateMaster(arguments) => rotation::run(&client()?, format, arguments).await,
+        AdminCommand::RotateMaster(arguments) => rotation::run(&client()?, flags, format, arguments).await,
         AdminCommand::Tenants => tenants(&client()?, format).await,
         AdminCommand::Status => status(&client()?, format).await,
         AdminCommand::Doctor(settings) => doctor::doctor(&client()?, format, settings).await,

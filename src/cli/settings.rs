@@ -61,6 +61,10 @@ pub(super) struct SettingsArgs {
     /// Take a key file that already lies beside an empty database [default: false] [env: CONTAINARIUM_ADOPT_KEY]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     adopt_key: Option<bool>,
+    /// Open a wrapped key file with the age identities in this file, where it has a recipient of age [default: none; a wrapped key file
+    /// is opened by its KMS key] [env: CONTAINARIUM_AGE_IDENTITY]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    age_identity: Option<PathBuf>,
 }
 
 impl From<SettingsArgs> for Flags {
@@ -79,6 +83,7 @@ impl From<SettingsArgs> for Flags {
         flags.give(Setting::DatabaseUrlFile, arguments.database_url_file);
         flags.give(Setting::LogFormat, arguments.log_format);
         flags.give(Setting::AdoptKey, arguments.adopt_key.map(|adopt| adopt.to_string()));
+        flags.give(Setting::AgeIdentity, arguments.age_identity);
         flags
     }
 }
@@ -182,11 +187,16 @@ impl ClientArgs {
         self.output.format()
     }
 
-    pub(super) fn client(self) -> Result<Client, Failure> {
+    /// For a command that needs other settings of the daemon, too.
+    pub(super) fn flags(&self) -> Flags {
         let mut flags = Flags::default();
-        flags.give(Setting::Socket, self.socket);
-        flags.give(Setting::Config, self.config);
-        let socket = client_socket(&flags, &Environment::of_process());
+        flags.give(Setting::Socket, self.socket.clone());
+        flags.give(Setting::Config, self.config.clone());
+        flags
+    }
+
+    pub(super) fn client(self) -> Result<Client, Failure> {
+        let socket = client_socket(&self.flags(), &Environment::of_process());
         socket.map(Client::new).map_err(|errors| Failure::of_settings(&errors))
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::file::FileLayer;
+use super::google;
 
 /// A setting of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +29,7 @@ pub enum Setting {
     CacheMaxEntries,
     CacheMaxAge,
     KeysRetainOld,
+    AgeIdentity,
     DatabaseRetention,
     BackupGcpSecrets,
     BackupGcpEndpoint,
@@ -39,6 +41,8 @@ pub enum Setting {
     LimitRequestsPerAddress,
     LimitHeaderTime,
     LimitBodyTime,
+    KmsGcpKey,
+    KmsGcpEndpoint,
 }
 
 /// Where a setting may be given.
@@ -81,6 +85,7 @@ impl Setting {
         Self::CacheMaxEntries,
         Self::CacheMaxAge,
         Self::KeysRetainOld,
+        Self::AgeIdentity,
         Self::DatabaseRetention,
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
@@ -92,6 +97,8 @@ impl Setting {
         Self::LimitRequestsPerAddress,
         Self::LimitHeaderTime,
         Self::LimitBodyTime,
+        Self::KmsGcpKey,
+        Self::KmsGcpEndpoint,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -115,6 +122,7 @@ impl Setting {
             Self::CacheMaxEntries => "cache.max_entries",
             Self::CacheMaxAge => "cache.max_age",
             Self::KeysRetainOld => "keys.retain_old",
+            Self::AgeIdentity => "keys.age_identity",
             Self::DatabaseRetention => "backup.database_retention",
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
@@ -126,19 +134,26 @@ impl Setting {
             Self::LimitRequestsPerAddress => "limits.requests_per_address",
             Self::LimitHeaderTime => "limits.header_time",
             Self::LimitBodyTime => "limits.body_time",
+            Self::KmsGcpKey => "kms.gcp.key",
+            Self::KmsGcpEndpoint => "kms.gcp.endpoint",
         }
     }
 
     /// `--data-dir`; `None` for what the file alone has.
     #[must_use]
     pub fn flag(self) -> Option<String> {
-        (self.reach() != Reach::FileOnly).then(|| format!("--{}", self.key().replace('_', "-")))
+        (self.reach() != Reach::FileOnly).then(|| format!("--{}", self.name().replace('_', "-")))
     }
 
     /// `CONTAINARIUM_DATA_DIR`; `None` for what the file alone has.
     #[must_use]
     pub fn variable(self) -> Option<String> {
-        (self.reach() != Reach::FileOnly).then(|| format!("CONTAINARIUM_{}", self.key().to_ascii_uppercase()))
+        (self.reach() != Reach::FileOnly).then(|| format!("CONTAINARIUM_{}", self.name().to_ascii_uppercase()))
+    }
+
+    /// Of flag and variable: without the file's tables.
+    fn name(self) -> &'static str {
+        self.key().rsplit('.').next().unwrap_or_default()
     }
 
     pub(super) const fn reach(self) -> Reach {
@@ -155,7 +170,8 @@ impl Setting {
             | Self::DatabaseUrl
             | Self::DatabaseUrlFile
             | Self::LogFormat
-            | Self::AdoptKey => Reach::Everywhere,
+            | Self::AdoptKey
+            | Self::AgeIdentity => Reach::Everywhere,
             _ => Reach::FileOnly,
         }
     }
@@ -245,8 +261,10 @@ impl Environment {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Self {
         let ours = |name: &OsStr| {
-            let name = name.as_encoded_bytes();
-            name == b"HOME" || name.starts_with(b"XDG_") || name.starts_with(b"CONTAINARIUM_")
+            let bytes = name.as_encoded_bytes();
+            bytes.starts_with(b"XDG_")
+                || bytes.starts_with(b"CONTAINARIUM_")
+                || google::VARIABLES.iter().any(|of| name == *of)
         };
         let variables = variables.into_iter().filter(|(name, _)| ours(name)).collect();
         Self { user, working_dir, variables }
@@ -258,6 +276,12 @@ impl Environment {
 
     pub(super) fn working_dir(&self) -> Option<&Path> {
         self.working_dir.as_deref()
+    }
+
+    /// What Google's credentials and their way there are found by.
+    pub(super) fn google(&self) -> Vec<(OsString, OsString)> {
+        let of = |name: &&str| self.variables.get_key_value(OsStr::new(name));
+        google::VARIABLES.iter().filter_map(of).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// A variable that the process was started with, of those that mean something here.

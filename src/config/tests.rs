@@ -413,7 +413,9 @@ fn googles_side_is_read_from_the_file_and_shown() {
     let mut setup = Setup::new();
     setup.file(
         "[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/123/secrets/S_1\"]\npush_on_first_start = true\n\
-         endpoint = \"http://127.0.0.1:4567/\"\n",
+         endpoint = \"http://127.0.0.1:4567/\"\n[kms.gcp]\n\
+         key = \"projects/example.com:acme-b/locations/europe-west1/keyRings/r/cryptoKeys/k\"\nendpoint = \"https://kms.example\"\n\
+         [keys]\nage_identity = \"identity.txt\"\n",
     );
     let effective = setup.good();
     let backup = effective.config.backup_gcp.as_ref().unwrap();
@@ -421,6 +423,11 @@ fn googles_side_is_read_from_the_file_and_shown() {
     assert_eq!(places, ["projects/acme-a/secrets/s", "projects/123/secrets/S_1"]);
     assert_eq!(backup.first_start, FirstStart::Push);
     assert_eq!(backup.endpoint.as_ref().unwrap().as_str(), "http://127.0.0.1:4567");
+    let kms = effective.config.kms_gcp.as_ref().unwrap();
+    assert_eq!(kms.key.as_str(), "projects/example.com:acme-b/locations/europe-west1/keyRings/r/cryptoKeys/k");
+    assert_eq!(kms.endpoint.as_ref().unwrap().to_string(), "https://kms.example");
+    assert!(effective.config.age_identity.as_ref().unwrap().is_absolute());
+    assert!(effective.config.age_identity.as_ref().unwrap().ends_with("identity.txt"));
     let secrets = shown(&effective, Setting::BackupGcpSecrets);
     assert_eq!(secrets.value.as_deref(), Some("projects/acme-a/secrets/s, projects/123/secrets/S_1"));
     assert!(matches!(secrets.origin, Origin::File { line: 2, .. }));
@@ -429,7 +436,9 @@ fn googles_side_is_read_from_the_file_and_shown() {
 #[test]
 fn without_googles_side_there_is_none() {
     let effective = Setup::new().good();
-    assert!(effective.config.backup_gcp.is_none());
+    assert!(effective.config.backup_gcp.is_none() && effective.config.kms_gcp.is_none());
+    assert!(effective.config.age_identity.is_none());
+    assert_eq!(shown(&effective, Setting::KmsGcpKey).value, None);
     assert_eq!(shown(&effective, Setting::BackupGcpSecrets).value, None);
     let mut setup = Setup::new();
     setup.file("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\"]\n");
@@ -453,6 +462,13 @@ fn what_is_no_resource_of_googles_is_refused_with_its_rule() {
         ("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/acme-a/secrets/s\"]", "twice"),
         ("[backup.gcp]\npush_on_first_start = true", "it needs `backup.gcp.secrets` beside it"),
         ("[backup.gcp]\nendpoint = \"https://a.example\"", "it needs `backup.gcp.secrets` beside it"),
+        ("[kms.gcp]\nkey = \"projects/acme-a/locations/x/keyRings/r\"", "cryptoKeys/KEY, without a version"),
+        (
+            "[kms.gcp]\nkey = \"projects/acme-a/locations/x/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1\"",
+            "without a version",
+        ),
+        ("[kms.gcp]\nendpoint = \"https://a.example\"", "it needs `kms.gcp.key` beside it"),
+        ("[kms.gcp]\nkeys = 1", "unknown key `kms.gcp.keys`"),
         ("[backup]\ngcp = 1", "`backup.gcp` must be a table"),
         ("[backup.gcp]\nkeys = 1", "unknown key `backup.gcp.keys`"),
     ] {
@@ -540,4 +556,35 @@ fn a_socket_user_that_breaks_a_rule_is_refused_by_its_name() {
     refused(&user("", "").repeat(2), "uid 33 is there twice");
     refused("socket_users = 1\n", "`socket_users` must be a list of tables");
     refused("socket_users = [1]\n", "`socket_users` must be a list of tables");
+}
+
+#[test]
+fn the_age_identity_is_named_by_flag_variable_and_file() {
+    let setting = Setting::AgeIdentity;
+    assert_eq!((setting.key(), setting.flag(), setting.variable()), {
+        ("keys.age_identity", Some("--age-identity".to_owned()), Some("CONTAINARIUM_AGE_IDENTITY".to_owned()))
+    });
+    let mut setup = Setup::new();
+    setup.file("[keys]\nage_identity = \"/from/file\"\n");
+    assert_eq!(setup.good().config.age_identity.unwrap(), Path::new("/from/file"));
+    setup.set("CONTAINARIUM_AGE_IDENTITY", "/from/variable");
+    assert_eq!(setup.good().config.age_identity.unwrap(), Path::new("/from/variable"));
+}
+
+#[test]
+fn of_the_environment_only_what_finds_googles_credentials_is_handed_on() {
+    let mut setup = Setup::new();
+    for (name, value) in [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/etc/sa.json"),
+        ("https_proxy", "http://proxy:3128"),
+        ("CONTAINARIUM_LOG_FORMAT", "json"),
+        ("XDG_DATA_HOME", "/data"),
+        ("CREDENTIALS_DIRECTORY", "/run/credentials"),
+        ("LD_PRELOAD", "/evil.so"),
+    ] {
+        setup.set(name, value);
+    }
+    let handed = setup.good().config.google_environment;
+    let names: Vec<_> = handed.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["HOME", "GOOGLE_APPLICATION_CREDENTIALS", "https_proxy"]);
 }

@@ -47,6 +47,14 @@ impl Endpoint {
         Self::parse(configured.unwrap_or("https://secretmanager.googleapis.com"))
     }
 
+    /// Where Cloud KMS is asked: as configured, else at Google.
+    ///
+    /// # Errors
+    /// Each [`EndpointError`] of what is configured.
+    pub fn kms(configured: Option<&str>) -> Result<Self, EndpointError> {
+        Self::parse(configured.unwrap_or("https://cloudkms.googleapis.com"))
+    }
+
     /// # Errors
     /// Each [`EndpointError`].
     pub fn parse(text: &str) -> Result<Self, EndpointError> {

@@ -176,13 +176,16 @@ fn refusal(status: StatusCode, body: Zeroizing<Vec<u8>>) -> Failure {
     Failure::Status { status: status.as_u16(), reason }
 }
 
-/// The reason that an error names (google.rpc.ErrorInfo), else its code.
+/// The reason that an error names (google.rpc.ErrorInfo, or the condition of a google.rpc.PreconditionFailure), else its code.
 fn reason(status: &Status) -> Reason {
-    let info = status.details.iter().find_map(|detail| match detail {
-        StatusDetails::ErrorInfo(info) => Some(Reason::of(&info.reason)),
+    let named = status.details.iter().find_map(|detail| match detail {
+        StatusDetails::ErrorInfo(info) => Some(Reason::of(&info.reason)).filter(Reason::is_known),
+        StatusDetails::PreconditionFailure(failure) => {
+            failure.violations.iter().map(|violation| Reason::of(&violation.r#type)).find(Reason::is_known)
+        }
         _ => None,
     });
-    info.filter(Reason::is_known).unwrap_or_else(|| Reason::of(status.code.name()))
+    named.unwrap_or_else(|| Reason::of(status.code.name()))
 }
 
 fn failure(error: &reqwest::Error) -> Failure {

@@ -9,7 +9,7 @@ use super::secrets::json;
 use super::{App, Surface};
 use crate::model::KeyPhase;
 use crate::service::doctor::{BackupTimes, NAMES};
-use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, key_gauges};
+use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, key_gauges, kms_proven};
 use crate::wire::HealthAnswer;
 
 /// The process serves.
@@ -64,6 +64,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     // Where the database does not answer they stay as they were: old times look old.
     if let Some(times) = looked.times {
         backup_gauges(&gauges(&times));
+    }
+    if let Some(at) = app.service.kms_proven_at().await {
+        kms_proven(at.0);
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
 }

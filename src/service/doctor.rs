@@ -15,8 +15,8 @@ use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::Keys;
-use crate::keys::keyfile::{KeyFiles, Scan};
-use crate::model::{Action, Kid, Micros};
+use crate::keys::keyfile::{KeyFile, KeyFiles, MainFile, Scan};
+use crate::model::{Action, Kid, MasterKeyState, Micros};
 use crate::store::Store;
 
 use super::backup::Destinations;
@@ -27,6 +27,8 @@ use ledger::Ledger;
 pub use disks::Disks;
 pub use ledger::BackupTimes;
 
+/// How often it is looked whether a proof is due: a file that was wrapped is proven soon after.
+const LOOK_FOR_PROOFS: Duration = Duration::from_secs(10);
 /// How long the database may take to say what it knows.
 const DATABASE: Duration = Duration::from_secs(5);
 
@@ -49,8 +51,8 @@ impl Verdict {
     }
 }
 
-/// Every check that a daemon makes, in its order; where the database does not answer some are not made.
-pub const NAMES: [&str; 14] = [
+/// Every check that a daemon makes, in its order; where the database does not answer some are not made, nor is `kms` where no key file is wrapped.
+pub const NAMES: [&str; 15] = [
     "daemon",
     "database",
     "key-file",
@@ -63,6 +65,7 @@ pub const NAMES: [&str; 14] = [
     "rotation",
     "data-disk",
     "key-disk",
+    "kms",
     "memory",
     "node",
 ];
@@ -145,9 +148,67 @@ impl Service {
             wall: self.clock.wall(),
         }));
         checks.extend(on_disks.rooms);
+        checks.extend(self.kms_check(ledger.as_ref().ok()).await);
         checks.push(checks::memory(self.unprotected.get().map_or(&[], Vec::as_slice)));
         checks.push(checks::node(&self.node.problems(), ledger.as_ref().ok(), Some(self.node.holder().node)));
         Looked { checks, times: ledger.ok().and_then(|ledger| ledger.times(self.destinations.secrets())) }
+    }
+
+    /// Absent where no needed key file is wrapped.
+    async fn kms_check(&self, ledger: Option<&Ledger>) -> Option<Check> {
+        let scan = scan(self.node.files().clone()).await?;
+        let ledger = ledger?;
+        let needed: Vec<Kid> = ledger.needed().iter().map(|key| key.kid).collect();
+        let files: Vec<_> = scan.first_of_each().filter(|file| needed.contains(&file.kid)).collect();
+        let proofs: Vec<_> = files
+            .iter()
+            .filter_map(|file| Some((file.kid, file.wrapped()?, self.unlocker.proof(file.wrapped()?))))
+            .collect();
+        checks::kms(&proofs, ledger, self.clock.wall(), |kid| self.raw_sha256(kid))
+    }
+
+    pub(super) fn raw_sha256(&self, kid: Kid) -> Option<[u8; 32]> {
+        match &*self.keys.state() {
+            Keys::Open(ring) => ring.raw_sha256(kid),
+            Keys::Locked(_) => None,
+        }
+    }
+
+    /// Proves each day that the wrapped key files that the database needs still open with KMS; until the daemon stops.
+    pub fn keep_proving(self: &Arc<Self>) {
+        self.workers.spawn(Arc::clone(self).prove_on());
+    }
+
+    async fn prove_on(self: Arc<Self>) {
+        loop {
+            if matches!(&*self.keys.state(), Keys::Open(_))
+                && let Ok(survey) = self.store.survey().await
+                && let Some(scan) = scan(self.node.files().clone()).await
+            {
+                let is_needed = |kid: Kid| {
+                    survey
+                        .master_keys
+                        .iter()
+                        .any(|key| key.kid == kid && (key.in_use || key.state == MasterKeyState::Active))
+                };
+                let wrapped: Vec<_> =
+                    scan.first_of_each().filter(|file| is_needed(file.kid)).filter_map(KeyFile::wrapped).collect();
+                self.unlocker.prove(wrapped, &*self.clock).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_FOR_PROOFS) => {}
+                () = self.workers.stopping() => return,
+            }
+        }
+    }
+
+    /// When the wrapped key file that is in use was last proven to open with KMS; absent where it is not wrapped, or never was.
+    pub async fn kms_proven_at(&self) -> Option<Micros> {
+        let scan = scan(self.node.files().clone()).await?;
+        match &scan.main {
+            MainFile::Key(main) => self.unlocker.proof(main.wrapped()?).proven_at,
+            MainFile::Missing | MainFile::Bad(_) => None,
+        }
     }
 
     async fn ledger(&self) -> Result<Ledger, String> {

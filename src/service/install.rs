@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use crate::crypto::{self, ImageError, KeyfileImage};
+use crate::crypto::{ImageError, KeyfileImage};
 use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
@@ -45,7 +45,7 @@ pub enum InstallError {
     KeyFile(#[from] KeyfileError),
 }
 
-/// Reads a master key and keeps it in `secrets.key.d`, under the key files' lock, where the database knows it as staged, active or
+/// Reads a master key, itself or wrapped, and keeps it in `secrets.key.d`, under the key files' lock, where the database knows it as staged, active or
 /// decrypt-only; a daemon takes it from there within seconds. A retired one is kept where a quarantined DEK is under it, which is
 /// released with it.
 ///
@@ -57,8 +57,7 @@ pub async fn install_key(
     input: &mut (impl Read + Send),
 ) -> Result<Installed, InstallError> {
     let image = KeyfileImage::read_from(input).map_err(InstallError::Read)?;
-    let master = image.master()?;
-    let kid = crypto::kid(&master);
+    let kid = image.content()?.kid();
     wanted_state(store, kid).await?;
     let lock = files.lock()?;
     // Once more: it may have been given up while another writer had the lock. It is one read, and another writer that waits for it is
@@ -69,7 +68,7 @@ pub async fn install_key(
     }
     let path = files.retained_path(kid);
     let placed = if files.scan().retained.iter().any(|key| key.path == path) { Placed::Before } else { Placed::Now };
-    lock.stage(&master)?;
+    lock.stage_image(&image)?;
     Ok(Installed { kid, state, path, placed })
 }
 

@@ -180,6 +180,8 @@ pub struct NewEscrow {
     pub target: String,
     pub locator: Option<String>,
     pub content_sha256: Option<[u8; 32]>,
+    /// As in [`EscrowRecord`].
+    pub kms_versions: Vec<String>,
     pub kind: EscrowKind,
     pub stage: EscrowStage,
 }
@@ -230,6 +232,9 @@ pub trait Masters: Send + Sync {
 
     /// Enters a key as staged, whose file is durable on this node: phase idle → staged. Master lock exclusive.
     async fn stage(&self, fence: &Fence, key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError>;
+
+    /// The wrapped file that came with a key, until the rotation to it ends.
+    async fn wrapped_file(&self, kid: Kid) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Gives the staged key up: its row aborted or retired, and without its wrapped file, phase staged → idle, mode normal, the lease
     /// given back. Master lock exclusive. [`Fenced::Elsewhere`] also where this is not the staged key.

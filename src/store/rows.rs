@@ -9,8 +9,8 @@ mod tokens;
 
 pub(super) use backups::{DatabaseBackupRow, DrillRow, column};
 pub(super) use rotation::{
-    DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, master_key_state, micros, retired_without_time,
-    tenant,
+    DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, kms_versions_column, master_key_state, micros,
+    retired_without_time, tenant,
 };
 pub(super) use tokens::{PulseRow, PulsedTokenRow, TokenRow, is_meant, new_token, revoked_token};
 

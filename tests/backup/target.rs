@@ -3,6 +3,9 @@ use std::time::Duration;
 
 use containarium::backup::{CopyState, Kind, Lifetime, LookedAt, SecretManagerTarget, WhatItWas};
 use containarium::crypto::ImageError;
+use containarium::model::WrappedError;
+use reqwest::Method;
+use serde_json::json;
 
 use super::*;
 use crate::support::google::{Google, SECRET};
@@ -80,7 +83,7 @@ async fn a_search_passes_over_what_cannot_be_the_key_and_says_what_it_was() {
     let search = target(&google, "restore").search(&[kid]).await;
     let was: Vec<WhatItWas> = search.looked_at.iter().map(|looked| looked.was.clone()).collect();
     let expected = [
-        WhatItWas::NoKey(ImageError::WrongLength { length: WRAPPED.len() }),
+        WhatItWas::NoKey(ImageError::BadWrapped(WrappedError::Kid)),
         WhatItWas::NotEnabled(CopyState::Destroyed),
         WhatItWas::NotEnabled(CopyState::Disabled),
         WhatItWas::Key(stranger.1),

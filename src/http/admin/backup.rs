@@ -8,22 +8,23 @@ use axum::response::Response;
 use data_encoding::HEXLOWER;
 
 use super::super::App;
-use super::super::extract::{Caller, Id, read_json, read_nothing};
+use super::super::extract::{Caller, Id, read_json, read_json_or_default};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use super::super::stream;
 use crate::model::{Action, Kid};
 use crate::service::backup::{BackupList, ListedSecret, ListedVersion, Outcome, PushedKeys, ReadBack, Trouble};
+use crate::service::kms::OnlyWay;
 use crate::wire::backup::{
-    BackupKeyItem, BackupListAnswer, BackupSecretItem, BackupVersionItem, PushAnswer, PushedCopy, ReadBackAnswer,
-    ReadBackItem, ReadBackRequest, TroubleItem,
+    BackupKeyItem, BackupListAnswer, BackupSecretItem, BackupVersionItem, PushAnswer, PushRequest, PushedCopy,
+    ReadBackAnswer, ReadBackItem, ReadBackRequest, TroubleItem,
 };
 use crate::wire::{Problem, StreamLine};
 
 /// Copy every master key that the database wants into every configured secret.
 ///
 /// Answers NDJSON, the last line `done` or `failed`; `done` says of each copy whether it is there. Hanging up stops nothing; GET follows it.
-#[utoipa::path(post, path = "/v1/admin/backup/push", tag = "administration", responses(
+#[utoipa::path(post, path = "/v1/admin/backup/push", tag = "administration", request_body = PushRequest, responses(
     (status = 200, description = "It is under way.", body = StreamLine<PushAnswer>, content_type = "application/x-ndjson"),
     (status = 400, description = "No secret is configured.", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
@@ -41,9 +42,9 @@ pub(in crate::http) async fn push(
     body: Body,
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::BackupPush).await?;
-    read_nothing(body).await?;
+    let body: PushRequest = read_json_or_default(body).await?;
     let id = request.id().to_owned();
-    let watch = app.service.push_keys(request, grant).await?;
+    let watch = app.service.push_keys(request, grant, OnlyWay::of_flag(body.kms_is_the_only_way_back)).await?;
     Ok(stream::follow(id, watch, pushed))
 }
 

@@ -80,6 +80,19 @@ impl KeyLock {
 }
 
 impl KeyFiles {
+    /// What restores set aside and holds a key itself: wrapping the key files does not protect these.
+    ///
+    /// # Errors
+    /// Those of the directory.
+    pub fn raw_copies(&self) -> Result<Vec<PathBuf>, KeyfileError> {
+        let Some(dir) = Place::open(&self.dir)? else { return Ok(Vec::new()) };
+        let is_raw = |name: &&OsString| {
+            is_replaced(&self.names.main, name)
+                && matches!(load(&dir, name), Ok(Some(loaded)) if loaded.key.master().is_some())
+        };
+        Ok(dir.names()?.iter().filter(is_raw).map(|name| dir.of(name)).collect())
+    }
+
     /// The bytes of a good file of this key, for a copy of it: the key file's own, else those of one in `secrets.key.d`. What is wrong
     /// with other files is [`KeyFiles::scan`]'s to say.
     ///

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::backup::KeyCopy;
-use crate::crypto::{self, ImageError, MasterKey};
+use crate::crypto::{ImageError, KeyfileImage};
 use crate::model::Kid;
 
 use super::{Class, Destinations, Trouble, kids};
@@ -12,7 +12,8 @@ use super::{Class, Destinations, Trouble, kids};
 /// A key that came back.
 pub(in crate::service) struct FetchedKey {
     pub(in crate::service) kid: Kid,
-    pub(in crate::service) master: MasterKey,
+    /// The key file as it was: of a wrapped key, which whoever needs it opens, the kid that it says.
+    pub(in crate::service) image: KeyfileImage,
     /// Of the copy.
     pub(in crate::service) sha256: [u8; 32],
     /// Where the copy was.
@@ -66,9 +67,9 @@ impl FetchError {
 impl FetchedKey {
     /// # Errors
     /// [`FetchError::Image`].
-    pub(in crate::service) fn of(copy: &KeyCopy, from: String) -> Result<Self, FetchError> {
-        match copy.image().master() {
-            Ok(master) => Ok(Self { kid: crypto::kid(&master), master, sha256: copy.sha256(), from }),
+    pub(in crate::service) fn of(copy: KeyCopy, from: String) -> Result<Self, FetchError> {
+        match copy.kid() {
+            Ok(kid) => Ok(Self { kid, sha256: copy.sha256(), image: copy.into_image(), from }),
             Err(damage) => Err(FetchError::Image { from, damage }),
         }
     }
@@ -100,7 +101,7 @@ pub(in crate::service) async fn search(
         };
         looked.extend(search.looked_at.iter().map(|at| format!("{secret} version {}: {}", at.number, at.was)));
         for found in search.found {
-            keys.push(FetchedKey::of(&found.copy, found.locator)?);
+            keys.push(FetchedKey::of(found.copy, found.locator)?);
         }
         missing = search.missing;
         if let Some(error) = search.stopped {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::super::{Error, Failure, Request, Service};
 use super::{elsewhere, named, unknown};
 use crate::access::AdminGrant;
-use crate::keys::KeysError;
 use crate::keys::keyfile::Scan;
+use crate::keys::{Keys, KeysError};
 use crate::model::{Action, DekBody, DekRecord, DekVersion, Kid, MasterKeyState, Tenant, WrappedDek};
 use crate::store::deks::QuarantineOutcome;
 
@@ -128,11 +128,14 @@ impl Service {
         state.map(|state| state.active_kid).ok_or(Error::Internal(Failure::Other))
     }
 
-    /// Every key file, retired keys' too, read on a thread that may block.
+    /// Every key file, retired keys' too, read on a thread that may block; wrapped ones opened where they open.
     async fn key_files(&self) -> Result<Arc<Scan>, Error> {
         let files = self.node.files().clone();
-        let scanned = tokio::task::spawn_blocking(move || Arc::new(files.scan())).await;
-        scanned.map_err(|_| Error::Internal(Failure::Other))
+        let scanned = tokio::task::spawn_blocking(move || files.scan()).await;
+        let scan = scanned.map_err(|_| Error::Internal(Failure::Other))?;
+        let keys = self.keys.state();
+        let is_new = |kid| matches!(&*keys, Keys::Open(ring) if !ring.holds(kid));
+        Ok(Arc::new(self.unlocker.opened(scan, is_new, &*self.clock).await))
     }
 }
 

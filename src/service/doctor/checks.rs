@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::keys::keyfile::{MainFile, Scan};
-use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind};
+use crate::keys::unlock::Proof as KmsProof;
+use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
 use crate::service::backup::Destinations;
 
 use super::Check;
@@ -19,6 +20,8 @@ const DATABASE_BACKUP_WARNING: Duration = days(2);
 const DRILL_WARNING: Duration = days(35);
 /// A rotation takes minutes, and its waiting for copies and nodes no more than a day.
 const ROTATION_WARNING: Duration = days(1);
+/// It is proven each day.
+const KMS_PROOF_FAILURE: Duration = days(2);
 /// Ages are told by comparing the two clocks.
 const CLOCK_WARNING: Duration = Duration::from_secs(5);
 const CLOCK_FAILURE: Duration = Duration::from_mins(1);
@@ -178,6 +181,47 @@ fn describe(proof: &Proof<'_>) -> String {
     };
     let copies: Vec<String> = proof.copies.iter().map(copy).collect();
     format!("master key {}: {}", proof.key.kid, copies.join(", "))
+}
+
+/// Whether the wrapped key files still open with KMS, and whether anything else does. `None` where none is wrapped.
+pub(super) fn kms(
+    files: &[(Kid, &WrappedMaster, KmsProof)],
+    ledger: &Ledger,
+    wall: Micros,
+    raw_sha256: impl Fn(Kid) -> Option<[u8; 32]>,
+) -> Option<Check> {
+    const NAME: &str = "kms";
+    let (kid, _, worst) = files.iter().min_by_key(|(_, _, proof)| proof.proven_at)?;
+    let last = match worst.proven_at {
+        Some(at) => format!("master key {kid} was last proven to open with its KMS key at {at}"),
+        None => format!("that master key {kid} opens with its KMS key was not proven since this daemon started"),
+    };
+    let failure = files.iter().find_map(|(_, _, proof)| proof.failure.as_ref());
+    let is_old = worst.proven_at.is_none_or(|at| age(wall, at) > KMS_PROOF_FAILURE);
+    if let Some(why) = failure {
+        let finding = format!("{last}; the last try failed: {why}");
+        let check = if is_old { Check::failure(NAME, finding) } else { Check::warning(NAME, finding) };
+        return Some(check.mended_by("containarium kms status (it tries each recipient with your credentials)"));
+    }
+    let escrowed = |kid: Kid| {
+        let copies = ledger.proofs().into_iter().filter(|proof| proof.key.kid == kid).flat_map(|proof| proof.copies);
+        copies.into_iter().any(|copy| copy.content_sha256.is_some() && copy.content_sha256 == raw_sha256(kid))
+    };
+    let only = files.iter().filter(|(kid, file, _)| !file.has_another_way() && !escrowed(*kid)).map(|(kid, ..)| *kid);
+    let only: Vec<Kid> = only.collect();
+    if !only.is_empty() {
+        let what = format!(
+            "nothing but one KMS key opens master key {}: when it is destroyed, every secret is lost",
+            list(only)
+        );
+        return Some(
+            Check::warning(NAME, what).mended_by("containarium kms rewrap --age RECIPIENT --age-identity FILE"),
+        );
+    }
+    if worst.proven_at.is_none() {
+        return Some(Check::warning(NAME, last).mended_by("containarium kms status"));
+    }
+    Some(Check::ok(NAME, last))
 }
 
 /// A copy that was never read back ages from when its key was made: from then on only a hope stands for it.

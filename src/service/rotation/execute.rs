@@ -170,7 +170,7 @@ impl Carrier {
             keys: &seen.keys,
             escrows: &seen.escrows,
             nodes: &seen.nodes,
-            without: &order.without,
+            without: &order.terms.without,
             now: seen.now,
             retain_old: self.service.rotation.retain_old,
             here: &seen.here,
@@ -200,9 +200,17 @@ impl Carrier {
             [] => String::new(),
             _ => format!(", or fetch it there: `containarium backup restore --kid {kid}`"),
         };
+        // What travels through the database is taken by each node that may open it.
+        let by_itself = match self.service.store.wrapped_file(kid).await {
+            Ok(Some(_)) => {
+                "Each takes the new key from the database, once KMS opens it for that node; `containarium admin doctor` there says why it does \
+                 not. Or: "
+            }
+            Ok(None) | Err(_) => "",
+        };
         let step = format!(
-            "waiting for nodes: {}. Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`{fetch}. Nodes that \
-             hold it",
+            "waiting for nodes: {}. {by_itself}Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`{fetch}. \
+             Nodes that hold it",
             ids.join(", ")
         );
         self.reporter.say(step, (all - nodes.len()) as u64, Some(all as u64));
@@ -232,8 +240,8 @@ impl Carrier {
         match step {
             Step::TakeLease => return self.take_lease().await,
             Step::Preflight => return self.preflight(&seen.state).await,
-            Step::Stage(mode) => self.stage(&fence, mode).await?,
-            Step::Push(kid) => self.push(kid).await?,
+            Step::Stage(mode) => self.stage(&fence, mode, order).await?,
+            Step::Push(kid) => self.push(kid, order.terms.only_way).await?,
             Step::Waive(kid) => self.waive(kid, &order.who).await?,
             Step::Record(proof) => self.record(&proof).await?,
             Step::Flip { to, without } => self.flip(&fence, to, &without).await?,

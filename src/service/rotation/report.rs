@@ -179,7 +179,7 @@ fn aborted(kid: Option<Kid>, seen: &Seen, secrets: &[String]) -> Report {
 
 fn dry_run(seen: &Seen, tally: &Tally, order: &Order) -> Report {
     let mut problems = tally.damaged.clone();
-    let lost = seen.nodes.iter().filter(|node| !node.live && !order.without.contains(&node.node));
+    let lost = seen.nodes.iter().filter(|node| !node.live && !order.terms.without.contains(&node.node));
     problems.extend(lost.map(|node| {
         let id = node.node;
         format!("node {id} is not live (last seen {}): start it, add --without-node {id}, or `containarium admin nodes forget {id}`", node.seen_at)

@@ -17,7 +17,7 @@ use self::nodes::{ForgetNode, Heartbeat, ListNodes, ReleaseLease, TakeLease};
 use self::restore::{AcceptRestore, RaiseGeneration};
 use self::retire::{DestroyMaster, Retire};
 use self::rewrap::{CountUnder, DeksUnder, Rewrap};
-use self::steps::{Abort, Flip, SetPhase, Stage};
+use self::steps::{Abort, Flip, SetPhase, Stage, WrappedFile};
 use super::PostgresStore;
 use super::tx::{run_read, run_tx};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
@@ -54,6 +54,10 @@ impl Masters for PostgresStore {
 
     async fn stage(&self, fence: &Fence, key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError> {
         run_tx(&self.pool, "stage", &mut Stage { fence, key }).await
+    }
+
+    async fn wrapped_file(&self, kid: Kid) -> Result<Option<Vec<u8>>, StoreError> {
+        run_read(&self.pool, &WrappedFile(kid)).await
     }
 
     async fn abort(&self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<Fenced<KeyState>, StoreError> {

@@ -37,6 +37,10 @@ impl Masters for SqliteStore {
         committed!(self, |tx| rotation::stage(tx, fence, key))
     }
 
+    async fn wrapped_file(&self, kid: Kid) -> Result<Option<Vec<u8>>, StoreError> {
+        rotation::wrapped_file(&self.readers, kid).await
+    }
+
     async fn abort(&self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<Fenced<KeyState>, StoreError> {
         committed!(self, |tx| rotation::abort(tx, fence, kid, given_up))
     }

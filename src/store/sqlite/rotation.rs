@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqlitePool};
 
 use super::error::store_error;
 use super::sql::now;
@@ -38,6 +38,13 @@ pub(super) async fn stage(
     key_state::store(connection, &state).await?;
     failpoint::reached("store.stage");
     Ok(Fenced::Done(StageOutcome::Staged(state)))
+}
+
+pub(super) async fn wrapped_file(pool: &SqlitePool, kid: Kid) -> Result<Option<Vec<u8>>, StoreError> {
+    let query = sqlx::query_scalar("SELECT wrapped_file FROM master_keys WHERE kid = ?1");
+    let found: Option<Option<Vec<u8>>> =
+        query.bind(kid.as_bytes().as_slice()).fetch_optional(pool).await.map_err(store_error)?;
+    Ok(found.flatten())
 }
 
 pub(super) async fn abort(

@@ -59,6 +59,9 @@ pub(crate) async fn a_key_is_staged_once(f: Fixture) {
     assert_eq!(f.master_state(NEW).await, Some(MasterKeyState::Staged));
     let stored = f.database.bytes(file);
     assert_eq!(f.rows(&format!("master_keys WHERE wrapped_file = {stored} AND activated_at IS NULL")).await, 1);
+    assert_eq!(f.store.wrapped_file(NEW).await.unwrap().as_deref(), Some(file));
+    assert_eq!(f.store.wrapped_file(KID).await.unwrap(), None, "it came with none");
+    assert_eq!(f.store.wrapped_file(Kid::new([3; 16])).await.unwrap(), None, "there is no such key");
     // From staged there is no staging.
     for at in [KeyPhase::Idle, KeyPhase::Staged] {
         let again = f.store.stage(&before(at), &new_master(Kid::new([3; 16]))).await.unwrap();

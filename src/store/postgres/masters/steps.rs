@@ -11,7 +11,7 @@ use crate::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState, NodeId};
 use crate::store::guards;
 use crate::store::masters::{Fence, Fenced, FlipOutcome, GivenUp, NewMaster, StageOutcome};
 use crate::store::postgres::failure::Failure;
-use crate::store::postgres::tx::{End, Work};
+use crate::store::postgres::tx::{End, Read, Work};
 use crate::store::postgres::{NOW, locks};
 use crate::store::rows::KeyStateRow;
 
@@ -44,6 +44,22 @@ impl Work for Stage<'_> {
         let state = enter(tx, KeyPhase::Staged, self.key.mode).await?;
         failpoint::reached("store.stage");
         Ok(End::Commit(Fenced::Done(StageOutcome::Staged(state))))
+    }
+}
+
+pub(super) struct WrappedFile(pub(super) Kid);
+
+#[async_trait]
+impl Read for WrappedFile {
+    type Output = Option<Vec<u8>>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Option<Vec<u8>>, Failure> {
+        let found: Option<Option<Vec<u8>>> =
+            sqlx::query_scalar("SELECT wrapped_file FROM containarium.master_keys WHERE kid = $1")
+                .bind(self.0.as_bytes().as_slice())
+                .fetch_optional(connection)
+                .await?;
+        Ok(found.flatten())
     }
 }
 

@@ -126,6 +126,7 @@ fn copy_of(kid: Kid, what: EscrowKind) -> EscrowRecord {
         target,
         locator: None,
         content_sha256: None,
+        kms_versions: Vec::new(),
         kind: what,
         started_at,
         confirmed_at,
