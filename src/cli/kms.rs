@@ -190,8 +190,8 @@ async fn wrap(arguments: WrapArgs) -> Result<(), Failure> {
     let form = Form::Wrapped { keys, recipients: arguments.age, only_way };
     let changed = change(&config, form, arguments.output.format()).await?;
     note(
-        "earlier raw copies of these keys, on disks, in backups or in Secret Manager, are as good as before: to end what they open, unwrap, \
-         rotate with `containarium admin rotate-master --compromised`, and wrap the new key",
+        "earlier raw copies of these keys, on disks, in backups or in Secret Manager, are as good as before: to end what they open, \
+         rotate with `containarium admin rotate-master --compromised`, whose new key is wrapped from the first",
     );
     for path in &changed.raw_copies {
         note(&format!("a raw copy lies on this host: {}", path.display()));
