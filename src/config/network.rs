@@ -78,14 +78,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn optional_path(&mut self, setting: Setting) -> Option<PathBuf> {
-        if self.layers.find(setting).is_none() {
-            self.show(setting, None, super::Origin::Default);
-            return None;
-        }
-        self.path(setting, || Err("it has no default".to_owned()))
-    }
-
     pub(super) fn limits(&mut self) -> Option<Limits> {
         let connections = self.value(Setting::LimitConnections, ("1024", CONNECTIONS), number_of_connections);
         let per_address = self.value(Setting::LimitConnectionsPerAddress, ("256", PER_ADDRESS), number_of_connections);

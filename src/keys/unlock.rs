@@ -232,6 +232,10 @@ mod tests {
         fn monotonic(&self) -> Duration {
             Duration::from_millis(self.0.load(Ordering::Relaxed))
         }
+
+        fn since_boot(&self) -> Duration {
+            self.monotonic()
+        }
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Service {
 
     /// Absent where no needed key file is wrapped.
     async fn kms_check(&self, ledger: Option<&Ledger>) -> Option<Check> {
-        let scan = scan(self.node.files().clone()).await?;
+        let scan = self.disks.scan(self.node.files()).await?;
         let ledger = ledger?;
         let needed: Vec<Kid> = ledger.needed().iter().map(|key| key.kid).collect();
         let files: Vec<_> = scan.first_of_each().filter(|file| needed.contains(&file.kid)).collect();
@@ -183,7 +183,7 @@ impl Service {
         loop {
             if matches!(&*self.keys.state(), Keys::Open(_))
                 && let Ok(survey) = self.store.survey().await
-                && let Some(scan) = scan(self.node.files().clone()).await
+                && let Some(scan) = self.disks.scan(self.node.files()).await
             {
                 let is_needed = |kid: Kid| {
                     survey
@@ -204,7 +204,7 @@ impl Service {
 
     /// When the wrapped key file that is in use was last proven to open with KMS; absent where it is not wrapped, or never was.
     pub async fn kms_proven_at(&self) -> Option<Micros> {
-        let scan = scan(self.node.files().clone()).await?;
+        let scan = self.disks.scan(self.node.files()).await?;
         match &scan.main {
             MainFile::Key(main) => self.unlocker.proof(main.wrapped()?).proven_at,
             MainFile::Missing | MainFile::Bad(_) => None,

@@ -270,7 +270,8 @@ impl SystemKey {
         let (tenant, name) = (Tenant::system(), SecretName::parse(TOKEN_MAC).map_err(|error| error.to_string())?);
         let place = Place { tenant: tenant.clone(), name: name.clone(), which: Which::Current };
         let found = self.store.read(&[place]).await.map_err(|error| error.to_string())?;
-        let Some(Found::Secret(_, Some(version))) = found.into_iter().next() else {
+        let found = found.into_iter().next().transpose().map_err(|error| error.to_string())?;
+        let Some(Found::Secret(_, Some(version))) = found else {
             return Err("it is missing".to_owned());
         };
         let VersionBody::Live { ciphertext, dek_version, dek: Some(row) } = version.body else {

@@ -4,8 +4,6 @@ use std::time::Duration;
 use containarium::backup::{CopyState, Kind, Lifetime, LookedAt, SecretManagerTarget, WhatItWas};
 use containarium::crypto::ImageError;
 use containarium::model::WrappedError;
-use reqwest::Method;
-use serde_json::json;
 
 use super::*;
 use crate::support::google::{Google, SECRET};

@@ -53,6 +53,14 @@ impl Disks {
     }
 }
 
+impl Disks {
+    /// What lies in the key files; absent where their disk does not answer.
+    pub(super) async fn scan(&self, files: &KeyFiles) -> Option<Scan> {
+        let files = files.clone();
+        ask(&self.keys, LIMIT, move || files.scan()).await.ok()
+    }
+}
+
 /// Asks on a thread that may block.
 async fn ask<T: Send + 'static>(
     turn: &Turn,
