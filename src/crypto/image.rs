@@ -123,6 +123,16 @@ impl KeyfileImage {
         Ok(MasterKey(Bytes32::filled(|out| out.copy_from_slice(bytes))))
     }
 
+    /// The master key that is still whole in a file that is no good key file: an editor's newline came after it. For finding what has to be
+    /// destroyed, never for use.
+    #[must_use]
+    pub fn remains(&self) -> Option<MasterKey> {
+        let bytes = self.0.as_slice();
+        let key = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).filter(|key| key.len() == 32);
+        let key: &[u8; 32] = key.unwrap_or(bytes).try_into().ok()?;
+        key.iter().any(|byte| *byte != 0).then(|| MasterKey(Bytes32::filled(|out| out.copy_from_slice(key))))
+    }
+
     fn damage(&self) -> ImageError {
         let length = self.0.len();
         // U+FFFD in UTF-8: what a text-mode copy puts for each byte that is not UTF-8. 32 random bytes become 57 to 60.

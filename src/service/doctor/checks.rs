@@ -1,6 +1,6 @@
 //! The checks: each from what was found to a verdict. docs/OPERATIONS.md ("Doctor") lists the limits, which are all here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::keys::keyfile::{MainFile, Scan};
@@ -126,6 +126,11 @@ pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Chec
         let active = state.active_kid;
         return Check::warning("keys", format!("{} holds {main}, and the active key is {active}", scan.path.display()))
             .mended_by("containarium admin status (a daemon puts it right by itself)");
+    }
+    if !scan.unknown_asides.is_empty() {
+        let finding = "a restore set aside what may hold a key, which no destroyed key is removed from";
+        return Check::warning("keys", format!("{finding}: {}", paths(&scan.unknown_asides)))
+            .mended_by("look, then shred it: `shred -u FILE` (for a directory or a link, what it holds or leads to)");
     }
     Check::ok("keys", format!("needed and here: {}", list(ledger.needed().iter().map(|key| key.kid))))
 }
@@ -327,6 +332,10 @@ pub(super) fn node(problems: &[String], ledger: Option<&Ledger>, this: Option<No
     }
     let live = nodes.iter().filter(|node| node.live).count();
     Check::ok(NAME, format!("{live} of {} nodes live", nodes.len()))
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn age(now: Micros, then: Micros) -> Duration {
