@@ -80,9 +80,20 @@ pub(super) fn clock(wall: Micros, database: Micros) -> Check {
 
 const BRING_BACK: &str = "containarium backup restore, or containarium admin install-key < BACKUP";
 
+/// Right after a flip a daemon does it by itself, and needs no command.
+const PUT_RIGHT: &str = "containarium backup restore (it sets aside what is there)";
+
 /// The error names what mends it.
-pub(super) fn key_file(scan: &Scan) -> Check {
+pub(super) fn key_file(scan: &Scan, active: Option<Kid>) -> Check {
     match &scan.main {
+        MainFile::Key(key) if active.is_some_and(|active| active != key.kid) => {
+            let active = list(active);
+            Check::warning(
+                "key-file",
+                format!("{} holds master key {}, and the active key is {active}", scan.path.display(), key.kid),
+            )
+            .mended_by(PUT_RIGHT)
+        }
         MainFile::Key(key) => Check::ok("key-file", format!("{} holds master key {}", scan.path.display(), key.kid)),
         MainFile::Missing => {
             Check::failure("key-file", format!("{} is not there", scan.path.display())).mended_by(BRING_BACK)
@@ -116,16 +127,19 @@ pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Chec
     let known = |kid: &Kid| ledger.survey.master_keys.iter().any(|key| key.kid == *kid);
     let strangers: Vec<Kid> = on_disk.iter().copied().filter(|kid| !known(kid)).collect();
     if !strangers.is_empty() {
+        let files: Vec<PathBuf> =
+            scan.retained.iter().filter(|key| strangers.contains(&key.kid)).map(|key| key.path.clone()).collect();
+        let mend = if files.is_empty() {
+            PUT_RIGHT.to_owned()
+        } else {
+            format!(
+                "where an older copy of the database was restored, move them off this host and keep them as long as a newer copy is kept: {};                  else containarium config show (do key files and database belong together?)",
+                paths(&files)
+            )
+        };
         let kids = list(strangers);
         return Check::warning("keys", format!("key files hold master keys that the database does not know: {kids}"))
-            .mended_by("containarium config show (do key files and database belong together?)");
-    }
-    if let (Some(main), Some(state)) = (main, ledger.state())
-        && main != state.active_kid
-    {
-        let active = state.active_kid;
-        return Check::warning("keys", format!("{} holds {main}, and the active key is {active}", scan.path.display()))
-            .mended_by("containarium admin status (a daemon puts it right by itself)");
+            .mended_by(mend);
     }
     if !scan.unknown_asides.is_empty() {
         let finding = "a restore set aside what may hold a key, which no destroyed key is removed from";
