@@ -172,6 +172,16 @@ impl KeyfileImage {
         self.0.windows(3).any(|window| window == [0xEF, 0xBF, 0xBD])
     }
 
+    /// The master key that is still whole in a file that is no good key file: an editor's newline came after it. For finding what has to be
+    /// destroyed, never for use.
+    #[must_use]
+    pub fn remains(&self) -> Option<MasterKey> {
+        let bytes = self.0.as_slice();
+        let key = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).filter(|key| key.len() == 32);
+        let key: &[u8; 32] = key.unwrap_or(bytes).try_into().ok()?;
+        key.iter().any(|byte| *byte != 0).then(|| MasterKey(Bytes32::filled(|out| out.copy_from_slice(key))))
+    }
+
     fn damage(&self) -> ImageError {
         let length = self.0.len();
         let text = self.0.trim_ascii_end();

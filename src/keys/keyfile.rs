@@ -90,6 +90,8 @@ pub struct Scan {
     pub retained: Vec<KeyFile>,
     /// What in `secrets.key.d`, or about it, is wrong: files that cannot be used, and names that lie.
     pub problems: Vec<KeyfileError>,
+    /// What restores set aside that may hold a key, which one nobody can tell: no destroyed key is removed from there.
+    pub unknown_asides: Vec<PathBuf>,
 }
 
 /// Whether an open file lies on the key file's file system, and is lost together with it: then it is no copy off the host, and may be the
@@ -132,11 +134,21 @@ impl KeyFiles {
     /// Opens every key file. Takes no lock and changes nothing.
     #[must_use]
     pub fn scan(&self) -> Scan {
-        let mut scan = Scan { path: self.path(), main: MainFile::Missing, retained: Vec::new(), problems: Vec::new() };
+        let mut scan = Scan {
+            path: self.path(),
+            main: MainFile::Missing,
+            retained: Vec::new(),
+            problems: Vec::new(),
+            unknown_asides: Vec::new(),
+        };
         match Place::open(&self.dir) {
             Ok(Some(dir)) => {
                 scan.main = main_file(&dir, &self.names.main);
                 scan.add_retained(&dir, &self.names.retained);
+                match aside::unknown_asides(&dir, &self.names.main) {
+                    Ok(asides) => scan.unknown_asides = asides,
+                    Err(error) => scan.problems.push(error),
+                }
             }
             Ok(None) => {}
             // In a directory that others can change no file is worth reading.

@@ -268,7 +268,10 @@ struct Found<'a> {
 fn common(found: &Found<'_>) -> Vec<Check> {
     let mut all = vec![checks::database(found.ledger)];
     match &found.scan {
-        Ok(scan) => all.push(checks::key_file(scan)),
+        Ok(scan) => {
+            let state = found.ledger.as_ref().ok().and_then(Ledger::state);
+            all.push(checks::key_file(scan, state.map(|state| state.active_kid)));
+        }
         Err(why) => all.push(Check::failure("key-file", format!("the key files could not be looked at: {why}"))),
     }
     if let Ok(ledger) = found.ledger {

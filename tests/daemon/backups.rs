@@ -229,12 +229,20 @@ fn on_postgresql_the_line_for_pg_dump_is_printed_and_works() {
         &["is no copy to record", "--format=custom"],
     );
     assert_eq!(site.number("SELECT count(*) FROM database_backups"), 0);
+    fails(&site.cli(["backup", "database", text(&dump)], b""), 6, &["help: give the name of a new file"]);
+    let run = |line: &str| {
+        let line = format!("PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :); {line}");
+        Command::new("bash").args(["-c", &line]).output().unwrap()
+    };
+    // Some releases of mv say so where they move nothing, some do not.
+    let _either = run(&line);
+    assert_eq!(std::fs::read(&dump).unwrap(), b"pg_dump: error: connection failed", "nothing is written over");
     std::fs::remove_file(&dump).unwrap();
-    let done = Command::new("bash")
-        .args(["-c", &format!("PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :); {line}")])
-        .output()
-        .unwrap();
+    let failing = line.replace("--schema=containarium", "--schema=nothing");
+    assert!(!run(&failing).status.success() && !dump.exists(), "a dump that failed gets no name");
+    let done = run(&line);
     assert!(done.status.success(), "{line}: {}", said(&done));
+    assert!(!site.path("it's a.dump.partial").exists());
     answer(&site.cli(["backup", "database", text(&dump), "--record", "-o", "json"], b""));
     assert_eq!(site.number("SELECT count(*) FROM database_backups"), 1);
     // One of last week is not fresh because it is told of today, and one of tomorrow is not younger than now.
@@ -265,7 +273,8 @@ fn the_line_for_pg_dump_holds_no_password() {
     let printed = site.cli(["backup", "database", "f"], b"");
     assert!(printed.status.success(), "{}", said(&printed));
     let line = String::from_utf8(printed.stdout.clone()).unwrap();
-    assert!(line.ends_with(" 'postgres://u@h:5432/d?sslmode=require'\n"), "{line}");
+    let url = " 'postgres://u@h:5432/d?sslmode=require' ";
+    assert!(line.ends_with(&format!("{url}&& mv -n -- f.partial f\n")), "{line}");
     assert!(!line.contains("canary") && !said(&printed).contains("canary"));
 }
 

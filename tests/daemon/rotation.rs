@@ -418,13 +418,36 @@ fn an_old_key_is_destroyed_once_its_time_has_come(site: &Site) {
     let (code, said) = refused(site, &["--destroy-old", "--yes"]);
     assert_eq!(code, Some(6), "{said}");
     assert!(said.contains("--destroy-old --prove-from"), "{said}");
+    let key = std::fs::read(&copy).unwrap();
+    let [newline, foreign, damaged] =
+        ["20260101T000000Z", "20260102T000000Z", "20260103T000000Z"].map(|at| set_aside(site, at));
+    std::fs::write(&newline, [&key[..], b"\n"].concat()).unwrap();
+    std::fs::write(&foreign, &key).unwrap();
+    std::fs::write(&damaged, [b'x'; 57]).unwrap();
     let report = rotated(site, &["--destroy-old", "--yes", "--prove-from", copy.to_str().unwrap()]);
+    assert!(
+        !newline.exists() && !foreign.exists(),
+        "what a restore set aside held it, whatever was wrong with the file"
+    );
+    assert!(damaged.exists(), "which key it may hold is not known");
+    let told = [
+        report["left"].to_string(),
+        site.cli(["admin", "doctor", "-o", "json"], b"").stdout.escape_ascii().to_string(),
+    ];
+    for told in told {
+        assert!(told.contains(damaged.to_str().unwrap()) && told.contains("shred"), "{told}");
+    }
     assert_eq!((report["end"].as_str(), report["kid"].as_str()), (Some("destroyed"), Some(old.as_str())));
     assert!(!staged_file(site, &old).exists(), "no copy of it is left here");
     assert!(report["left"].to_string().contains("it is done"), "{report}");
     check(&daemon, 2);
     assert_eq!(daemon.stop().code(), Some(0));
     check(&site.start(), 2);
+}
+
+/// Where a restore keeps what was no good key file.
+fn set_aside(site: &Site, at: &str) -> std::path::PathBuf {
+    site.key_file().with_file_name(format!("secrets.key.replaced-unreadable-{at}"))
 }
 
 fn two_old_keys_are_kept_for_their_time_and_destroyed_one_after_the_other(site: &Site) {

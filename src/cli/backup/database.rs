@@ -195,8 +195,14 @@ async fn record_dump(client: &Client, file: &Path, format: Format) -> Result<(),
 
 fn print_dump_line(url: &DatabaseUrl, file: &Path, format: Format) -> Result<(), Failure> {
     let name = quoted(&file.display().to_string());
-    let to = if file == Path::new("-") { String::new() } else { format!(" --file={name}") };
-    let command = format!("pg_dump --schema=containarium --format=custom{to} {}", quoted(&without_password(url)));
+    let command = if file == Path::new("-") {
+        dump_line("", url)
+    } else {
+        // pg_dump empties the file that it is given before it has so much as connected.
+        refuse_taken(file)?;
+        let partial = quoted(&format!("{}.partial", file.display()));
+        format!("{} && mv -n -- {partial} {name}", dump_line(&format!(" --file={partial}"), url))
+    };
     match format {
         Format::Json => print_json(&Made { command: Some(command), ..Made::NOTHING })?,
         Format::Table => print(format!("{}\n", plain(&command)).as_bytes())?,
@@ -206,6 +212,22 @@ fn print_dump_line(url: &DatabaseUrl, file: &Path, format: Format) -> Result<(),
          --record`"
     ));
     Ok(())
+}
+
+fn dump_line(to: &str, url: &DatabaseUrl) -> String {
+    format!("pg_dump --schema=containarium --format=custom{to} {}", quoted(&without_password(url)))
+}
+
+fn refuse_taken(file: &Path) -> Result<(), Failure> {
+    // A link is something too, whatever it leads to.
+    match std::fs::symlink_metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(failed(&CopyError::Exists(file.to_owned()))),
+        Err(error) => {
+            let why = format!("{} cannot be looked at: {error}", file.display());
+            Err(Failure::new(Exit::Failed, why).mend(format!("namei -l {}", quoted(&file.display().to_string()))))
+        }
+    }
 }
 
 /// The URL as pg_dump takes it from a command line, which others can see.

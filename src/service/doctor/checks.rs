@@ -1,6 +1,6 @@
 //! The checks: each from what was found to a verdict. docs/OPERATIONS.md ("Doctor") lists the limits, which are all here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::keys::keyfile::{MainFile, Scan};
@@ -83,9 +83,20 @@ pub(super) fn clock(wall: Micros, database: Micros) -> Check {
 
 const BRING_BACK: &str = "containarium backup restore, or containarium admin install-key < BACKUP";
 
+/// Right after a flip a daemon does it by itself, and needs no command.
+const PUT_RIGHT: &str = "containarium backup restore (it sets aside what is there)";
+
 /// The error names what mends it.
-pub(super) fn key_file(scan: &Scan) -> Check {
+pub(super) fn key_file(scan: &Scan, active: Option<Kid>) -> Check {
     match &scan.main {
+        MainFile::Key(key) if active.is_some_and(|active| active != key.kid) => {
+            let active = list(active);
+            Check::warning(
+                "key-file",
+                format!("{} holds master key {}, and the active key is {active}", scan.path.display(), key.kid),
+            )
+            .mended_by(PUT_RIGHT)
+        }
         MainFile::Key(key) => Check::ok("key-file", format!("{} holds master key {}", scan.path.display(), key.kid)),
         MainFile::Missing => {
             Check::failure("key-file", format!("{} is not there", scan.path.display())).mended_by(BRING_BACK)
@@ -119,16 +130,24 @@ pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Chec
     let known = |kid: &Kid| ledger.survey.master_keys.iter().any(|key| key.kid == *kid);
     let strangers: Vec<Kid> = on_disk.iter().copied().filter(|kid| !known(kid)).collect();
     if !strangers.is_empty() {
+        let files: Vec<PathBuf> =
+            scan.retained.iter().filter(|key| strangers.contains(&key.kid)).map(|key| key.path.clone()).collect();
+        let mend = if files.is_empty() {
+            PUT_RIGHT.to_owned()
+        } else {
+            format!(
+                "where an older copy of the database was restored, move them off this host and keep them as long as a newer copy is kept: {};                  else containarium config show (do key files and database belong together?)",
+                paths(&files)
+            )
+        };
         let kids = list(strangers);
         return Check::warning("keys", format!("key files hold master keys that the database does not know: {kids}"))
-            .mended_by("containarium config show (do key files and database belong together?)");
+            .mended_by(mend);
     }
-    if let (Some(main), Some(state)) = (main, ledger.state())
-        && main != state.active_kid
-    {
-        let active = state.active_kid;
-        return Check::warning("keys", format!("{} holds {main}, and the active key is {active}", scan.path.display()))
-            .mended_by("containarium admin status (a daemon puts it right by itself)");
+    if !scan.unknown_asides.is_empty() {
+        let finding = "a restore set aside what may hold a key, which no destroyed key is removed from";
+        return Check::warning("keys", format!("{finding}: {}", paths(&scan.unknown_asides)))
+            .mended_by("look, then shred it: `shred -u FILE` (for a directory or a link, what it holds or leads to)");
     }
     Check::ok("keys", format!("needed and here: {}", list(ledger.needed().iter().map(|key| key.kid))))
 }
@@ -371,6 +390,10 @@ pub(super) fn node(problems: &[String], ledger: Option<&Ledger>, this: Option<No
     }
     let live = nodes.iter().filter(|node| node.live).count();
     Check::ok(NAME, format!("{live} of {} nodes live", nodes.len()))
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn age(now: Micros, then: Micros) -> Duration {

@@ -132,7 +132,7 @@ impl Report {
             Stop::NeedsCopy(kid) => staged(kid, seen, files),
             Stop::Rotated => rotated(seen, tally, files, retain, secrets),
             Stop::Aborted(kid) => aborted(kid, seen, secrets),
-            Stop::Destroyed(kid) => destroyed(kid, seen),
+            Stop::Destroyed(kid) => destroyed(kid, seen, files),
             Stop::Nothing => {
                 Self { did: vec!["no rotation is under way; nothing was done".to_owned()], ..Self::empty(End::Nothing) }
             }
@@ -307,7 +307,7 @@ fn compromised() -> [String; 3] {
     ]
 }
 
-fn destroyed(kid: Kid, seen: &Seen) -> Report {
+fn destroyed(kid: Kid, seen: &Seen, files: &KeyFiles) -> Report {
     let holding: Vec<String> =
         seen.nodes.iter().filter(|node| node.durable_kids.contains(&kid)).map(|node| node.node.to_string()).collect();
     let did =
@@ -322,6 +322,10 @@ fn destroyed(kid: Kid, seen: &Seen) -> Report {
             holding.join(", ")
         ));
     }
+    let asides = files.scan().unknown_asides;
+    left.extend(asides.iter().map(|path| {
+        format!("{} was set aside by a restore and may hold a key: look, then shred it (`shred -u`)", path.display())
+    }));
     if let Some(retired_at) = retired_at {
         left.push(format!(
             "keep its off-host copy for as long as any database backup from before {retired_at} is kept"
