@@ -179,7 +179,7 @@ impl SecretManagerTarget {
 
     /// Fetches versions, the newest first, until it has every one of these keys or there is none left. A version that is disabled,
     /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one. One that does not come
-    /// for a reason that the next may meet too (no right, no connection, no time) is noted as well; [`UNANSWERED`] of those in a row end
+    /// for a reason that the next may meet too (no right, no connection, no time) is noted as well; two of those in a row end
     /// the search. What was found by then stays found.
     pub async fn search(&self, wanted: &[Kid]) -> Search {
         let mut search = Search { found: Vec::new(), looked_at: Vec::new(), missing: wanted.to_vec(), stopped: None };
