@@ -36,6 +36,8 @@ struct Queue {
     waiting: VecDeque<Waiter>,
     /// Queries under way.
     running: usize,
+    /// Queries that were answered, since ever.
+    answered: u64,
 }
 
 type Answer = oneshot::Sender<Result<Found, StoreError>>;
@@ -94,11 +96,14 @@ impl Shared {
 
     async fn answer(&self, waiters: Vec<Waiter>) {
         let (places, answers): (Vec<Place>, Vec<Answer>) = waiters.into_iter().map(Waiter::parts).unzip();
+        let before = self.queue().answered;
         match self.store.read(&places).await {
-            Ok(found) => answers.into_iter().zip(found).for_each(|(answer, found)| give(answer, found)),
-            // The database is away, for those who came meanwhile too: each of them would wait as long again for the same words.
+            Ok(found) => {
+                self.queue().answered += 1;
+                answers.into_iter().zip(found).for_each(|(answer, found)| give(answer, found));
+            }
             Err(error @ StoreError::Unavailable(_)) => {
-                let waiting = std::mem::take(&mut self.queue().waiting);
+                let waiting = self.queue().given_up(before);
                 let all = answers.into_iter().chain(waiting.into_iter().map(|waiter| waiter.answer));
                 all.for_each(|answer| give(answer, Err(error.clone())));
             }
@@ -108,12 +113,19 @@ impl Shared {
     }
 
     async fn answer_singly(&self, places: Vec<Place>, answers: Vec<Answer>) {
+        let mut away = None;
         for (place, answer) in places.into_iter().zip(answers) {
-            let found = self.store.read(std::slice::from_ref(&place)).await.map(|mut found| found.pop());
+            let found = match &away {
+                Some(error) => Err(StoreError::clone(error)),
+                None => self.store.read(std::slice::from_ref(&place)).await.map(|mut found| found.pop()),
+            };
             match found {
                 Ok(Some(found)) => give(answer, found),
                 Ok(None) => drop(answer),
-                Err(error) => give(answer, Err(error)),
+                Err(error) => {
+                    away = Some(error.clone()).filter(|error| matches!(error, StoreError::Unavailable(_)));
+                    give(answer, Err(error));
+                }
             }
         }
     }
@@ -125,6 +137,12 @@ fn give(answer: Answer, found: Result<Found, StoreError>) {
 }
 
 impl Queue {
+    /// Whom a query that failed because the database is away takes along: all who wait, since each would wait as long again for the same
+    /// words. Nobody where another query was answered since it began: then a connection broke, and not the database.
+    fn given_up(&mut self, answered_before: u64) -> VecDeque<Waiter> {
+        if self.answered == answered_before { std::mem::take(&mut self.waiting) } else { VecDeque::new() }
+    }
+
     /// The reads of the next query. Where more wait than one query takes, tenants take turns: the first of each, then the second of
     /// each. Those that are left stay in that order, so that nobody is passed for ever.
     fn next(&mut self) -> Vec<Waiter> {

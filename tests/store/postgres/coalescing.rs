@@ -76,3 +76,54 @@ async fn a_row_that_the_server_cannot_read_fails_those_who_read_it_and_nobody_el
         }
     }
 }
+
+/// Of two queries one hangs on a connection that then breaks, twice; the other's connection is well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_connection_fails_those_whose_query_it_had_and_nobody_who_waits() {
+    let database = PostgresDatabase::create().await;
+    let f = database.fixture().await.with_alice().await;
+    for name in ["A", "B", "C"] {
+        f.set(name, &["one"]).await;
+    }
+    let mut holder = database.connect().await;
+    holder
+        .execute(
+            // STABLE, or the planner would ask it for rows that nobody reads too.
+            "ALTER TABLE containarium.secret_versions RENAME TO kept; \
+             CREATE FUNCTION containarium.held(name text, ciphertext bytea) RETURNS bytea LANGUAGE plpgsql STABLE AS $$ BEGIN \
+                 PERFORM pg_advisory_xact_lock(CASE name WHEN 'A' THEN 77 ELSE 78 END) WHERE name <> 'B'; RETURN ciphertext; \
+             END $$; \
+             CREATE VIEW containarium.secret_versions AS SELECT tenant, name, version, state, dek_version, created_at, destroyed_at, \
+             containarium.held(name, ciphertext) AS ciphertext FROM containarium.kept; \
+             SELECT pg_advisory_lock(77), pg_advisory_lock(78)",
+        )
+        .await
+        .unwrap();
+    let mut watcher = database.connect().await;
+    let reads = Reads::new(Arc::clone(&f.store));
+    let read = |named: &'static str| {
+        let reads = reads.clone();
+        tokio::spawn(async move { reads.read(current("alice", named)).await })
+    };
+    let broken = read("A");
+    until_waiting(&mut watcher, 1).await;
+    let other = read("B").await.unwrap();
+    assert!(matches!(other, Ok(Found::Secret(..))), "the other connection is well: {other:?}");
+    let held = read("C");
+    until_waiting(&mut watcher, 2).await;
+    let waiting: Vec<_> = (0..20).map(|_| read("B")).collect();
+    while reads.waiting() < 20 {
+        tokio::task::yield_now().await;
+    }
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted";
+    while !broken.is_finished() {
+        watcher.execute(end).await.unwrap();
+    }
+    assert!(matches!(broken.await.unwrap(), Err(StoreError::Unavailable(_))));
+    for read in waiting {
+        assert!(matches!(read.await.unwrap(), Ok(Found::Secret(..))));
+    }
+    holder.execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    assert!(matches!(held.await.unwrap(), Ok(Found::Secret(..))));
+}
