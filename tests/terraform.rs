@@ -117,6 +117,65 @@ fn whatever_could_hold_key_material_would_be_noticed() {
     }
 }
 
+/// Every right that the module grants, and every role that it makes: a further one is to be looked at here, above all whether it leads a
+/// daemon to a payload.
+const GRANTS: [&str; 15] = [
+    "google_kms_crypto_key_iam_member cmek",
+    "google_kms_crypto_key_iam_member daemon",
+    "google_kms_crypto_key_iam_member encrypter",
+    "google_kms_crypto_key_iam_member operator",
+    "google_project_iam_custom_role backup",
+    "google_project_iam_custom_role restore",
+    "google_secret_manager_secret_iam_member daemon_adds",
+    "google_secret_manager_secret_iam_member daemon_sees",
+    "google_secret_manager_secret_iam_member drill_reads",
+    "google_secret_manager_secret_iam_member drill_sees",
+    "google_secret_manager_secret_iam_member restore_reads",
+    "google_secret_manager_secret_iam_member restore_sees",
+    "google_service_account_iam_member drill",
+    "google_service_account_iam_member restore",
+    // What is logged, and no right.
+    "google_project_iam_audit_config data_read",
+];
+
+#[test]
+fn nobody_is_granted_more_than_was_looked_at() {
+    let mut granted = Vec::new();
+    for (path, text) in configuration() {
+        for line in text.lines().filter(|line| line.starts_with("resource ") && line.contains("_iam_")) {
+            let words: Vec<_> = line.split('"').collect();
+            assert_eq!(path.parent().unwrap(), root(), "an example grants: {line}");
+            granted.push(format!("{} {}", words[1], words[3]));
+        }
+    }
+    granted.sort();
+    let mut expected = GRANTS.map(str::to_owned);
+    expected.sort();
+    assert_eq!(granted, expected);
+}
+
+#[test]
+fn nothing_makes_a_copy_expire_or_turn_over() {
+    for (path, text) in configuration() {
+        for line in text.lines().map(str::trim) {
+            let is_set = ["expire_time", "ttl", "rotation"]
+                .iter()
+                .any(|word| line.strip_prefix(word).is_some_and(|rest| rest.trim_start().starts_with(['=', '{'])));
+            assert!(!is_set, "{}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_readmes_restore_works_with_each_example() {
+    for directory in examples() {
+        let text = fs::read_to_string(directory.join("main.tf")).unwrap();
+        for part in ["variable \"restore_until\" {", "= var.restore_until\n", "output \"restore_accounts\" {"] {
+            assert!(text.contains(part), "{}: {part}", directory.display());
+        }
+    }
+}
+
 #[test]
 fn every_variable_and_output_has_a_description_and_every_variable_a_type() {
     for (path, text) in configuration() {
