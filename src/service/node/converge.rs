@@ -64,11 +64,20 @@ impl Node {
 
     /// Takes over the wrapped file of a staged key that a rotation put into the database: where this node opens it, by its own permission, and
     /// only then. A file that it cannot open would be acknowledged by nobody, and is not kept. What is in the database is there for everybody
-    /// who writes to it: the kid, which goes into what KMS is given and is computed again from what comes back, is what is believed.
+    /// who writes to it, a kid included: somebody's own key, wrapped by a KMS key of theirs that lets this node decrypt, would open as well.
+    /// So it is taken only where nothing but KMS keys that this node's own key file is wrapped by wrap it, with which such a writer cannot
+    /// encrypt; and never where that file is the key itself.
     pub(super) async fn take_staged(&self, survey: &Survey, look: &mut Look) -> Taken {
         let mut taken = Taken::default();
         let open = matches!(&*self.keys.state(), Keys::Open(_));
         let staged = |key: &&MasterKeyRecord| key.state == MasterKeyState::Staged;
+        let own = match &look.scan.main {
+            MainFile::Key(main) => main.wrapped().cloned(),
+            MainFile::Missing | MainFile::Bad(_) => None,
+        };
+        let is_of_own_keys = |wrapped: &WrappedMaster| {
+            own.as_ref().is_some_and(|own| wrapped.kms_keys().iter().all(|key| own.kms_keys().contains(key)))
+        };
         for kid in survey.master_keys.iter().filter(staged).filter(|_| open).map(|key| key.kid) {
             if look.scan.files().any(|file| file.kid == kid) {
                 continue;
@@ -77,6 +86,13 @@ impl Node {
                 // A raw key comes by another way.
                 Ok(None) => continue,
                 Ok(Some(bytes)) => match WrappedMaster::parse(&bytes) {
+                    Ok(wrapped) if !is_of_own_keys(&wrapped) => {
+                        look.problems.push(format!(
+                            "what the database has as the file of master key {kid} is not wrapped as this node's own key file is, and not \
+                             taken: if it is meant, `containarium admin install-key` there"
+                        ));
+                        continue;
+                    }
                     Ok(wrapped) if wrapped.kid == kid && wrapped.age().next().is_none() => wrapped,
                     Ok(_) => {
                         look.problems
