@@ -134,11 +134,11 @@ resource "google_service_account" "drill" {
 }
 
 resource "google_service_account_iam_member" "drill" {
-  for_each = var.drill == null ? toset([]) : var.drill.members
+  for_each = var.drill == null ? {} : var.drill.members
 
   service_account_id = google_service_account.drill["offsite"].name
   role               = "roles/iam.serviceAccountTokenCreator"
-  member             = each.key
+  member             = each.value
 }
 
 resource "google_secret_manager_secret_iam_member" "drill_reads" {

@@ -8,6 +8,14 @@ resource "google_kms_key_ring" "this" {
   depends_on = [google_project_service.api]
 }
 
+# With neither a lien nor a copy elsewhere, one order deletes the project: the key that opens the key file, and the only backup of it.
+check "one_project" {
+  assert {
+    condition     = var.kms == null || local.kms_project != var.project_id || var.offsite != null || var.lien
+    error_message = "The KMS key and the only copy of the master key lie in one project: whoever deletes it takes both. Set offsite, lien, or kms.project_id."
+  }
+}
+
 # Wraps the master key. A keyfile names the version that it was wrapped with, so old versions must live: rotation adds, and never
 # takes away.
 resource "google_kms_crypto_key" "wrap" {
@@ -42,17 +50,17 @@ resource "google_kms_crypto_key_iam_member" "daemon" {
 }
 
 resource "google_kms_crypto_key_iam_member" "operator" {
-  for_each = var.kms == null ? toset([]) : var.kms.operators
+  for_each = var.kms == null ? {} : var.kms.operators
 
   crypto_key_id = google_kms_crypto_key.wrap[0].id
   role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
-  member        = each.key
+  member        = each.value
 }
 
 resource "google_kms_crypto_key_iam_member" "encrypter" {
-  for_each = var.kms == null ? toset([]) : var.kms.encrypters
+  for_each = var.kms == null ? {} : var.kms.encrypters
 
   crypto_key_id = google_kms_crypto_key.wrap[0].id
   role          = "roles/cloudkms.cryptoKeyEncrypter"
-  member        = each.key
+  member        = each.value
 }

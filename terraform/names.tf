@@ -22,12 +22,19 @@ locals {
     for which, location in { any = "[a-z0-9-]+", global = "global" } :
     which => "^projects/[a-z][a-z0-9-]{4,28}[a-z0-9]/locations/${location}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}$"
   }
+  # By location and not by the key's name, which is not known in a plan that makes the key; for the same reason no try() is here.
   cmek_keys = {
-    for copy in ["primary", "offsite"] : copy => compact(concat(
-      [try(local.copies[copy].replication.cmek_key, null)],
-      [for replica in values(try(local.copies[copy].replication.replicas, {})) : replica.cmek_key],
-    ))
+    for copy, at in local.copies : copy => merge(
+      { for cmek in at.replication.cmek[*] : "global" => cmek.key },
+      { for location, replica in at.replication.replicas : location => replica.cmek.key if replica.cmek != null },
+    )
   }
+  # Secret Manager's replicas lie in regions: no zones, multi-regions or "global".
+  region = "^[a-z]+-[a-z]+[0-9]+$"
+
+  # Who may be given a right. Everyone ("allUsers", principal://goog/…, a whole pool) is not among them.
+  member      = "^(group|user|serviceAccount):[^@ ]+@[^@ ]+$|^principal://iam\\.googleapis\\.com/[^ ]+$"
+  mislabelled = "^(group|user):.*gserviceaccount\\.com$"
 
   kms_project  = var.kms == null ? "" : coalesce(var.kms.project_id, var.project_id)
   kms_key_ring = var.kms == null ? "" : coalesce(var.kms.key_ring, var.name)

@@ -11,9 +11,9 @@ resource "google_secret_manager_secret" "key" {
       for_each = length(each.value.replication.replicas) == 0 ? [each.value.replication] : []
       content {
         dynamic "customer_managed_encryption" {
-          for_each = auto.value.cmek_key[*]
+          for_each = auto.value.cmek[*]
           content {
-            kms_key_name = customer_managed_encryption.value
+            kms_key_name = customer_managed_encryption.value.key
           }
         }
       }
@@ -26,9 +26,9 @@ resource "google_secret_manager_secret" "key" {
           content {
             location = replicas.key
             dynamic "customer_managed_encryption" {
-              for_each = replicas.value.cmek_key[*]
+              for_each = replicas.value.cmek[*]
               content {
-                kms_key_name = customer_managed_encryption.value
+                kms_key_name = customer_managed_encryption.value.key
               }
             }
           }
@@ -54,14 +54,14 @@ resource "google_secret_manager_secret" "key" {
 
 # A lien and a service agent go by the project's number.
 data "google_project" "this" {
-  for_each = var.lien || length(flatten(values(local.cmek_keys))) > 0 ? local.projects : toset([])
+  for_each = var.lien || length(local.cmek_grants) > 0 ? local.projects : toset([])
 
   project_id = each.key
 }
 
 locals {
   cmek_grants = merge([
-    for copy, keys in local.cmek_keys : { for key in keys : "${copy} ${key}" => { project = local.copies[copy].project, key = key } }
+    for copy, keys in local.cmek_keys : { for location, key in keys : "${copy} ${location}" => { project = local.copies[copy].project, key = key } }
   ]...)
 }
 
@@ -87,9 +87,12 @@ resource "google_resource_manager_lien" "project" {
 locals {
   # iamcredentials: to impersonate the restore and drill accounts.
   copy_apis = ["secretmanager.googleapis.com", "iam.googleapis.com", "iamcredentials.googleapis.com"]
+  # cloudresourcemanager: a project's number, its liens, what it logs.
+  looked_at = var.lien || var.audit_logs || length(local.cmek_grants) > 0 ? local.projects : toset([])
   apis = var.enable_apis ? merge(
     merge([for copy in local.copies : { for api in local.copy_apis : "${copy.project} ${api}" => { project = copy.project, api = api } }]...),
     var.kms == null ? {} : { "${local.kms_project} cloudkms.googleapis.com" = { project = local.kms_project, api = "cloudkms.googleapis.com" } },
+    { for project in local.looked_at : "${project} cloudresourcemanager.googleapis.com" => { project = project, api = "cloudresourcemanager.googleapis.com" } },
     var.alerts == null ? {} : { for project in local.projects : "${project} monitoring.googleapis.com" => { project = project, api = "monitoring.googleapis.com" } },
   ) : {}
 }

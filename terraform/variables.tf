@@ -44,57 +44,61 @@ variable "daemons" {
     error_message = "daemons must name at least one identity: without it nobody can push a backup."
   }
   validation {
-    condition     = alltrue([for member in values(var.daemons) : can(regex("^(serviceAccount:[^@ ]+@[^@ ]+|principal://[^ ]+)$", member))])
-    error_message = "daemons must be \"serviceAccount:EMAIL\" or \"principal://…\": a group, a user or everyone is no daemon, and who joins a group later would get its rights."
+    condition     = alltrue([for member in values(var.daemons) : can(regex("^(serviceAccount:[^@ ]+@[^@ ]+|principal://iam\\.googleapis\\.com/[^ ]+)$", member))])
+    error_message = "daemons must be \"serviceAccount:EMAIL\" or \"principal://iam.googleapis.com/…\": a group, a user or everyone is no daemon, and who joins a group later would get its rights."
   }
   validation {
-    condition     = alltrue([for member in values(var.daemons) : !can(regex("(-compute@developer|@appspot)\\.gserviceaccount\\.com$", member))])
-    error_message = "daemons must not name a project's default service account: every machine of the project has it. Give the daemon's host its own."
+    condition     = alltrue([for member in values(var.daemons) : !can(regex("(-compute@developer|@appspot|@cloudservices)\\.gserviceaccount\\.com$", lower(member)))])
+    error_message = "daemons must not name a project's default service account: every machine of the project has it, or Google's own services act as it. Give the daemon's host its own."
   }
   validation {
-    condition     = length(setintersection(values(var.daemons), var.drill == null ? [] : var.drill.members)) == 0
+    condition     = length(setintersection([for member in values(var.daemons) : lower(member)], [for member in try(values(var.drill.members), []) : lower(member)])) == 0
     error_message = "daemons must not be among drill.members: through the drill account a daemon could read the key's copies."
   }
   validation {
-    condition     = length(setintersection(values(var.daemons), var.kms == null ? [] : setunion(var.kms.operators, var.kms.encrypters))) == 0
+    condition     = length(setintersection([for member in values(var.daemons) : lower(member)], [for member in try(concat(values(var.kms.operators), values(var.kms.encrypters)), []) : lower(member)])) == 0
     error_message = "daemons must not be among kms.operators or kms.encrypters: a daemon only unwraps."
   }
   validation {
-    condition     = alltrue([for member in values(var.daemons) : !can(regex("^serviceAccount:${var.name}-(restore|drill)@", member))])
+    condition     = alltrue([for member in values(var.daemons) : !can(regex("^serviceaccount:${var.name}-(restore|drill)@", lower(member)))])
     error_message = "daemons must not name the restore or the drill account: those read the key's copies."
   }
 }
 
 variable "replication" {
-  description = "Where the primary copy lies. No replicas: Google chooses (automatic). Else location => options. cmek_key encrypts the copy with a key of yours, which must lie in \"global\" (automatic) or in the replica's own location."
+  description = "Where the primary copy lies. No replicas: Google chooses (automatic). Else location => options. cmek.key encrypts the copy with a key of yours, which must lie in \"global\" (automatic) or in the replica's own location; an object, so that a plan knows of a key that the same configuration makes."
   type = object({
-    cmek_key = optional(string)
-    replicas = optional(map(object({ cmek_key = optional(string) })), {})
+    cmek     = optional(object({ key = string }))
+    replicas = optional(map(object({ cmek = optional(object({ key = string })) })), {})
   })
   default  = {}
   nullable = false
 
   validation {
-    condition     = var.replication.cmek_key == null || length(var.replication.replicas) == 0
-    error_message = "replication.cmek_key is for automatic replication: with replicas, give each its own cmek_key."
+    condition     = var.replication.cmek == null || length(var.replication.replicas) == 0
+    error_message = "replication.cmek is for automatic replication: with replicas, give each its own cmek."
   }
   validation {
-    condition     = var.replication.cmek_key == null || can(regex(local.cmek_shape["global"], var.replication.cmek_key))
-    error_message = "replication.cmek_key must be projects/PROJECT_ID/locations/global/keyRings/RING/cryptoKeys/KEY, without a version: automatic replication takes global keys only."
+    condition     = alltrue([for location in keys(var.replication.replicas) : can(regex(local.region, location))])
+    error_message = "replication.replicas must be named by a region of Secret Manager, such as europe-west1."
   }
   validation {
-    condition = alltrue([for location, replica in var.replication.replicas : replica.cmek_key == null || (
-      can(regex(local.cmek_shape["any"], replica.cmek_key)) && try(split("/", replica.cmek_key)[3], "") == location
+    condition     = var.replication.cmek == null || can(regex(local.cmek_shape["global"], var.replication.cmek.key))
+    error_message = "replication.cmek.key must be projects/PROJECT_ID/locations/global/keyRings/RING/cryptoKeys/KEY, without a version: automatic replication takes global keys only."
+  }
+  validation {
+    condition = alltrue([for location, replica in var.replication.replicas : replica.cmek == null || (
+      can(regex(local.cmek_shape["any"], replica.cmek.key)) && try(split("/", replica.cmek.key)[3], "") == location
     )])
-    error_message = "replication.replicas: a cmek_key must be projects/PROJECT_ID/locations/LOCATION/keyRings/RING/cryptoKeys/KEY, without a version, with the replica's own location."
+    error_message = "replication.replicas: a cmek.key must be projects/PROJECT_ID/locations/LOCATION/keyRings/RING/cryptoKeys/KEY, without a version, with the replica's own location."
   }
   validation {
-    condition     = length(distinct([for replica in values(var.replication.replicas) : replica.cmek_key == null])) <= 1
-    error_message = "replication.replicas: give every replica a cmek_key, or none."
+    condition     = length(distinct([for replica in values(var.replication.replicas) : replica.cmek == null])) <= 1
+    error_message = "replication.replicas: give every replica a cmek, or none."
   }
   validation {
-    condition     = !contains(concat([var.replication.cmek_key], [for replica in values(var.replication.replicas) : replica.cmek_key]), local.wrap_key)
-    error_message = "replication: a cmek_key must not be the key that wraps the master key: one loss would take the key file and its backup."
+    condition     = !contains(concat([for cmek in var.replication.cmek[*] : cmek.key], [for replica in values(var.replication.replicas) : replica.cmek.key if replica.cmek != null]), local.wrap_key)
+    error_message = "replication: a cmek.key must not be the key that wraps the master key: one loss would take the key file and its backup."
   }
 }
 
@@ -104,8 +108,8 @@ variable "offsite" {
     project_id = string
     secret_id  = optional(string)
     replication = optional(object({
-      cmek_key = optional(string)
-      replicas = optional(map(object({ cmek_key = optional(string) })), {})
+      cmek     = optional(object({ key = string }))
+      replicas = optional(map(object({ cmek = optional(object({ key = string })) })), {})
     }), {})
   })
   default = null
@@ -123,46 +127,50 @@ variable "offsite" {
     error_message = "offsite.secret_id must be 1 to 255 of A-Z, a-z, 0-9, _ and -, without its project."
   }
   validation {
-    condition     = var.offsite == null || try(var.offsite.replication.cmek_key, null) == null || try(length(var.offsite.replication.replicas), 0) == 0
-    error_message = "offsite.replication.cmek_key is for automatic replication: with replicas, give each its own cmek_key."
+    condition     = try(var.offsite.replication.cmek, null) == null || try(length(var.offsite.replication.replicas), 0) == 0
+    error_message = "offsite.replication.cmek is for automatic replication: with replicas, give each its own cmek."
   }
   validation {
-    condition     = var.offsite == null || try(var.offsite.replication.cmek_key, null) == null || can(regex(local.cmek_shape["global"], var.offsite.replication.cmek_key))
-    error_message = "offsite.replication.cmek_key must be projects/PROJECT_ID/locations/global/keyRings/RING/cryptoKeys/KEY, without a version: automatic replication takes global keys only."
+    condition     = alltrue([for location in try(keys(var.offsite.replication.replicas), []) : can(regex(local.region, location))])
+    error_message = "offsite.replication.replicas must be named by a region of Secret Manager, such as europe-west1."
   }
   validation {
-    condition = alltrue([for location, replica in try(var.offsite.replication.replicas, {}) : replica.cmek_key == null || (
-      can(regex(local.cmek_shape["any"], replica.cmek_key)) && try(split("/", replica.cmek_key)[3], "") == location
+    condition     = try(var.offsite.replication.cmek, null) == null || can(regex(local.cmek_shape["global"], var.offsite.replication.cmek.key))
+    error_message = "offsite.replication.cmek.key must be projects/PROJECT_ID/locations/global/keyRings/RING/cryptoKeys/KEY, without a version: automatic replication takes global keys only."
+  }
+  validation {
+    condition = alltrue([for location, replica in try(var.offsite.replication.replicas, {}) : replica.cmek == null || (
+      can(regex(local.cmek_shape["any"], replica.cmek.key)) && try(split("/", replica.cmek.key)[3], "") == location
     )])
-    error_message = "offsite.replication.replicas: a cmek_key must be projects/PROJECT_ID/locations/LOCATION/keyRings/RING/cryptoKeys/KEY, without a version, with the replica's own location."
+    error_message = "offsite.replication.replicas: a cmek.key must be projects/PROJECT_ID/locations/LOCATION/keyRings/RING/cryptoKeys/KEY, without a version, with the replica's own location."
   }
   validation {
-    condition     = length(distinct([for replica in values(try(var.offsite.replication.replicas, {})) : replica.cmek_key == null])) <= 1
-    error_message = "offsite.replication.replicas: give every replica a cmek_key, or none."
+    condition     = length(distinct([for replica in values(try(var.offsite.replication.replicas, {})) : replica.cmek == null])) <= 1
+    error_message = "offsite.replication.replicas: give every replica a cmek, or none."
   }
   validation {
-    condition     = !contains(concat([try(var.offsite.replication.cmek_key, null)], [for replica in values(try(var.offsite.replication.replicas, {})) : replica.cmek_key]), local.wrap_key)
-    error_message = "offsite.replication: a cmek_key must not be the key that wraps the master key: one loss would take the key file and its backup."
-  }
-  validation {
+    # By project, since a project is what one order deletes: the offsite copy is there for that day.
     condition = length(setintersection(
-      compact(concat([try(var.offsite.replication.cmek_key, null)], [for replica in values(try(var.offsite.replication.replicas, {})) : replica.cmek_key])),
-      compact(concat([var.replication.cmek_key], [for replica in values(var.replication.replicas) : replica.cmek_key])),
+      [for cmek in concat(try(var.offsite.replication.cmek, null)[*], [for replica in values(try(var.offsite.replication.replicas, {})) : replica.cmek if replica.cmek != null]) : try(split("/", cmek.key)[1], "")],
+      concat(
+        [var.project_id], var.kms == null ? [] : [local.kms_project],
+        [for cmek in concat(var.replication.cmek[*], [for replica in values(var.replication.replicas) : replica.cmek if replica.cmek != null]) : try(split("/", cmek.key)[1], "")],
+      ),
     )) == 0
-    error_message = "offsite.replication: a cmek_key must not be the primary copy's: one loss would take both copies."
+    error_message = "offsite.replication: a cmek.key must lie in a project that has neither the primary copy, nor a key of that, nor the key that wraps the master key: one loss would take both."
   }
 }
 
 variable "kms" {
-  description = "A Cloud KMS key that wraps the master key at rest. operators wrap and rewrap (encrypt and decrypt); encrypters only wrap. location cannot be changed later."
+  description = "A Cloud KMS key that wraps the master key at rest. operators wrap and rewrap (encrypt and decrypt); encrypters only wrap: maps, like daemons. location cannot be changed later."
   type = object({
     location         = string
     project_id       = optional(string)
     key_ring         = optional(string)
     key              = optional(string, "master")
     protection_level = optional(string, "HSM")
-    operators        = optional(set(string), [])
-    encrypters       = optional(set(string), [])
+    operators        = optional(map(string), {})
+    encrypters       = optional(map(string), {})
   })
   default = null
 
@@ -183,8 +191,8 @@ variable "kms" {
     error_message = "kms.protection_level must be HSM or SOFTWARE."
   }
   validation {
-    condition     = var.kms == null || alltrue([for member in try(setunion(var.kms.operators, var.kms.encrypters), []) : can(regex("^(group|user|serviceAccount):[^@ ]+@[^@ ]+$|^principal(Set)?://[^ ]+$", member))])
-    error_message = "kms.operators and kms.encrypters must be \"group:…\", \"user:…\", \"serviceAccount:…\" or \"principal://…\"."
+    condition     = alltrue([for member in try(concat(values(var.kms.operators), values(var.kms.encrypters)), []) : can(regex("${local.member}|^principalSet://iam\\.googleapis\\.com/[^ ]+/(group|attribute)[^ *]+$", member)) && !can(regex(local.mislabelled, lower(member)))])
+    error_message = "kms.operators and kms.encrypters must be \"group:…\", \"user:…\", \"serviceAccount:…\", \"principal://iam.googleapis.com/…\" or a principalSet of a group or an attribute; an account of Google's is a serviceAccount, not a user or a group."
   }
 }
 
@@ -195,13 +203,13 @@ variable "restore_members" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for member in var.restore_members : can(regex("^(group|user):[^@ ]+@[^@ ]+$", member))])
-    error_message = "restore_members must be \"group:EMAIL\" or \"user:EMAIL\": people break the glass, not machines, and never everyone."
+    condition     = alltrue([for member in var.restore_members : can(regex("^(group|user):[^@ ]+@[^@ ]+$", member)) && !can(regex(local.mislabelled, lower(member)))])
+    error_message = "restore_members must be \"group:EMAIL\" or \"user:EMAIL\": people break the glass, not machines or their accounts, and never everyone."
   }
 }
 
 variable "restore_until" {
-  description = "Opens the restore accounts' access to payloads until this time (RFC 3339, UTC, at most 7 days ahead). Null: they can read nothing."
+  description = "Opens the restore accounts' access to payloads until this time (RFC 3339, UTC, at most 7 days ahead), written out: timestamp() would move it with each apply. Null: they can read nothing."
   type        = string
   default     = null
 
@@ -221,8 +229,8 @@ variable "restore_until" {
 }
 
 variable "drill" {
-  description = "An account that may always read the offsite copy, and only that one, for the monthly drill; members may impersonate it."
-  type        = object({ members = set(string) })
+  description = "An account that may always read the offsite copy, and only that one, for the monthly drill; members (a map, like daemons) may impersonate it."
+  type        = object({ members = map(string) })
   default     = null
 
   validation {
@@ -230,8 +238,8 @@ variable "drill" {
     error_message = "drill needs offsite: a standing right to read is given on the offsite copy only."
   }
   validation {
-    condition     = try(length(var.drill.members) > 0, true) && alltrue([for member in try(var.drill.members, []) : can(regex("^(group|user|serviceAccount):[^@ ]+@[^@ ]+$|^principal://[^ ]+$", member))])
-    error_message = "drill.members must be one or more of \"group:…\", \"user:…\", \"serviceAccount:…\" and \"principal://…\"."
+    condition     = try(length(var.drill.members) > 0, true) && alltrue([for member in try(values(var.drill.members), []) : can(regex(local.member, member)) && !can(regex(local.mislabelled, lower(member)))])
+    error_message = "drill.members must be one or more of \"group:…\", \"user:…\", \"serviceAccount:…\" and \"principal://iam.googleapis.com/…\"; an account of Google's is a serviceAccount, not a user or a group."
   }
 }
 

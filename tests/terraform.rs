@@ -47,9 +47,20 @@ const WORDS: [&str; 16] = [
     "templatefile(",
 ];
 
-/// What a line of configuration has that it must not, and why.
+/// Where a module or a provider may come from: what is elsewhere was not looked at.
+const SOURCES: [&str; 2] = ["../..", "hashicorp/google"];
+
+/// What a line of configuration has that it must not, and why. Only a line that is a comment is one: a '#' may stand in a text.
 fn trouble(line: &str) -> Option<String> {
-    let code = line.split('#').next().unwrap_or_default().trim();
+    let code = line.trim();
+    if code.starts_with('#') {
+        return None;
+    }
+    if let Some(source) = code.strip_prefix("source ").map(|rest| rest.trim_start_matches([' ', '=']).trim_matches('"'))
+        && !SOURCES.contains(&source)
+    {
+        return Some(format!("{source}: a module or provider from there was not looked at"));
+    }
     if let Some(word) = WORDS.iter().find(|word| code.contains(**word)) {
         return Some(format!("{word} can bring key material into the configuration or the state"));
     }
@@ -70,7 +81,7 @@ fn examples() -> Vec<PathBuf> {
 
 /// The configuration, without the tests, which read files of their own.
 fn configuration() -> Vec<(PathBuf, String)> {
-    let directories = std::iter::once(root()).chain(examples());
+    let directories = std::iter::once(root()).chain(examples()).chain([root().join("tests/made-here")]);
     let files = directories.flat_map(|directory| fs::read_dir(directory).unwrap()).map(|entry| entry.unwrap().path());
     let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "tf")).collect();
     assert!(files.len() > 10, "{files:?}");
@@ -84,6 +95,33 @@ fn no_key_material_is_in_configuration_or_state() {
             assert_eq!(trouble(line), None, "{}:{number}", path.display());
         }
     }
+}
+
+/// Terraform reads more than *.tf, and a directory that nobody lists here would not be looked at.
+#[test]
+fn there_is_no_configuration_but_what_was_looked_at() {
+    let mut directories = vec![root()];
+    let mut found = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                // What `terraform init` keeps: not in the repository.
+                if name != ".terraform" {
+                    directories.push(path);
+                }
+            } else if [".tf", ".tf.json", ".tofu", ".tofu.json", ".tfvars", ".tfvars.json", ".tfstate"]
+                .iter()
+                .any(|end| name.ends_with(end))
+            {
+                found.push(path);
+            }
+        }
+    }
+    let mut looked_at: Vec<_> = configuration().into_iter().map(|(path, _)| path).collect();
+    looked_at.sort();
+    found.sort();
+    assert_eq!(found, looked_at);
 }
 
 #[test]
@@ -107,6 +145,9 @@ fn whatever_could_hold_key_material_would_be_noticed() {
         r#"  value = filebase64("/etc/containarium/secrets.key")"#,
         r#"  value = file("/etc/containarium/secrets.key") # harmless"#,
         "  plaintext = var.key",
+        r##"  value = "#${file("/etc/containarium/secrets.key")}""##,
+        r#"  source = "git::https://example.com/module.git""#,
+        r#"  source  = "hashicorp/random""#,
     ] {
         assert!(trouble(line).is_some(), "{line}");
     }

@@ -12,8 +12,8 @@ variables {
   daemons         = { a = "serviceAccount:daemon-a@acme-hosts.iam.gserviceaccount.com" }
   offsite         = { project_id = "acme-offsite" }
   restore_members = ["group:break-glass@example.com"]
-  drill           = { members = ["group:operators@example.com"] }
-  kms             = { location = "europe-west1", operators = ["group:security@example.com"], encrypters = ["group:deploy@example.com"] }
+  drill           = { members = { operators = "group:operators@example.com" } }
+  kms             = { location = "europe-west1", operators = { security = "group:security@example.com" }, encrypters = { deploy = "group:deploy@example.com" } }
   alerts          = { emails = ["security@example.com"], channels = ["projects/acme-offsite/notificationChannels/7"] }
   lien            = true
 }
@@ -37,7 +37,7 @@ run "everything_is_made_and_tied_together" {
     error_message = "the restore members impersonate each copy's account"
   }
   assert {
-    condition     = google_service_account_iam_member.drill["group:operators@example.com"].service_account_id == google_service_account.drill["offsite"].name
+    condition     = google_service_account_iam_member.drill["operators"].service_account_id == google_service_account.drill["offsite"].name
     error_message = "the drill members impersonate the drill account"
   }
   assert {

@@ -94,8 +94,8 @@ run "the_daemon_has_no_path_to_a_payload" {
     offsite         = { project_id = "acme-offsite" }
     restore_members = ["group:break-glass@example.com"]
     restore_until   = timeadd(timestamp(), "24h")
-    drill           = { members = ["serviceAccount:drill@acme-ops.iam.gserviceaccount.com"] }
-    kms             = { location = "europe-west1", operators = ["group:security@example.com"], encrypters = ["group:deploy@example.com"] }
+    drill           = { members = { ci = "serviceAccount:drill@acme-ops.iam.gserviceaccount.com" } }
+    kms             = { location = "europe-west1", operators = { security = "group:security@example.com" }, encrypters = { deploy = "group:deploy@example.com" } }
   }
 
   assert {
@@ -168,6 +168,10 @@ run "a_restore_is_boxed_in_time" {
     error_message = "seeing ends by itself"
   }
   assert {
+    condition     = keys(google_secret_manager_secret_iam_member.restore_sees) == ["offsite", "primary"] && keys(google_project_iam_custom_role.restore) == ["offsite", "primary"]
+    error_message = "each account finds the versions of its own copy"
+  }
+  assert {
     condition     = alltrue([for role in values(google_project_iam_custom_role.restore) : sort(role.permissions) == tolist(["secretmanager.versions.get", "secretmanager.versions.list"])])
     error_message = "the role beside the accessor's only finds versions"
   }
@@ -178,7 +182,7 @@ run "a_drill_reads_the_offsite_copy_only" {
 
   variables {
     offsite = { project_id = "acme-offsite" }
-    drill   = { members = ["serviceAccount:drill@acme-ops.iam.gserviceaccount.com"] }
+    drill   = { members = { ci = "serviceAccount:drill@acme-ops.iam.gserviceaccount.com" } }
   }
 
   assert {
@@ -283,6 +287,16 @@ run "without_protection_a_copy_may_go_but_never_the_kms_key" {
   }
 }
 
+run "the_key_and_the_only_copy_in_one_project_are_warned_of" {
+  command = plan
+
+  variables {
+    kms = { location = "europe-west1" }
+  }
+
+  expect_failures = [check.one_project]
+}
+
 run "a_lien_is_on_every_project" {
   command = plan
 
@@ -300,18 +314,22 @@ run "a_lien_is_on_every_project" {
     condition     = alltrue([for lien in google_resource_manager_lien.project : lien.restrictions == tolist(["resourcemanager.projects.delete"]) && lien.parent == "projects/123456789012" && lien.deletion_policy == "PREVENT"])
     error_message = "a lien forbids the project's deletion, and is protected itself"
   }
+  assert {
+    condition     = sort([for service in google_project_service.api : service.project if service.service == "cloudresourcemanager.googleapis.com"]) == tolist(["acme-kms", "acme-offsite", "acme-secrets"])
+    error_message = "the API that liens go by is enabled in each project"
+  }
 }
 
 run "a_key_of_the_operators_encrypts_each_copy" {
   command = plan
 
   variables {
-    replication = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/one" }
+    replication = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/one" } }
     offsite = {
       project_id = "acme-offsite"
       replication = { replicas = {
-        europe-north1 = { cmek_key = "projects/acme-cmek/locations/europe-north1/keyRings/r/cryptoKeys/two" }
-        europe-west4  = { cmek_key = "projects/acme-cmek/locations/europe-west4/keyRings/r/cryptoKeys/three" }
+        europe-north1 = { cmek = { key = "projects/acme-cmek-offsite/locations/europe-north1/keyRings/r/cryptoKeys/two" } }
+        europe-west4  = { cmek = { key = "projects/acme-cmek-offsite/locations/europe-west4/keyRings/r/cryptoKeys/three" } }
       } }
     }
   }
@@ -322,7 +340,7 @@ run "a_key_of_the_operators_encrypts_each_copy" {
   }
   assert {
     condition = [for replica in google_secret_manager_secret.key["offsite"].replication[0].user_managed[0].replicas : replica.customer_managed_encryption[0].kms_key_name] == [
-      "projects/acme-cmek/locations/europe-north1/keyRings/r/cryptoKeys/two", "projects/acme-cmek/locations/europe-west4/keyRings/r/cryptoKeys/three",
+      "projects/acme-cmek-offsite/locations/europe-north1/keyRings/r/cryptoKeys/two", "projects/acme-cmek-offsite/locations/europe-west4/keyRings/r/cryptoKeys/three",
     ]
     error_message = "each replica with its own key"
   }
@@ -377,7 +395,7 @@ run "alerts_tell_of_what_matters" {
       access  = ["AccessSecretVersion"]
       destroy = ["DisableSecretVersion", "DestroySecretVersion"]
       secret  = ["DeleteSecret", "UpdateSecret"]
-      rights  = ["secretmanager.googleapis.com", "SetIamPolicy", "containarium-(restore|drill)@", "UpdateRole", "/roles/containarium_(backup|restore)$", "cloudresourcemanager.googleapis.com"]
+      rights  = ["secretmanager.googleapis.com", "SetIamPolicy", "containarium-(restore|drill)@", "UpdateRole", "(Create|Upload)ServiceAccountKey", "iam\\.(serviceAccount|workloadIdentity|securityAdmin)", "(projects|organizations)/", "/roles/containarium_(backup|restore)$", "cloudresourcemanager.googleapis.com"]
       } : alltrue([for copy in ["primary", "offsite"] : alltrue([for word in words :
         strcontains(google_monitoring_alert_policy.event["${copy}-${event}"].conditions[0].condition_matched_log[0].filter, word)
       ]) && strcontains(google_monitoring_alert_policy.event["${copy}-${event}"].conditions[0].condition_matched_log[0].filter, "/secrets/containarium-secrets-master")])
@@ -387,6 +405,10 @@ run "alerts_tell_of_what_matters" {
   assert {
     condition     = alltrue([for word in ["DestroyCryptoKeyVersion", "UpdateCryptoKeyVersion", "/keyRings/containarium/cryptoKeys/master"] : strcontains(google_monitoring_alert_policy.event["kms-destroy"].conditions[0].condition_matched_log[0].filter, word)])
     error_message = "the destruction of a key version is noticed"
+  }
+  assert {
+    condition     = alltrue([for word in ["/keyRings/containarium(/cryptoKeys/master)?$", "cloudkms\\.", "iam\\.securityAdmin", "(projects|organizations)/"] : strcontains(google_monitoring_alert_policy.event["kms-rights"].conditions[0].condition_matched_log[0].filter, word)])
+    error_message = "a right on the key, its ring, or project-wide is noticed"
   }
   assert {
     condition     = [for channel in google_monitoring_notification_channel.email : "${channel.project} ${channel.type} ${channel.labels.email_address}"] == ["acme-kms email security@example.com", "acme-offsite email security@example.com", "acme-secrets email security@example.com"]

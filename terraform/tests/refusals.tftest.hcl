@@ -102,7 +102,7 @@ run "refuses_a_daemon_that_may_drill" {
 
   variables {
     offsite = { project_id = "acme-offsite" }
-    drill   = { members = ["serviceAccount:daemon-a@acme-hosts.iam.gserviceaccount.com"] }
+    drill   = { members = { a = "serviceAccount:daemon-a@acme-hosts.iam.gserviceaccount.com" } }
   }
 
   expect_failures = [var.daemons]
@@ -113,7 +113,7 @@ run "refuses_a_daemon_that_operates_the_key" {
   command = plan
 
   variables {
-    kms = { location = "global", operators = ["serviceAccount:daemon-a@acme-hosts.iam.gserviceaccount.com"] }
+    kms = { location = "global", project_id = "acme-kms", operators = { a = "serviceAccount:daemon-a@acme-hosts.iam.gserviceaccount.com" } }
   }
 
   expect_failures = [var.daemons]
@@ -124,7 +124,7 @@ run "refuses_a_daemon_that_wraps" {
   command = plan
 
   variables {
-    kms = { location = "global", encrypters = ["serviceAccount:daemon-a@acme-hosts.iam.gserviceaccount.com"] }
+    kms = { location = "global", project_id = "acme-kms", encrypters = { a = "serviceAccount:daemon-a@acme-hosts.iam.gserviceaccount.com" } }
   }
 
   expect_failures = [var.daemons]
@@ -141,91 +141,91 @@ run "refuses_the_restore_account_as_a_daemon" {
   expect_failures = [var.daemons]
 }
 
-# says: replication.cmek_key is for automatic replication
+# says: replication.cmek is for automatic replication
 run "refuses_one_key_beside_replicas" {
   command = plan
 
   variables {
-    replication = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k", replicas = { europe-west1 = {} } }
+    replication = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" }, replicas = { europe-west1 = {} } }
   }
 
   expect_failures = [var.replication]
 }
 
-# says: replication.cmek_key must be projects/PROJECT_ID/locations/global
+# says: replication.cmek.key must be projects/PROJECT_ID/locations/global
 run "refuses_a_regional_key_for_automatic_replication" {
   command = plan
 
   variables {
-    replication = { cmek_key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" }
+    replication = { cmek = { key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" } }
   }
 
   expect_failures = [var.replication]
 }
 
-# says: replication.cmek_key must be projects/PROJECT_ID/locations/global
+# says: replication.cmek.key must be projects/PROJECT_ID/locations/global
 run "refuses_a_key_version_for_automatic_replication" {
   command = plan
 
   variables {
-    replication = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1" }
+    replication = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1" } }
   }
 
   expect_failures = [var.replication]
 }
 
-# says: replication.cmek_key must be projects/PROJECT_ID/locations/global
+# says: replication.cmek.key must be projects/PROJECT_ID/locations/global
 run "refuses_a_key_of_a_project_by_number" {
   command = plan
 
   variables {
-    replication = { cmek_key = "projects/123456789012/locations/global/keyRings/r/cryptoKeys/k" }
+    replication = { cmek = { key = "projects/123456789012/locations/global/keyRings/r/cryptoKeys/k" } }
   }
 
   expect_failures = [var.replication]
 }
 
-# says: replication.replicas: a cmek_key must be projects
+# says: replication.replicas: a cmek.key must be projects
 run "refuses_a_replicas_key_elsewhere" {
   command = plan
 
   variables {
-    replication = { replicas = { europe-west1 = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" } } }
+    replication = { replicas = { europe-west1 = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" } } } }
   }
 
   expect_failures = [var.replication]
 }
 
-# says: replication.replicas: give every replica a cmek_key, or none
+# says: replication.replicas: give every replica a cmek, or none
 run "refuses_a_key_for_one_replica_only" {
   command = plan
 
   variables {
-    replication = { replicas = { europe-west1 = { cmek_key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" }, europe-west4 = {} } }
+    replication = { replicas = { europe-west1 = { cmek = { key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" } }, europe-west4 = {} } }
   }
 
   expect_failures = [var.replication]
 }
 
-# says: replication: a cmek_key must not be the key that wraps the master key
+# says: replication: a cmek.key must not be the key that wraps the master key
 run "refuses_the_wrap_key_for_the_copy" {
   command = plan
 
   variables {
-    kms         = { location = "global" }
-    replication = { cmek_key = "projects/acme-secrets/locations/global/keyRings/containarium/cryptoKeys/master" }
+    kms         = { location = "global", project_id = "acme-kms" }
+    replication = { cmek = { key = "projects/acme-kms/locations/global/keyRings/containarium/cryptoKeys/master" } }
   }
 
   expect_failures = [var.replication]
 }
 
-# says: replication: a cmek_key must not be the key that wraps the master key
+# says: replication: a cmek.key must not be the key that wraps the master key
 run "refuses_the_wrap_key_for_a_replica" {
   command = plan
 
   variables {
-    kms         = { location = "europe-west1" }
-    replication = { replicas = { europe-west1 = { cmek_key = "projects/acme-secrets/locations/europe-west1/keyRings/containarium/cryptoKeys/master" } } }
+    kms         = { location = "europe-west1", project_id = "acme-kms" }
+    replication = { replicas = { europe-west1 = { cmek = { key = "projects/acme-kms/locations/europe-west1/keyRings/containarium/cryptoKeys/master" } } } }
   }
 
   expect_failures = [var.replication]
@@ -264,72 +264,117 @@ run "refuses_an_offsite_secret_with_its_project" {
   expect_failures = [var.offsite]
 }
 
-# says: offsite.replication.cmek_key is for automatic replication
+# says: offsite.replication.cmek is for automatic replication
 run "refuses_one_offsite_key_beside_replicas" {
   command = plan
 
   variables {
-    offsite = { project_id = "acme-offsite", replication = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k", replicas = { europe-west1 = {} } } }
+    offsite = { project_id = "acme-offsite", replication = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" }, replicas = { europe-west1 = {} } } }
   }
 
   expect_failures = [var.offsite]
 }
 
-# says: offsite.replication.cmek_key must be projects/PROJECT_ID/locations/global
+# says: offsite.replication.cmek.key must be projects/PROJECT_ID/locations/global
 run "refuses_a_regional_key_for_automatic_offsite_replication" {
   command = plan
 
   variables {
-    offsite = { project_id = "acme-offsite", replication = { cmek_key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" } }
+    offsite = { project_id = "acme-offsite", replication = { cmek = { key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" } } }
   }
 
   expect_failures = [var.offsite]
 }
 
-# says: offsite.replication.replicas: a cmek_key must be projects
+# says: offsite.replication.replicas: a cmek.key must be projects
 run "refuses_an_offsite_replicas_key_elsewhere" {
   command = plan
 
   variables {
-    offsite = { project_id = "acme-offsite", replication = { replicas = { europe-west1 = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" } } } }
+    offsite = { project_id = "acme-offsite", replication = { replicas = { europe-west1 = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" } } } } }
   }
 
   expect_failures = [var.offsite]
 }
 
-# says: offsite.replication.replicas: give every replica a cmek_key, or none
+# says: offsite.replication.replicas: give every replica a cmek, or none
 run "refuses_a_key_for_one_offsite_replica_only" {
   command = plan
 
   variables {
-    offsite = { project_id = "acme-offsite", replication = { replicas = { europe-west1 = { cmek_key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" }, europe-west4 = {} } } }
+    offsite = { project_id = "acme-offsite", replication = { replicas = { europe-west1 = { cmek = { key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" } }, europe-west4 = {} } } }
   }
 
   expect_failures = [var.offsite]
 }
 
-# says: offsite.replication: a cmek_key must not be the key that wraps the master key
+# says: offsite.replication: a cmek.key must lie in a project that has neither
 run "refuses_the_wrap_key_for_the_offsite_copy" {
   command = plan
 
   variables {
-    kms     = { location = "global" }
-    offsite = { project_id = "acme-offsite", replication = { cmek_key = "projects/acme-secrets/locations/global/keyRings/containarium/cryptoKeys/master" } }
+    kms     = { location = "global", project_id = "acme-kms" }
+    offsite = { project_id = "acme-offsite", replication = { cmek = { key = "projects/acme-kms/locations/global/keyRings/containarium/cryptoKeys/master" } } }
   }
 
   expect_failures = [var.offsite]
 }
 
-# says: offsite.replication: a cmek_key must not be the primary copy's
-run "refuses_one_key_for_both_copies" {
+# says: offsite.replication: a cmek.key must lie in a project that has neither
+run "refuses_one_project_for_the_keys_of_both_copies" {
   command = plan
 
   variables {
-    replication = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" }
-    offsite     = { project_id = "acme-offsite", replication = { cmek_key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/k" } }
+    replication = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/one" } }
+    offsite     = { project_id = "acme-offsite", replication = { cmek = { key = "projects/acme-cmek/locations/global/keyRings/r/cryptoKeys/two" } } }
   }
 
   expect_failures = [var.offsite]
+}
+
+# says: offsite.replication: a cmek.key must lie in a project that has neither
+run "refuses_an_offsite_copys_key_beside_the_primary_copy" {
+  command = plan
+
+  variables {
+    offsite = { project_id = "acme-offsite", replication = { cmek = { key = "projects/acme-secrets/locations/global/keyRings/r/cryptoKeys/k" } } }
+  }
+
+  expect_failures = [var.offsite]
+}
+
+# says: offsite.replication: a cmek.key must lie in a project that has neither
+run "refuses_an_offsite_replicas_key_beside_the_primary_replicas_key" {
+  command = plan
+
+  variables {
+    replication = { replicas = { europe-west1 = { cmek = { key = "projects/acme-cmek/locations/europe-west1/keyRings/r/cryptoKeys/k" } } } }
+    offsite     = { project_id = "acme-offsite", replication = { replicas = { europe-west4 = { cmek = { key = "projects/acme-cmek/locations/europe-west4/keyRings/r/cryptoKeys/k" } } } } }
+  }
+
+  expect_failures = [var.offsite]
+}
+
+# says: offsite.replication.replicas must be named by a region
+run "refuses_an_offsite_replica_in_a_zone" {
+  command = plan
+
+  variables {
+    offsite = { project_id = "acme-offsite", replication = { replicas = { europe-west1-b = {} } } }
+  }
+
+  expect_failures = [var.offsite]
+}
+
+# says: replication.replicas must be named by a region
+run "refuses_a_replica_in_a_multi_region" {
+  command = plan
+
+  variables {
+    replication = { replicas = { eu = {} } }
+  }
+
+  expect_failures = [var.replication]
 }
 
 # says: kms.location must be a location of Cloud KMS
@@ -359,7 +404,7 @@ run "refuses_a_key_with_its_ring" {
   command = plan
 
   variables {
-    kms = { location = "global", key = "ring/key" }
+    kms = { location = "global", project_id = "acme-kms", key = "ring/key" }
   }
 
   expect_failures = [var.kms]
@@ -370,7 +415,7 @@ run "refuses_a_ring_with_its_project" {
   command = plan
 
   variables {
-    kms = { location = "global", key_ring = "p/ring" }
+    kms = { location = "global", project_id = "acme-kms", key_ring = "p/ring" }
   }
 
   expect_failures = [var.kms]
@@ -381,7 +426,7 @@ run "refuses_an_unknown_protection_level" {
   command = plan
 
   variables {
-    kms = { location = "global", protection_level = "EXTERNAL" }
+    kms = { location = "global", project_id = "acme-kms", protection_level = "EXTERNAL" }
   }
 
   expect_failures = [var.kms]
@@ -392,7 +437,7 @@ run "refuses_everyone_as_an_operator" {
   command = plan
 
   variables {
-    kms = { location = "global", operators = ["allAuthenticatedUsers"] }
+    kms = { location = "global", project_id = "acme-kms", operators = { a = "allAuthenticatedUsers" } }
   }
 
   expect_failures = [var.kms]
@@ -403,7 +448,7 @@ run "refuses_everyone_as_an_encrypter" {
   command = plan
 
   variables {
-    kms = { location = "global", encrypters = ["allUsers"] }
+    kms = { location = "global", project_id = "acme-kms", encrypters = { a = "allUsers" } }
   }
 
   expect_failures = [var.kms]
@@ -495,7 +540,7 @@ run "refuses_a_drill_on_the_primary_copy" {
   command = plan
 
   variables {
-    drill = { members = ["group:b@example.com"] }
+    drill = { members = { b = "group:b@example.com" } }
   }
 
   expect_failures = [var.drill]
@@ -507,7 +552,7 @@ run "refuses_a_drill_by_nobody" {
 
   variables {
     offsite = { project_id = "acme-offsite" }
-    drill   = { members = [] }
+    drill   = { members = {} }
   }
 
   expect_failures = [var.drill]
@@ -519,7 +564,7 @@ run "refuses_a_drill_by_everyone" {
 
   variables {
     offsite = { project_id = "acme-offsite" }
-    drill   = { members = ["allUsers"] }
+    drill   = { members = { a = "allUsers" } }
   }
 
   expect_failures = [var.drill]
@@ -612,4 +657,116 @@ run "refuses_a_label_that_the_module_sets" {
   }
 
   expect_failures = [var.labels]
+}
+
+# says: daemons must be "serviceAccount:EMAIL" or "principal://
+run "refuses_a_person_of_googles_as_a_daemon" {
+  command = plan
+
+  variables {
+    daemons = { a = "principal://goog/subject/eve@example.com" }
+  }
+
+  expect_failures = [var.daemons]
+}
+
+# says: daemons must not name a project's default service account
+run "refuses_the_account_of_googles_own_services_as_a_daemon" {
+  command = plan
+
+  variables {
+    daemons = { a = "serviceAccount:123456789012@cloudservices.gserviceaccount.com" }
+  }
+
+  expect_failures = [var.daemons]
+}
+
+# says: daemons must not be among kms.operators or kms.encrypters
+run "refuses_a_daemon_that_operates_the_key_in_other_letters" {
+  command = plan
+
+  variables {
+    kms = { location = "global", project_id = "acme-kms", operators = { a = "serviceAccount:Daemon-A@acme-hosts.iam.gserviceaccount.com" } }
+  }
+
+  expect_failures = [var.daemons]
+}
+
+# says: daemons must not be among drill.members
+run "refuses_a_daemon_that_may_drill_in_other_letters" {
+  command = plan
+
+  variables {
+    offsite = { project_id = "acme-offsite" }
+    drill   = { members = { a = "serviceAccount:DAEMON-A@acme-hosts.iam.gserviceaccount.com" } }
+  }
+
+  expect_failures = [var.daemons]
+}
+
+# says: daemons must not name the restore or the drill account
+run "refuses_the_drill_account_as_a_daemon_in_other_letters" {
+  command = plan
+
+  variables {
+    daemons = { a = "serviceAccount:Containarium-Drill@acme-offsite.iam.gserviceaccount.com" }
+  }
+
+  expect_failures = [var.daemons]
+}
+
+# says: kms.operators and kms.encrypters must be
+run "refuses_an_account_that_is_called_a_user_as_an_operator" {
+  command = plan
+
+  variables {
+    kms = { location = "global", project_id = "acme-kms", operators = { a = "user:daemon-a@acme-hosts.iam.gserviceaccount.com" } }
+  }
+
+  expect_failures = [var.kms]
+}
+
+# says: kms.operators and kms.encrypters must be
+run "refuses_the_public_as_an_operator" {
+  command = plan
+
+  variables {
+    kms = { location = "global", project_id = "acme-kms", operators = { a = "principalSet://goog/public:all" } }
+  }
+
+  expect_failures = [var.kms]
+}
+
+# says: kms.operators and kms.encrypters must be
+run "refuses_a_whole_pool_as_an_operator" {
+  command = plan
+
+  variables {
+    kms = { location = "global", project_id = "acme-kms", operators = { a = "principalSet://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/*" } }
+  }
+
+  expect_failures = [var.kms]
+}
+
+# says: restore_members must be "group:EMAIL" or "user:EMAIL"
+run "refuses_an_account_that_is_called_a_user_who_restores" {
+  command = plan
+
+  variables {
+    restore_members = ["user:daemon-a@acme-hosts.iam.gserviceaccount.com"]
+  }
+
+  expect_failures = [var.restore_members]
+}
+
+# says: drill.members must be one or more of
+run "refuses_an_account_that_is_called_a_group_in_a_drill" {
+  command = plan
+
+  variables {
+    offsite = { project_id = "acme-offsite" }
+    drill   = { members = { a = "group:daemon-a@acme-hosts.iam.gserviceaccount.com" } }
+  }
+
+  expect_failures = [var.drill]
 }

@@ -91,12 +91,12 @@ module "containarium" {
   kms = {
     project_id = var.kms_project_id
     location   = "europe-west1"
-    operators  = [var.kms_operators]
+    operators  = { security = var.kms_operators }
   }
 
   restore_members = [var.restore_group]
   restore_until   = var.restore_until
-  drill           = { members = [var.drill_member] }
+  drill           = { members = { monthly = var.drill_member } }
 
   audit_logs = true
   alerts     = { emails = [var.alert_email] }

@@ -36,6 +36,12 @@ variable "restore_until" {
   default     = null
 }
 
+variable "lien" {
+  description = "Put a lien on the project, which has the KMS key and the only copy; whoever applies this needs resourcemanager.projects.updateLiens."
+  type        = bool
+  default     = true
+}
+
 provider "google" {
   project = var.project_id
 }
@@ -56,12 +62,14 @@ module "containarium" {
 
   kms = {
     location  = var.kms_location
-    operators = [var.security_group]
+    operators = { security = var.security_group }
   }
 
   # Nobody else has set audit logs for Secret Manager or Cloud KMS in this project: it would be replaced.
   audit_logs = true
   alerts     = { emails = [var.alert_email] }
+  # One order deletes a project, and here it would take the key and its only copy. cross-project has them apart.
+  lien = var.lien
 }
 
 output "config" {
