@@ -6,6 +6,8 @@
 //! sends it: root with a token has the token's rights.
 
 mod bearer;
+mod revoked;
+mod seldom;
 mod token;
 mod tokens;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use crate::model::{Names, Scope, SecretName, Tenant, TokenId};
 
 pub use crate::model::Permission;
+pub use revoked::RevokedHere;
 pub use token::{MadeToken, make_token};
 pub use tokens::{POLL, RowSealer, TokenKey, Tokens};
 
@@ -95,9 +98,9 @@ pub enum Unauthenticated {
     Malformed,
     #[error("the credential is not valid: it is unknown, expired or revoked")]
     Invalid,
-    /// What is needed to tell is away.
-    #[error("the credential cannot be checked now: {0}")]
-    Unavailable(&'static str),
+    /// What is needed to tell is away. Why is for the log too: anybody can ask.
+    #[error("the credential cannot be checked now; the daemon's log says why")]
+    Unavailable,
 }
 
 /// A caller may not do what they asked for. The same whether or not the tenant exists.

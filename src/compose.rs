@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::{Access, Tokens};
+use crate::access::{Access, RevokedHere, Tokens};
 use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Database, ExistingKey, NotText};
@@ -98,6 +98,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     let files = KeyFiles::at(&config.key_file)?;
     let unlocker = Arc::new(Unlocker::new(provider_of(config)));
     let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
+    let revoked = Arc::new(RevokedHere::default());
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
@@ -106,10 +107,11 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         unlocker: Arc::clone(&unlocker),
         copies,
         data_dir: config.data_dir.clone(),
+        revoked: Arc::clone(&revoked),
     })?);
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
     let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
-    let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock));
+    let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock), revoked);
     let opener = Opener::new(
         Arc::clone(&store),
         Arc::clone(&keys),

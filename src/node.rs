@@ -215,7 +215,7 @@ impl NodeFile {
     /// Holds what was found in the database against what was seen of it. One that is behind is remembered as such, on disk, until
     /// it is accepted: while shreds are replayed into it, its generation may well pass the one that was seen.
     ///
-    /// Somebody else's acceptance shows in that both epoch and generation are above what was seen. And where it was another database
+    /// Somebody else's acceptance is for [`NodeFile::is_accepted_at`] to say. Where it was another database
     /// that was found, by a setting gone wrong, the right one is as good as ever.
     ///
     /// # Errors
@@ -227,16 +227,30 @@ impl NodeFile {
         let Some(before) = self.behind() else {
             return if went_on { Ok(()) } else { self.hold(found) };
         };
-        let accepted =
-            found.is_some_and(|mark| went_on && mark.epoch > seen.epoch && mark.generation > seen.generation);
         let was_another = !before.found.is_some_and(|mark| is_same(&mark));
-        if accepted || (was_another && went_on) {
-            self.replace(Record { behind: None, ..self.record.clone() })
+        if was_another && went_on {
+            self.went_on()
         } else if was_another && found.is_some_and(|mark| is_same(&mark)) {
             self.hold(found)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether a database that was behind was accepted by an operator of another node: both epoch and generation are above what was seen.
+    #[must_use]
+    pub fn is_accepted_at(&self, found: Mark) -> bool {
+        let above =
+            |seen: Mark| found.is_at_least(seen) && found.epoch > seen.epoch && found.generation > seen.generation;
+        self.behind().is_some_and(|behind| above(behind.seen))
+    }
+
+    /// The database is behind no longer; the record is carried on as ever.
+    ///
+    /// # Errors
+    /// [`NodeFileError::Io`]: it still is.
+    pub fn went_on(&mut self) -> Result<(), NodeFileError> {
+        self.replace(Record { behind: None, ..self.record.clone() })
     }
 
     /// Remembered also where the disk does not take it.
@@ -295,6 +309,11 @@ impl NodeFile {
     #[must_use]
     pub fn revoked(&self, db_id: [u8; 16]) -> BTreeSet<TokenId> {
         self.log.revoked(db_id)
+    }
+
+    /// The tokens of any database that were ever revoked.
+    pub fn ever_revoked(&self) -> impl Iterator<Item = TokenId> {
+        self.log.ever_revoked()
     }
 
     /// The database is accepted as it is: what was seen of it from now on counts.

@@ -14,8 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use moka::sync::Cache;
 
+use super::seldom::Seldom;
 use super::token::{self, Presented};
-use super::{Caller, Identity, Unauthenticated};
+use super::{Caller, Identity, RevokedHere, Unauthenticated};
 use crate::clock::Clock;
 use crate::crypto::{self, TokenMacKey};
 use crate::model::{Micros, Scope, TokenId, TokenRecord};
@@ -35,8 +36,8 @@ const MOST_REMEMBERED: u64 = 50_000;
 #[async_trait]
 pub trait TokenKey: Send + Sync {
     /// # Errors
-    /// Why it is not to be had, in words for callers.
-    async fn token_mac(&self) -> Result<TokenMacKey, &'static str>;
+    /// Why it is not to be had, in words for administrators.
+    async fn token_mac(&self) -> Result<TokenMacKey, String>;
 }
 
 /// A row's MAC, by the key.
@@ -65,6 +66,8 @@ fn with_fields<T>(token: &TokenRecord, with: impl FnOnce(&[&[u8]]) -> T) -> T {
         token.names.as_bytes(),
         &expires,
         &revoked,
+        // Whom a revocation of all that somebody made finds.
+        token.created_by.as_bytes(),
     ])
 }
 
@@ -73,11 +76,13 @@ pub struct Tokens {
     store: Arc<dyn Store>,
     key: Arc<dyn TokenKey>,
     clock: Arc<dyn Clock>,
+    revoked: Arc<RevokedHere>,
     /// By the hash of the whole credential, which is in no memory and no dump of it.
     remembered: Cache<[u8; 32], Arc<Checked>>,
     beat: Mutex<Beat>,
     /// Used since the last time that this was written down.
     used: Mutex<HashSet<TokenId>>,
+    told: Seldom,
 }
 
 /// A token that was found good.
@@ -115,9 +120,23 @@ struct Beat {
 
 impl Tokens {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, key: Arc<dyn TokenKey>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        key: Arc<dyn TokenKey>,
+        clock: Arc<dyn Clock>,
+        revoked: Arc<RevokedHere>,
+    ) -> Self {
         let remembered = Cache::new(MOST_REMEMBERED);
-        Self { store, key, clock, remembered, beat: Mutex::default(), used: Mutex::default() }
+        Self {
+            store,
+            key,
+            clock,
+            revoked,
+            remembered,
+            beat: Mutex::default(),
+            used: Mutex::default(),
+            told: Seldom::default(),
+        }
     }
 
     /// Asks the database for its state. Each [`POLL`].
@@ -147,6 +166,9 @@ impl Tokens {
     /// Whoever presents this text, which begins as tokens do.
     pub(super) async fn check(&self, text: &str) -> Result<Caller, Unauthenticated> {
         let presented = token::parse(text).ok_or(Unauthenticated::Invalid)?;
+        if self.revoked.has(&presented.id) {
+            return Err(Unauthenticated::Invalid);
+        }
         let credential = crypto::hash_credential(text.as_bytes());
         if let Some(checked) = self.remembered.get(&credential) {
             match self.standing(&checked) {
@@ -184,13 +206,16 @@ impl Tokens {
                 tracing::error!("{error}");
                 return Err(Unauthenticated::Invalid);
             }
-            Ok(Err(error)) => return Err(unavailable(&error.to_string())),
-            Err(_) => return Err(unavailable("it did not answer in time")),
+            Ok(Err(error)) => return Err(self.unavailable(&error.to_string())),
+            Err(_) => return Err(self.unavailable("the database did not answer in time")),
         };
         if pulse.generation < self.beat().highest {
-            return Err(Unauthenticated::Unavailable("the database went back to an earlier state"));
+            return Err(self.unavailable("the database went back to an earlier state"));
         }
-        let sealer = RowSealer(self.key.token_mac().await.map_err(Unauthenticated::Unavailable)?);
+        let mac = tokio::time::timeout(LONGEST, self.key.token_mac()).await;
+        let mac = mac.map_err(|_| self.unavailable("the key of token rows was not read in time"))?;
+        let sealer =
+            RowSealer(mac.map_err(|why| self.unavailable(&format!("the key of token rows cannot be used: {why}")))?);
         self.heard(pulse, sent);
         let row = found.clone().unwrap_or_else(|| nobody(&presented.id));
         let is_its_secret = crypto::same_hash(&row.secret_hash, &presented.secret_hash);
@@ -216,6 +241,16 @@ impl Tokens {
             state: State::of(&pulse),
             noted: Mutex::default(),
         })
+    }
+
+    /// The cause goes to the log, once a minute: anybody can ask. They learn that there is one.
+    fn unavailable(&self, cause: &str) -> Unauthenticated {
+        if self.told.is_due(self.clock.since_boot()) {
+            tracing::warn!("a token could not be checked: {cause}");
+        } else {
+            tracing::debug!("a token could not be checked: {cause}");
+        }
+        Unauthenticated::Unavailable
     }
 
     fn caller(&self, checked: &Checked) -> Caller {
@@ -274,12 +309,6 @@ fn nobody(id: &TokenId) -> TokenRecord {
         last_used_at: None,
         mac: [0; 32],
     }
-}
-
-/// The cause goes to the log; strangers learn that there is one.
-fn unavailable(cause: &str) -> Unauthenticated {
-    tracing::warn!("a token could not be checked: {cause}");
-    Unauthenticated::Unavailable("the database is not available")
 }
 
 #[cfg(test)]

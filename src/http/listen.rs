@@ -1,5 +1,6 @@
 //! Accepts connections, on the Unix socket and over TCP, says who is at the other end, and drains.
 
+mod shares;
 mod tcp;
 
 use std::convert::Infallible;
@@ -23,12 +24,19 @@ use tower::Service as _;
 
 use super::extract::Peer;
 use super::patience::Patient;
+use crate::telemetry::{self, Turned};
+
+use shares::Shares;
 
 pub use tcp::{BindError, Tcp, bind, probe};
 
 /// How many connections are served at once on the socket; further ones wait to be accepted. Not those of TCP: strangers there must not
 /// keep the operator out.
 const MAX_CONNECTIONS: usize = 1024;
+/// Of those, how many may be other users' than root and the daemon's own, and how many one user's: the socket is open to every user of the
+/// host, and none may keep the operator or another out.
+const OTHERS_CONNECTIONS: usize = 896;
+const USERS_CONNECTIONS: u32 = 256;
 /// How long a peer may take nothing of its answer.
 const TAKE_TIME: Duration = Duration::from_secs(30);
 /// How long the answers that are under way may take when the daemon stops.
@@ -70,6 +78,8 @@ pub struct Serving {
 pub async fn serve(listener: UnixListener, mut serving: Serving) -> Ended {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (others, shares) = (Arc::new(Semaphore::new(OTHERS_CONNECTIONS)), Shares::of(USERS_CONNECTIONS));
+    let own = rustix::process::geteuid().as_raw();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -77,11 +87,22 @@ pub async fn serve(listener: UnixListener, mut serving: Serving) -> Ended {
             accepted = accept(&listener, &room) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let serving = serving.clone();
+        let (peer, serving) = (peer(&stream), serving.clone());
+        let share = match peer {
+            Some(peer) if peer.uid == 0 || peer.uid == own => None,
+            // One whose user is not known is nobody's share but that of all others.
+            peer => {
+                let uid = peer.map_or(u32::MAX, |peer| peer.uid);
+                let (Ok(other), Some(share)) = (Arc::clone(&others).try_acquire_owned(), shares.take(uid)) else {
+                    telemetry::turned_away(Turned::Connections);
+                    continue;
+                };
+                Some((other, share))
+            }
+        };
         connections.spawn(async move {
-            let peer = peer(&stream);
             converse(stream, peer, serving).await;
-            drop(place);
+            drop((share, place));
         });
     }
     drop(listener);

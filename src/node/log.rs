@@ -128,6 +128,10 @@ impl CriticalLog {
         self.databases.get(&db_id).map(|folded| folded.revoked.clone()).unwrap_or_default()
     }
 
+    pub(super) fn ever_revoked(&self) -> impl Iterator<Item = TokenId> {
+        self.databases.values().flat_map(|folded| folded.revoked.iter().cloned())
+    }
+
     /// Enters the difference; durable when this returns. A log with lines that cannot be read is set aside and begun anew.
     pub(super) fn append(
         &mut self,

@@ -116,10 +116,14 @@ fn what_was_found_behind_stays_so_over_restarts_until_both_numbers_are_above_wha
         let (mut file, _) = open(dir.path(), 2);
         file.judge(Some(found)).unwrap();
         assert!(file.behind().is_some(), "{found:?}");
+        assert!(!file.is_accepted_at(found), "{found:?}");
     }
     let (mut file, _) = open(dir.path(), 2);
     file.judge(Some(at(3, 6))).unwrap();
-    assert_eq!(file.behind(), None, "another node accepted it");
+    assert!(file.behind().is_some(), "what this node remembers comes first");
+    assert!(file.is_accepted_at(at(3, 6)), "another node accepted it");
+    file.went_on().unwrap();
+    assert!(!file.is_accepted_at(at(3, 6)), "that is done");
     assert_eq!(open(dir.path(), 3).0.behind(), None);
 }
 

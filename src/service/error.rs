@@ -71,7 +71,7 @@ impl From<Denied> for Error {
 impl From<Unauthenticated> for Error {
     fn from(unknown: Unauthenticated) -> Self {
         match unknown {
-            Unauthenticated::Unavailable(_) => Self::Unavailable(unknown.to_string()),
+            Unauthenticated::Unavailable => Self::Unavailable(unknown.to_string()),
             Unauthenticated::Missing | Unauthenticated::Malformed | Unauthenticated::Invalid => {
                 Self::Unauthenticated(unknown.to_string())
             }

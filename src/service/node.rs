@@ -19,6 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::Error;
+use crate::access::RevokedHere;
 use crate::clock::Clock;
 use crate::crypto::{self, NoRandom};
 use crate::keys::keyfile::{KeyFiles, Synced};
@@ -93,6 +94,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     unlocker: Arc<Unlocker>,
     copies: Copies,
+    revoked: Arc<RevokedHere>,
     holder: Holder,
     /// Behind a lock of threads: its files are written on threads that may block.
     file: Arc<Mutex<NodeFile>>,
@@ -126,6 +128,8 @@ pub struct NodeParts {
     pub copies: Copies,
     /// The daemon's own, its lock taken.
     pub data_dir: PathBuf,
+    /// What the node's record says of tokens, for whoever checks them.
+    pub revoked: Arc<RevokedHere>,
 }
 
 impl Node {
@@ -134,13 +138,15 @@ impl Node {
     /// # Errors
     /// [`NodeError::File`], [`NodeError::NoRandom`].
     pub fn open(parts: NodeParts) -> Result<Self, NodeError> {
-        let NodeParts { store, keys, files, clock, unlocker, copies, data_dir } = parts;
+        let NodeParts { store, keys, files, clock, unlocker, copies, data_dir, revoked } = parts;
         let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
         let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
         for notice in notices {
             if notice == Notice::Copied { tracing::info!("{notice}") } else { tracing::warn!("{notice}") }
         }
-        let standing = Standing { seen: Seen::Nothing, problems: Vec::new() };
+        revoked.remember(file.ever_revoked());
+        let seen = file.behind().map_or(Seen::Nothing, Seen::Behind);
+        let standing = Standing { seen, problems: Vec::new() };
         Ok(Self {
             store,
             keys,
@@ -149,6 +155,7 @@ impl Node {
             clock,
             unlocker,
             copies,
+            revoked,
             holder: Holder { node: file.node(), boot: file.boot() },
             file: Arc::new(Mutex::new(file)),
             ticking: tokio::sync::Mutex::default(),
@@ -299,7 +306,9 @@ impl Node {
         let survey = match self.store.survey().await {
             Ok(survey) => survey,
             Err(error) => {
-                self.stand(Seen::Nothing);
+                // A database that is away is not one that was accepted.
+                let behind = self.with_file(|file| file.behind()).await?;
+                self.stand(behind.map_or(Seen::Nothing, Seen::Behind));
                 return Err(error.into());
             }
         };
@@ -311,7 +320,7 @@ impl Node {
 
     async fn tick_alone(&self, progress: &mut Progress) -> Result<(), NodeError> {
         self.begun.fetch_add(1, Ordering::AcqRel);
-        let Judged { survey, behind, mut recorded } = self.survey().await?;
+        let Judged { survey, mut behind, mut recorded } = self.survey().await?;
         let state = survey.key_state.as_ref();
         let mut look = self.look(progress).await?;
         let taken = match behind {
@@ -326,6 +335,16 @@ impl Node {
         let unopened = self.load_keys(&survey, &look.scan, &taken).await;
         drop(taken);
         look.problems.extend(unopened);
+        if behind.is_some() {
+            match self.accepted_elsewhere(&survey).await {
+                Ok(true) => behind = None,
+                Ok(false) => {}
+                Err(error) => look.problems.push(format!(
+                    "another node accepted the restored database; what this node knows to be undone by that could not be done again yet: \
+                     {error}"
+                )),
+            }
+        }
         if let Some(state) = state.filter(|_| behind.is_none()) {
             recorded = recorded.and(self.note(progress, state).await);
         }

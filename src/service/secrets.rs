@@ -40,6 +40,9 @@ pub struct BatchValues {
 
 /// How often a write starts anew because its tenant had no active DEK, or its master key was not loaded: once for the first write of a
 /// tenant, once more where a rotation of DEKs came between, and once where one of master keys did.
+/// How many names are looked through at a time where few of them may be covered.
+const WHOLE_PAGE: u32 = 1000;
+
 const WRITE_ATTEMPTS: u32 = 4;
 
 impl Service {
@@ -239,7 +242,8 @@ impl Service {
     ) -> Result<Page<SecretRecord>, Error> {
         let (mut items, mut after) = (Vec::new(), after.cloned());
         loop {
-            let page = self.store.list(tenant, after.as_ref(), limit).await??;
+            // Whole pages, whatever was asked for: of a thousand names one may be covered.
+            let page = self.store.list(tenant, after.as_ref(), WHOLE_PAGE).await??;
             after = page.items.last().map(|secret| secret.name.clone());
             items.extend(page.items.into_iter().filter(|secret| names.cover(&secret.name)));
             if items.len() > limit as usize {

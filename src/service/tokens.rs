@@ -84,8 +84,7 @@ impl Service {
     pub async fn bearer(&self, credential: &str) -> Result<Caller, Error> {
         // What was revoked since the restored state would be good again.
         if self.node.behind().is_some() {
-            let why = "the database went back to an earlier state, and nobody has accepted that yet";
-            return Err(Unauthenticated::Unavailable(why).into());
+            return Err(Unauthenticated::Unavailable.into());
         }
         Ok(self.access.bearer(credential).await?)
     }
@@ -190,7 +189,7 @@ impl Service {
 
     async fn token_sealer(&self) -> Result<RowSealer, Error> {
         let key = SystemKey::new(Arc::clone(&self.store), Arc::clone(&self.keys)).token_mac().await;
-        key.map(RowSealer).map_err(|why| Error::Unavailable(why.to_owned()))
+        key.map(RowSealer).map_err(|why| unusable(&why))
     }
 
     async fn recorded_tokens<T>(
@@ -233,6 +232,11 @@ impl Service {
             }
         });
     }
+}
+
+/// Without the key no row is made or revoked.
+pub(super) fn unusable(why: &str) -> Error {
+    Error::Unavailable(format!("the key that tokens are checked with cannot be used: {why}"))
 }
 
 fn each(time: Duration) -> tokio::time::Interval {
@@ -286,10 +290,7 @@ impl SystemKey {
 
 #[async_trait]
 impl access::TokenKey for SystemKey {
-    async fn token_mac(&self) -> Result<TokenMacKey, &'static str> {
-        self.read().await.map_err(|why| {
-            tracing::error!("the key of token rows, _system/{TOKEN_MAC}, cannot be used: {why}");
-            "the key that tokens are checked with cannot be used"
-        })
+    async fn token_mac(&self) -> Result<TokenMacKey, String> {
+        self.read().await.map_err(|why| format!("_system/{TOKEN_MAC}: {why}"))
     }
 }

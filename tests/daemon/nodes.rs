@@ -32,6 +32,8 @@ on_both_stores![
     the_generation_rises_when_an_hour_went_by,
 ];
 
+const TOKEN: &str = r#"{"name":"ci","tenants":["alice"],"allow":["read"]}"#;
+
 /// A key that an operator has, and its kid.
 struct Key {
     kid: Kid,
@@ -585,6 +587,64 @@ fn a_second_process_under_ones_node_id_is_noticed_at_a_later_heartbeat() {
     assert_eq!(status.code(), Some(6), "{}", site.log());
     assert!(site.log().contains(&boot), "{}", site.log());
     assert!(!site.socket().exists(), "it stopped in order");
+}
+
+#[test]
+fn what_only_another_node_remembers_is_done_again_when_a_restored_database_was_accepted() {
+    let first = Site::postgres();
+    let daemon = first.start();
+    for tenant in ["alice", "gone"] {
+        daemon.set(tenant, "KEY", b"value");
+    }
+    let made = daemon.request("POST", "/v1/admin/tokens", TOKEN.as_bytes()).json();
+    let id = made["details"]["id"].as_str().unwrap().to_owned();
+    let second = beside(&first);
+    assert_eq!(daemon.stop().code(), Some(0));
+    first.keep_copy();
+    let (one, two) = (first.start(), second.start());
+    first.run_sql("UPDATE key_state SET generation = generation + 5");
+    let record = |site: &Site| std::fs::read_to_string(site.data_dir().join("node.json")).unwrap();
+    let generation = |site: &Site| {
+        let state: Value = serde_json::from_str(&record(site)).unwrap();
+        state["highest"]["generation"].as_i64().unwrap()
+    };
+    let now = first.number("SELECT generation FROM key_state");
+    until(&one, "the first has seen it", |_| generation(&first) >= now);
+    assert_eq!(one.stop().code(), Some(0));
+    let revoked = two.request("POST", "/v1/admin/tokens/revoke", format!("{{\"id\":\"{id}\"}}").as_bytes());
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    wait_for(async {
+        let (store, tenant) = (first.store().await, Tenant::parse("gone").unwrap());
+        store.schedule_shred(&tenant, std::time::Duration::ZERO).await.unwrap();
+        store.shred(&tenant, ShredWhen::Now).await.unwrap();
+        store.close().await;
+    });
+    let now = first.number("SELECT generation FROM key_state");
+    until(&two, "the second has written it down", |_| generation(&second) >= now);
+    first.put_copy_back();
+    until(&two, "it notices", |daemon| waiting_for(daemon).contains("containarium admin accept-restore"));
+    let one = first.start();
+    until(&one, "it notices", |daemon| waiting_for(daemon).contains("containarium admin accept-restore"));
+
+    let accepted = first.cli(["admin", "accept-restore", "--yes"], b"");
+    assert!(accepted.status.success(), "{}", said(&accepted));
+    assert_eq!(two.get("/readyz").status, 503, "the second has seen more than was accepted");
+    // Time goes by at the first: rotations, revocations, hourly marks.
+    first.run_sql("UPDATE key_state SET generation = generation + 10");
+    until(&two, "it is ready", |daemon| daemon.get("/readyz").status == 200);
+    let revoked = format!("SELECT count(*) FROM tokens WHERE id = '{id}' AND revoked_at IS NOT NULL");
+    assert_eq!(first.number(&revoked), 1);
+    assert_eq!(one.get("/v1/secrets/gone/KEY").status, 403, "it is blocked");
+    assert_eq!(
+        first.number("SELECT count(*) FROM deks WHERE tenant = 'gone' AND wrapped IS NOT NULL"),
+        1,
+        "and not destroyed yet"
+    );
+    assert!(second.log().contains("is shredded in 7 days"), "{}", second.log());
+    assert_eq!(one.value("alice", "KEY").unwrap(), b"value");
+    let spared = first.cli(["admin", "shred", "gone", "--cancel"], b"");
+    assert!(spared.status.success(), "{}", said(&spared));
+    assert_eq!(two.value("gone", "KEY").unwrap(), b"value");
 }
 
 #[test]

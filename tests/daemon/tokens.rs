@@ -4,6 +4,7 @@ mod losing;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ on_both_stores![
     a_token_is_no_administrator_anywhere,
     tokens_are_listed_as_they_are_and_revoked_in_every_way,
     a_revocation_outlives_a_restored_database,
+    a_row_put_back_as_it_was_opens_nothing_where_its_revocation_is_remembered,
+    a_restored_database_that_cannot_be_looked_at_lets_no_token_in,
 ];
 
 /// Each route that serves or changes secrets, with the permission that it takes. In the order in which each finds what it needs.
@@ -309,7 +312,7 @@ fn a_revocation_outlives_a_restored_database(site: &Site) {
     for token in [&kept, &gone] {
         let answer = ask(site, token, "GET", "/v1/secrets/alice/KEY", "");
         assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.problem().contains("went back"), "{answer:?}");
+        assert!(!answer.problem().contains("went back"), "what is wrong here is not told to strangers: {answer:?}");
     }
     let plan = daemon.get("/v1/admin/accept-restore").json();
     assert_eq!(plan["revokes"], json!([id]), "{plan}");
@@ -317,6 +320,43 @@ fn a_revocation_outlives_a_restored_database(site: &Site) {
     assert!(accepted.status.success() && said(&accepted).contains("1 tokens that were revoked"), "{}", said(&accepted));
     assert_eq!(ask(site, &kept, "GET", "/v1/secrets/alice/KEY", "").status, 200);
     assert_eq!(ask(site, &gone, "GET", "/v1/secrets/alice/KEY", "").status, 401);
+}
+
+fn a_row_put_back_as_it_was_opens_nothing_where_its_revocation_is_remembered(site: &Site) {
+    let daemon = start(site);
+    daemon.set("alice", "KEY", b"1");
+    let (token, id) = make(&daemon, &json!({}));
+    site.run_sql("CREATE TABLE copied AS SELECT * FROM tokens");
+    let revoked = daemon.request("POST", "/v1/admin/tokens/revoke", json!({ "id": id }).to_string().as_bytes());
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    site.run_sql("DELETE FROM tokens");
+    site.run_sql("INSERT INTO tokens SELECT * FROM copied");
+    let is_shut = || assert_eq!(ask(site, &token, "GET", "/v1/secrets/alice/KEY", "").status, 401);
+    is_shut();
+    assert!(daemon.stop().success());
+    let _daemon = start(site);
+    is_shut();
+}
+
+fn a_restored_database_that_cannot_be_looked_at_lets_no_token_in(site: &Site) {
+    let daemon = start(site);
+    daemon.set("alice", "KEY", b"1");
+    let (token, id) = make(&daemon, &json!({}));
+    assert!(daemon.stop().success());
+    site.keep_copy();
+    let daemon = start(site);
+    let (_, other) = make(&daemon, &json!({}));
+    let revoked = daemon.request("POST", "/v1/admin/tokens/revoke", json!({ "id": other }).to_string().as_bytes());
+    assert_eq!(revoked.status, 200, "{id}: {revoked:?}");
+    assert!(daemon.stop().success());
+    site.put_copy_back();
+    let daemon = start(site);
+    let is_shut = || assert_eq!(ask(site, &token, "GET", "/v1/secrets/alice/KEY", "").status, 503);
+    is_shut();
+    // What a look at the database asks for and a token does not.
+    site.run_sql("ALTER TABLE master_keys RENAME TO hidden");
+    assert!(daemon.get("/v1/admin/accept-restore").status >= 500);
+    is_shut();
 }
 
 /// Flags, and variables.
@@ -420,6 +460,46 @@ fn a_user_of_the_settings_is_let_in_on_the_socket_without_a_token_and_others_are
     assert!(stranger.status == 403 && stranger.problem().contains("uid 65534 has no rights here"), "{stranger:?}");
     let audit = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
     assert!(audit.contains("uid:65533"));
+}
+
+#[test]
+fn a_user_who_takes_all_connections_of_the_socket_keeps_neither_the_operator_nor_another_out() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let site = Site::sqlite();
+    // With which the socket is open to every user of the host.
+    let users = "[[socket_users]]\nuid = 65533\ntenants = [\"alice\"]\npermissions = [\"read\"]\n";
+    std::fs::write(site.config_file(), users).unwrap();
+    let daemon = start(&site);
+    std::fs::set_permissions(site.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let connect_as = |uid: u32, count: usize| -> Vec<UnixStream> {
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| {
+                let uid = rustix::thread::Uid::from_raw(uid);
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+                (0..count).map(|_| UnixStream::connect(site.socket()).unwrap()).collect()
+            });
+            connecting.join().unwrap()
+        })
+    };
+    let greedy = connect_as(65_533, 300);
+    let mut last = greedy.last().unwrap();
+    assert_eq!(last.read(&mut [0]).unwrap(), 0, "one beyond the share is hung up on");
+    let mut other = connect_as(65_534, 1).remove(0);
+    other.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(daemon.get("/livez").status, 200);
+    assert_eq!(greedy.iter().filter(|stream| is_open(stream)).count(), 256);
+}
+
+fn is_open(stream: &UnixStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = stream;
+    matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// As long as a revocation may take to hold elsewhere, and what a busy machine adds to it.

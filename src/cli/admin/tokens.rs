@@ -135,8 +135,11 @@ pub(super) async fn token(client: &Client, format: Format, arguments: TokenArgs)
 
 async fn create(client: &Client, format: Format, arguments: CreateArgs) -> Result<(), Failure> {
     let names = arguments.names.iter().map(ToString::to_string).collect::<Vec<_>>();
-    // A uid that sudo does not name is the daemon's to find out. A name that breaks the rule is no reason to make no token.
-    let created_by = arguments.created_by.or_else(|| Label::parse(&invoking_user()?).ok());
+    let created_by = match arguments.created_by {
+        Some(who) => Some(who),
+        // A uid that sudo does not name is the daemon's to find out.
+        None => invoking_user().map(|user| maker(&user)).transpose()?,
+    };
     let request = CreateTokenRequest {
         name: arguments.name.to_string(),
         tenants: arguments.tenants.iter().map(ToString::to_string).collect(),
@@ -156,6 +159,17 @@ async fn create(client: &Client, format: Format, arguments: CreateArgs) -> Resul
     let told = if std::io::stdout().is_terminal() { "the token below" } else { "the token on standard output" };
     note(&plain(&format!("{told} is told this once; it holds {until}, and its id is {}", details.id)));
     print(format!("{}\n", plain(&answer.token)).as_bytes())
+}
+
+/// Who made a token decides what `revoke --created-by` finds on the day they leave, so it is not guessed.
+fn maker(user: &str) -> Result<Label, Failure> {
+    Label::parse(user).map_err(|error| {
+        Failure::usage(format!(
+            "sudo says that {} runs this, which cannot be written down as it is: {error}",
+            plain(user)
+        ))
+        .mend("say who makes the token: --created-by NAME")
+    })
 }
 
 async fn list(client: &Client, format: Format) -> Result<(), Failure> {
@@ -217,6 +231,11 @@ async fn revoke(client: &Client, format: Format, arguments: RevokeArgs) -> Resul
     for id in &answer.forged {
         note(&plain(&format!(
             "{id} was not revoked: somebody else than a daemon wrote its row, and it is good for nothing"
+        )));
+    }
+    if let (Some(who), true) = (&request.created_by, answer.revoked.is_empty()) {
+        note(&plain(&format!(
+            "no good token was made by {who}: `containarium admin token list` shows who made each (BY)"
         )));
     }
     if format == Format::Json {

@@ -1,10 +1,8 @@
 //! TCP, with TLS where there is a certificate: a share of the connections for each address, and a time for the handshake.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use super::shares::Shares;
 use super::{Ended, Order, Serving, converse, drained, no_longer};
 use crate::http::limits::{self, Source};
 use crate::telemetry::{self, Turned};
@@ -59,7 +58,7 @@ impl Tcp {
     ) -> Ended {
         let tasks = TaskTracker::new();
         let room = Arc::new(Semaphore::new(connections as usize));
-        let shares = Shares { most: per_address, taken: Arc::default() };
+        let shares = Shares::of(per_address);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -141,63 +140,5 @@ async fn talk(stream: TcpStream, source: Source, certificates: Option<&Certifica
         converse(stream, Some(source), serving).await;
     } else {
         telemetry::turned_away(Turned::Handshake);
-    }
-}
-
-/// How many connections each source has.
-struct Shares {
-    most: u32,
-    taken: Arc<Mutex<HashMap<Source, u32>>>,
-}
-
-/// One connection of a source, until it is dropped.
-struct Share {
-    source: Source,
-    taken: Arc<Mutex<HashMap<Source, u32>>>,
-}
-
-impl Shares {
-    /// `None` where the source has all that it may.
-    fn take(&self, source: Source) -> Option<Share> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(source).or_insert(0);
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Share { source, taken: Arc::clone(&self.taken) })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut entry) = taken.entry(self.source) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_has_its_share_and_gives_it_back_and_leaves_nothing_behind() {
-        let shares = Shares { most: 2, taken: Arc::default() };
-        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| limits::source(address.parse().unwrap()));
-        let first = shares.take(one).unwrap();
-        let second = shares.take(one);
-        assert!(second.is_some() && shares.take(one).is_none());
-        let third = shares.take(other);
-        assert!(third.is_some());
-        drop(first);
-        let fourth = shares.take(one);
-        assert!(fourth.is_some());
-        drop((second, third, fourth));
-        assert!(shares.taken.lock().unwrap().is_empty());
     }
 }

@@ -29,6 +29,7 @@ impl Node {
         // After the mark was read: what is noted may be more than belongs to it, never less.
         let blocked = self.blocked_tenants().await?;
         let revoked = self.revoked_tokens().await?;
+        self.revoked.remember(revoked.iter().cloned());
         let at = self.clock.wall();
         Ok(self.with_file(move |file| file.note(mark, at, &blocked, &revoked)).await??)
     }

@@ -11,11 +11,15 @@ use crate::audit::Outcome;
 use crate::keys::Keys;
 use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord, TokenId, WhichTokens};
 use crate::node::{Behind, Fate, Mark, NodeFile};
+use crate::service::tokens::unusable;
 use crate::service::{Error, Request, Service, SystemKey, Touched};
+use crate::store::Survey;
 use crate::store::deks::{ShredOutcome, ShredWhen};
 use crate::store::masters::{Accepted, AtLeast};
 
 const PAGE: u32 = 1000;
+/// Within which an operator can take back a shred that is done again without having been asked.
+const SECOND_THOUGHTS: Duration = Duration::from_hours(7 * 24);
 
 /// What accepting a restored database means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,9 +217,46 @@ impl Node {
         Ok(AcceptedRestore { mark, replayed: plan.replay, revoked: plan.revokes, retired })
     }
 
+    /// Whether another node's operator accepted the database. They were shown what that node's record says; what only this one's says is
+    /// done again before writes are open here, and before the record is carried on, which would forget it: revocations at once; a
+    /// shred is begun anew, so that the tenant is blocked and an operator can still take it back.
+    pub(super) async fn accepted_elsewhere(&self, survey: &Survey) -> Result<bool, Error> {
+        let Some(mark) = survey.key_state.as_ref().map(Mark::of) else { return Ok(false) };
+        let (accepted, fates, remembered) = self
+            .with_file(move |file| (file.is_accepted_at(mark), file.fates(mark.db_id), file.revoked(mark.db_id)))
+            .await?;
+        if !accepted {
+            return Ok(false);
+        }
+        let revokes = self.good_again(&remembered).await?;
+        if !revokes.is_empty() {
+            self.revoke_again(&revokes).await?;
+        }
+        for Replay { tenant, deed } in self.of_known_tenants(replays(&fates, &self.blocked_tenants().await?)).await? {
+            match deed {
+                Deed::Shred | Deed::ScheduleShred(_) => {
+                    self.store.schedule_shred(&tenant, SECOND_THOUGHTS).await?;
+                    tracing::error!(
+                        %tenant,
+                        "this tenant was being shredded, and the database that another node accepted did not say so: it is blocked, and \
+                         is shredded in 7 days. `containarium admin shred TENANT --now` does it at once, `--cancel` takes it back"
+                    );
+                }
+                Deed::CancelShred => tracing::error!(
+                    %tenant,
+                    "a shred of this tenant had been taken back, and in the database that another node accepted it is under way again: \
+                     `containarium admin shred TENANT --cancel` takes it back again"
+                ),
+            }
+        }
+        self.with_file(NodeFile::went_on).await?.map_err(NodeError::from)?;
+        self.stand(Seen::Good);
+        Ok(true)
+    }
+
     async fn revoke_again(&self, ids: &[TokenId]) -> Result<(), Error> {
         let key = SystemKey::new(Arc::clone(&self.store), Arc::clone(&self.keys)).token_mac().await;
-        let sealer = RowSealer(key.map_err(|why| Error::Unavailable(why.to_owned()))?);
+        let sealer = RowSealer(key.map_err(|why| unusable(&why))?);
         let revoked = self.store.revoke_tokens(&WhichTokens::Ids(ids.to_vec()), &sealer).await?;
         tracing::warn!("revoked {} tokens again in the restored database", revoked.tokens.len());
         Ok(())
@@ -232,6 +273,7 @@ impl Node {
         }
         let mark = Mark::of(&state);
         let (blocked, revoked, at) = (self.blocked_tenants().await?, self.revoked_tokens().await?, self.clock.wall());
+        self.revoked.remember(revoked.iter().cloned());
         let written = self.with_file(move |file: &mut NodeFile| file.accept(mark, at, &blocked, &revoked)).await?;
         written.map_err(NodeError::from)?;
         self.stand(Seen::Good);
