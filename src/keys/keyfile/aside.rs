@@ -36,8 +36,7 @@ impl KeyLock {
         }
         let remains = Remains::of(&self.dir, main);
         let kid = remains.as_ref().and_then(|remains| remains.kid);
-        for attempt in 0..ATTEMPTS {
-            let name = replaced_name(main, kid, now, attempt);
+        for name in names(main, kid, now) {
             match self.dir.rename_to_free(main, &name) {
                 Ok(()) => {
                     if let Some(remains) = &remains {
@@ -172,6 +171,11 @@ fn may_hold_a_key(dir: &Place, name: &OsStr) -> bool {
         FileType::Symlink | FileType::Directory => true,
         _ => false,
     }
+}
+
+/// The names that what is set aside now may get, in turn.
+pub(super) fn names(main: &OsStr, kid: Option<Kid>, now: Micros) -> impl Iterator<Item = OsString> {
+    (0..ATTEMPTS).map(move |attempt| replaced_name(main, kid, now, attempt))
 }
 
 /// `secrets.key.replaced-unreadable-20260517T083000Z`; a second one of the same second ends in `-1`.
