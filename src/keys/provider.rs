@@ -135,6 +135,13 @@ fn list(attempts: &[Attempt]) -> String {
 }
 
 impl Provider {
+    /// The same with this age identity, where one is named.
+    #[must_use]
+    pub fn with_identity(&self, identity: Option<&Path>) -> Self {
+        let age_identity = identity.map(Path::to_owned).or_else(|| self.age_identity.clone());
+        Self { age_identity, ..self.clone() }
+    }
+
     /// Opens it with whatever opens it: an age identity where one is configured, then each KMS key.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The master key wrapped by Cloud KMS: real daemons and commands over the fake, whose daemon may only decrypt.
 
 mod changing;
+mod returning;
 mod rotating;
 
 use std::process::Output;

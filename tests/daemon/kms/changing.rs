@@ -176,7 +176,7 @@ fn copies_of_a_wrapped_file_are_pushed_restored_and_tried_as_they_are() {
         newer
     };
     done(&site.cli(["backup", "push"], b""));
-    done(&with(&site, "restore.toml", &["backup", "verify"]));
+    done(&with(&site, "restore.toml", &["backup", "verify", "--age-identity", &identity]));
     daemon.stop();
     std::fs::remove_file(site.key_file()).unwrap();
     std::fs::remove_dir_all(site.path("etc/secrets.key.d")).unwrap();
