@@ -176,6 +176,32 @@ fn a_copy_of_the_wrapped_new_key_is_proven_by_opening_it() {
     drop(cloud);
 }
 
+/// A request that somebody kept and sends again, with a key that the database knows.
+#[test]
+fn a_wrapped_key_that_comes_again_is_refused_and_the_file_of_a_kept_key_stays() {
+    let site = Site::sqlite();
+    let cloud = wrapped_site(&site);
+    let daemon = site.start();
+    let (old, old_file) = (active(&daemon), key_file(&site));
+    done(&rotate(&site, &[]));
+    let (new, new_file) = (active(&daemon), key_file(&site));
+    assert!(retained(&site, &old).exists() && old != new);
+    for (kid, file) in [(&old, &old_file), (&new, &new_file)] {
+        let body = serde_json::json!({"mode": "start", "escrow": "gcp", "wrappedKey": String::from_utf8_lossy(file)});
+        let answer = daemon.request("POST", "/v1/admin/rotate-master", body.to_string().as_bytes());
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(said.contains("is no new key: the database knows it already"), "{} {said}", answer.status);
+        assert!(retained(&site, kid).exists() || kid == &new, "its file stays");
+        assert_eq!(site.texts("SELECT phase FROM key_state"), ["idle"]);
+    }
+    assert!(retained(&site, &old).exists());
+    assert_eq!(key_file(&site), new_file);
+    assert_eq!(daemon.value("alice", "A").unwrap(), b"one");
+    // And the next one goes well.
+    done(&rotate(&site, &[]));
+    drop(cloud);
+}
+
 /// The new key travels through the database, for KMS alone; each node opens it itself. One node is dead when it begins, and the one that
 /// carries the rotation is killed while it waits for that.
 #[test]
