@@ -218,7 +218,7 @@ impl Work {
             // Nothing is written over what cannot be read.
             MainFile::Bad(_) => None,
         };
-        let on_disk = |kid: Kid| scan.files().any(|file| file.kid == kid);
+        let on_disk = |kid: Kid| scan.files().any(|file| file.kid == kid) || scan.aside_kids.contains(&kid);
         let unlink: Vec<Kid> =
             survey.master_keys.iter().filter(|key| is_gone(key) && on_disk(key.kid)).map(|key| key.kid).collect();
         (promote.is_some() || !unlink.is_empty()).then_some(Self { promote, unlink })
