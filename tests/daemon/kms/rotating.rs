@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use containarium::keys::provider::Provider;
+
 use super::*;
 
 /// With what the operator proves that a new key opens without KMS.
@@ -345,6 +347,19 @@ fn a_node_whose_permission_was_taken_away_is_waited_for() {
         let staged = std::fs::read(retained(&first, &kid)).unwrap();
         done(&second.cli(["admin", "install-key"], &staged));
         until("it is looked at", || doctor().contains(&format!("{kid}: ")).then_some(()));
+        // Nor does a raw copy of the key beside it stand in for it.
+        let identity = Some(first.path("identity.txt"));
+        let provider = Provider { age_identity: identity, ..Provider::default() };
+        let opened = provider.open_with_age(&WrappedMaster::parse(&staged).unwrap()).unwrap();
+        let mut raw = Vec::new();
+        KeyfileImage::of(&opened.ok().unwrap().master).write_to(&mut raw).unwrap();
+        let beside = retained(&second, "zz-raw");
+        std::fs::write(&beside, raw).unwrap();
+        std::fs::set_permissions(&beside, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+        until("it is seen", || doctor().contains("zz-raw").then_some(()));
+        let seen = || first.number("SELECT min(seen_at) FROM nodes");
+        let ticked = seen();
+        until("both nodes ticked twice", || (seen() > ticked + 10_000_000).then_some(()));
         assert_eq!((durable(&kid), first.texts("SELECT phase FROM key_state")), (1, vec!["staged".to_owned()]));
         cloud.heal();
         done(&asked.join().unwrap());
