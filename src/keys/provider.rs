@@ -174,7 +174,11 @@ impl Provider {
         self.open_by_each_kms(wrapped).await.map(|opened| opened.into_iter().map(|opened| opened.by).collect())
     }
 
-    async fn open_by_each_kms(&self, wrapped: &WrappedMaster) -> Result<Vec<Opened>, NotOpened> {
+    /// As [`Provider::prove_kms`], with the keys.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_by_each_kms(&self, wrapped: &WrappedMaster) -> Result<Vec<Opened>, NotOpened> {
         let (mut opened, mut attempts) = (Vec::new(), Vec::new());
         for (key, ciphertext) in wrapped.kms() {
             match self.open_with(key, ciphertext, wrapped.kid).await {
