@@ -17,7 +17,7 @@ use crate::store::masters::DekCursor;
 use crate::store::{Store, StoreError};
 
 use super::backup::fetch::{self, FetchError, Opener, PassedOver};
-use super::backup::{Destinations, ReadBack, SECRET_MANAGER, needed};
+use super::backup::{Destinations, ReadBack, SECRET_MANAGER, kms_versions, needed};
 
 /// DEKs that are read at once.
 const PAGE: u32 = 1000;
@@ -189,7 +189,8 @@ async fn fetched(store: &dyn Store, destinations: &Destinations, provider: &Prov
     for key in found.keys {
         let kek = opened(&key.image, Path::new(&key.from), provider).await?;
         let (target, locator) = (SECRET_MANAGER.to_owned(), Some(key.from.clone()));
-        let read_back = Some(ReadBack { kid: key.kid, target, locator, sha256: key.sha256 });
+        let kms_versions = kms_versions(&key.image);
+        let read_back = Some(ReadBack { kid: key.kid, target, locator, sha256: key.sha256, kms_versions });
         keys.push(DrillKey { from: key.from, kek, read_back });
     }
     Ok(DrillKeys { keys, came: Came::Fetched, in_vain, passed_over: found.passed_over })

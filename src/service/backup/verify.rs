@@ -14,7 +14,9 @@ use crate::service::kms::{self, OnlyWay};
 use crate::store::{Store, StoreError, Survey};
 
 use super::fetch::Opener;
-use super::{Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, needed, version_number};
+use super::{
+    Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, kms_versions, needed, version_number,
+};
 
 /// What reading back came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -133,7 +135,7 @@ async fn read_back(
             Ok(fetched) => match fetched.copy.kid() {
                 Ok(found) if found == kid && escrow.content_sha256 == Some(fetched.copy.sha256()) => {
                     match opened(&fetched.copy, opener).await {
-                        Ok(()) => return Ok(in_secret_manager(kid, fetched.locator, fetched.copy.sha256())),
+                        Ok(()) => return Ok(in_secret_manager(kid, fetched.locator, &fetched.copy)),
                         Err(why) => unopened(&fetched.locator, &why),
                     }
                 }
@@ -153,7 +155,7 @@ async fn read_back(
     }
     let search = target.search(&[kid], opener).await;
     if let Some(found) = search.found.into_iter().next() {
-        return Ok(in_secret_manager(kid, found.locator, found.copy.sha256()));
+        return Ok(in_secret_manager(kid, found.locator, &found.copy));
     }
     if let Some(copy) = search.unopened.first() {
         return Err(unopened(&copy.fetched.locator, &copy.why));
@@ -182,8 +184,9 @@ fn unopened(locator: &str, why: &NotOpened) -> Trouble {
     Trouble { class, why: format!("{locator} is wrapped and was not opened, so nothing is proven of it: {why}") }
 }
 
-fn in_secret_manager(kid: Kid, locator: String, sha256: [u8; 32]) -> ReadBack {
-    ReadBack { kid, target: SECRET_MANAGER.to_owned(), locator: Some(locator), sha256 }
+fn in_secret_manager(kid: Kid, locator: String, copy: &KeyCopy) -> ReadBack {
+    let (sha256, kms_versions) = (copy.sha256(), kms_versions(copy.image()));
+    ReadBack { kid, target: SECRET_MANAGER.to_owned(), locator: Some(locator), sha256, kms_versions }
 }
 
 const fn failed(why: String) -> Trouble {
@@ -235,7 +238,7 @@ pub async fn verify_copy(store: &dyn Store, key_file: &Path, brought: Brought<'_
         Form::Age => "age",
         Form::Paper => "paper",
     };
-    Ok(ReadBack { kid, target: target.to_owned(), locator, sha256 })
+    Ok(ReadBack { kid, target: target.to_owned(), locator, sha256, kms_versions: kms_versions(copy.image()) })
 }
 
 pub(super) fn read(

@@ -178,6 +178,10 @@ fn a_wrapped_copy_is_verified_by_opening_it_and_by_nothing_else() {
     assert_eq!(read_back(), 0);
     done(&from("nobody.toml", &["--identity", &identity], &copy));
     assert_eq!(read_back(), 1);
+    // What was exported and proven needs its version of the KMS key as what was pushed does.
+    let status = as_operator(&site, &["kms", "status", "-o", "json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["neededVersions"][0]["copies"], 2, "{status}");
     done(&with(&site, "restore.toml", &["backup", "verify", "--age-identity", &identity]));
     assert_eq!(read_back(), 2);
     // What one KMS key alone is known to open is lost with it.

@@ -21,6 +21,15 @@ fn retained(site: &Site, kid: &str) -> PathBuf {
     site.path("etc/secrets.key.d").join(kid)
 }
 
+/// What `kms status` says that recorded copies need: versions, and how many copies each.
+fn needed_versions(site: &Site) -> Value {
+    let status = as_operator(site, &["kms", "status", "-o", "json"]);
+    done(&status);
+    let answer: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let needed = answer["neededVersions"].as_array().unwrap().iter();
+    needed.map(|needed| serde_json::json!([needed["keyVersion"], needed["copies"]])).collect()
+}
+
 fn staged_kid(site: &Site) -> Option<String> {
     site.texts("SELECT encode(kid, 'hex') FROM master_keys WHERE state = 'staged'").pop()
 }
@@ -163,6 +172,7 @@ fn a_copy_of_the_wrapped_new_key_is_proven_by_opening_it() {
     done(&report);
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
     assert_eq!(report["end"], "staged", "{report}");
+    assert!(!report["left"].to_string().contains("install-key"), "nodes take it by themselves: {report}");
     let copy = std::fs::read(retained(&site, report["kid"].as_str().unwrap())).unwrap();
     let config = |file: &str| site.path(file).display().to_string();
     let (nobody, identity) = (config("nobody.toml"), site.path("identity.txt").display().to_string());
@@ -174,6 +184,7 @@ fn a_copy_of_the_wrapped_new_key_is_proven_by_opening_it() {
     fails(&site.cli(&words, &old), 1, &["and a copy of"]);
     done(&site.cli(&words, &copy));
     assert_eq!(key_file(&site), copy);
+    assert_eq!(needed_versions(&site), serde_json::json!([[format!("{KMS_KEY}/cryptoKeyVersions/1"), 1]]));
     assert_eq!(daemon.value("alice", "A").unwrap(), b"one");
     drop(cloud);
 }
