@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::copy::KeyCopy;
 use super::error::BackupError;
-use crate::crypto::{Content, ImageError, KeyfileImage};
+use crate::crypto::{ImageError, KeyfileImage};
 use crate::gcp::{Endpoint, GcpError, Limits, SecretManager, SecretPath, VersionFacts, VersionNumber, VersionState};
 use crate::model::{Kid, Micros, WrappedMaster};
 
@@ -269,16 +269,15 @@ impl SecretManagerTarget {
             Err(BackupError::Google(error)) => return of_one_version(error).map_err(BackupError::Google),
             Err(error) => return Err(error),
         };
-        let content = match fetched.copy.image().content() {
-            Ok(content) => content,
+        let kid = match fetched.copy.kid() {
+            Ok(kid) => kid,
             Err(damage) => return Ok(WhatItWas::NoKey(damage)),
         };
-        let kid = content.kid();
         let Some(at) = search.missing.iter().position(|missing| *missing == kid) else {
             return Ok(WhatItWas::Key(kid));
         };
-        if let Content::Wrapped(wrapped) = &content
-            && let Err(why) = opener.opens(wrapped).await
+        if let Some(wrapped) = fetched.copy.image().wrapped()
+            && let Err(why) = opener.opens(&wrapped).await
         {
             let was = WhatItWas::Unopened { kid, why: why.to_string() };
             search.unopened.push(Unopened { fetched, kid, why });

@@ -134,10 +134,7 @@ impl Carrier {
     /// for new, the file of a key that is still needed would be removed as staged for nothing.
     async fn check_unknown(&self, kid: Kid) -> Result<(), Trouble> {
         let survey = self.service.store.survey().await?;
-        match survey.master_keys.iter().any(|key| key.kid == kid) {
-            true => Err(Trouble::Failed(known(kid))),
-            false => Ok(()),
-        }
+        if survey.master_keys.iter().any(|key| key.kid == kid) { Err(Trouble::Failed(known(kid))) } else { Ok(()) }
     }
 
     /// Made here, or by who asked; then this daemon opens it as it will have to at every start. Nothing is called under the key files' lock.
