@@ -144,6 +144,7 @@ pub struct Reader {
     pub store: Arc<dyn Store>,
     pub files: KeyFiles,
     pub destinations: Destinations,
+    pub provider: Provider,
 }
 
 /// What a command needs that works also where there is no database: where one was lost, or never was.
@@ -229,7 +230,7 @@ pub fn destinations(config: &Config) -> Destinations {
 /// [`ComposeError::Store`], also for a database whose schema is not this release's; [`ComposeError::KeyFile`].
 pub async fn reader(config: &Config) -> Result<Reader, ComposeError> {
     let (store, files) = reader_at(&config.key_file, &config.database).await?;
-    Ok(Reader { store, files, destinations: destinations(config) })
+    Ok(Reader { store, files, destinations: destinations(config), provider: provider_of(config) })
 }
 
 /// As [`reader`], of a process that has no other settings.
@@ -255,7 +256,7 @@ pub async fn untouching_reader(config: &Config) -> Result<Reader, ComposeError> 
         Database::Sqlite { path } => {
             let files = KeyFiles::at(&config.key_file)?;
             let store = Arc::new(SqliteStore::open_copy(path).await?);
-            Ok(Reader { store, files, destinations: destinations(config) })
+            Ok(Reader { store, files, destinations: destinations(config), provider: provider_of(config) })
         }
         Database::Postgres { .. } => reader(config).await,
     }

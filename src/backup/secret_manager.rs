@@ -1,6 +1,7 @@
 //! Copies as versions of a Secret Manager secret.
 
 use std::fmt;
+use std::future::Future;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::copy::KeyCopy;
 use super::error::BackupError;
 use crate::crypto::{ImageError, KeyfileImage};
 use crate::gcp::{Endpoint, GcpError, Limits, SecretManager, SecretPath, VersionFacts, VersionNumber, VersionState};
-use crate::model::{Kid, Micros};
+use crate::model::{Kid, Micros, WrappedMaster};
 
 /// One secret that copies are pushed to and fetched from, with the identity of this process. Made inside a tokio runtime.
 pub struct SecretManagerTarget {
@@ -60,10 +61,28 @@ pub struct Fetched {
     pub copy: KeyCopy,
 }
 
+/// Opens wrapped copies: what one says of its key anybody may have written who may add a version.
+pub trait Opens: Sync {
+    /// Why one did not open.
+    type Why: fmt::Display + Send;
+
+    /// Whether it opens to the key that it says.
+    fn opens(&self, wrapped: &WrappedMaster) -> impl Future<Output = Result<(), Self::Why>> + Send;
+}
+
+/// A wrapped copy that says it is a key that was looked for, and that did not open.
+pub struct Unopened<W> {
+    pub fetched: Fetched,
+    pub kid: Kid,
+    pub why: W,
+}
+
 /// What a search for keys found, and what else it met.
-pub struct Search {
-    /// One copy for each key, the newest of those that there are.
+pub struct Search<W> {
+    /// One copy for each key, the newest of those that there are: the key itself, or what opened to it.
     pub found: Vec<Fetched>,
+    /// Copies of keys that are missing still, as far as can be told of what does not open; the newest first.
+    pub unopened: Vec<Unopened<W>>,
     /// Every version that was looked at, the newest first; empty only where there is none.
     pub looked_at: Vec<LookedAt>,
     /// The keys that none of those holds.
@@ -82,6 +101,11 @@ pub struct LookedAt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhatItWas {
     Key(Kid),
+    /// It says that it is this key, and did not open.
+    Unopened {
+        kid: Kid,
+        why: String,
+    },
     NoKey(ImageError),
     /// It cannot be read in this state.
     NotEnabled(CopyState),
@@ -180,21 +204,30 @@ impl SecretManagerTarget {
     /// Fetches versions, the newest first, until it has every one of these keys or there is none left. A version that is disabled,
     /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one. One that does not come
     /// for a reason that the next may meet too (no right, no connection, no time) is noted as well; two of those in a row end
-    /// the search. What was found by then stays found.
-    pub async fn search(&self, wanted: &[Kid]) -> Search {
-        let mut search = Search { found: Vec::new(), looked_at: Vec::new(), missing: wanted.to_vec(), stopped: None };
+    /// the search. A wrapped one is the key that it says only once it is opened; until then it hides no older one either. What was found
+    /// by then stays found.
+    pub async fn search<O: Opens>(&self, wanted: &[Kid], opener: &O) -> Search<O::Why> {
+        let mut search = Search {
+            found: Vec::new(),
+            unopened: Vec::new(),
+            looked_at: Vec::new(),
+            missing: wanted.to_vec(),
+            stopped: None,
+        };
         search.missing.sort_unstable();
         search.missing.dedup();
-        if let Err(error) = self.look_through(&mut search).await {
+        if let Err(error) = self.look_through(&mut search, opener).await {
             search.stopped = Some(error);
         }
+        let missing = &search.missing;
+        search.unopened.retain(|copy| missing.contains(&copy.kid));
         if search.missing.is_empty() && !wanted.is_empty() {
             search.stopped = None;
         }
         search
     }
 
-    async fn look_through(&self, search: &mut Search) -> Result<(), BackupError> {
+    async fn look_through<O: Opens>(&self, search: &mut Search<O::Why>, opener: &O) -> Result<(), BackupError> {
         let mut unanswered = 0;
         for version in self.list().await? {
             if search.missing.is_empty() && !search.looked_at.is_empty() {
@@ -202,7 +235,7 @@ impl SecretManagerTarget {
             }
             let was = match version.state {
                 CopyState::Disabled | CopyState::Destroyed => WhatItWas::NotEnabled(version.state),
-                CopyState::Enabled | CopyState::Unknown => match self.look_at(version.number, search).await {
+                CopyState::Enabled | CopyState::Unknown => match self.look_at(version.number, search, opener).await {
                     Ok(was) => was,
                     Err(BackupError::Google(error)) => {
                         // One that was waited for to the end is as long as an operator waits.
@@ -225,22 +258,34 @@ impl SecretManagerTarget {
         Ok(())
     }
 
-    async fn look_at(&self, number: NonZeroU64, search: &mut Search) -> Result<WhatItWas, BackupError> {
+    async fn look_at<O: Opens>(
+        &self,
+        number: NonZeroU64,
+        search: &mut Search<O::Why>,
+        opener: &O,
+    ) -> Result<WhatItWas, BackupError> {
         let fetched = match self.fetch(number).await {
             Ok(fetched) => fetched,
             Err(BackupError::Google(error)) => return of_one_version(error).map_err(BackupError::Google),
             Err(error) => return Err(error),
         };
-        Ok(match fetched.copy.kid() {
-            Ok(kid) => {
-                if let Some(at) = search.missing.iter().position(|missing| *missing == kid) {
-                    search.missing.remove(at);
-                    search.found.push(fetched);
-                }
-                WhatItWas::Key(kid)
-            }
-            Err(damage) => WhatItWas::NoKey(damage),
-        })
+        let kid = match fetched.copy.kid() {
+            Ok(kid) => kid,
+            Err(damage) => return Ok(WhatItWas::NoKey(damage)),
+        };
+        let Some(at) = search.missing.iter().position(|missing| *missing == kid) else {
+            return Ok(WhatItWas::Key(kid));
+        };
+        if let Some(wrapped) = fetched.copy.image().wrapped()
+            && let Err(why) = opener.opens(&wrapped).await
+        {
+            let was = WhatItWas::Unopened { kid, why: why.to_string() };
+            search.unopened.push(Unopened { fetched, kid, why });
+            return Ok(was);
+        }
+        search.missing.remove(at);
+        search.found.push(fetched);
+        Ok(WhatItWas::Key(kid))
     }
 }
 
@@ -285,6 +330,7 @@ impl fmt::Display for WhatItWas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(kid) => write!(f, "master key {kid}"),
+            Self::Unopened { kid, why } => write!(f, "it says master key {kid}, and does not open: {why}"),
             Self::NoKey(damage) => write!(f, "no master key: {damage}"),
             Self::NotEnabled(state) => state.fmt(f),
             Self::Damaged => f.write_str("damaged: its checksum is not that of what came"),

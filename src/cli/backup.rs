@@ -139,6 +139,7 @@ fn read_back_item(good: &ReadBack) -> ReadBackItem {
         target: good.target.clone(),
         locator: good.locator.clone(),
         sha256: HEXLOWER.encode(&good.sha256),
+        kms_versions: good.kms_versions.clone(),
     }
 }
 

@@ -143,6 +143,9 @@ struct StatusItem {
     path: String,
     /// `raw` or `wrapped`
     form: String,
+    /// Whether nothing but one KMS key is known to open it.
+    #[serde(rename = "onlyKms")]
+    only_kms: bool,
     recipients: Vec<RecipientItem>,
 }
 
@@ -299,6 +302,14 @@ async fn status(config: &Config, format: Format) -> Result<(), Failure> {
             needed_table(needed.as_deref().unwrap_or_default()).print()?;
         }
     }
+    for file in files.iter().filter(|file| file.only_kms) {
+        note(&format!(
+            "warning: nothing but one KMS key is known to open master key {} in {}: when that is destroyed, every secret is lost. \
+             `containarium kms rewrap --age RECIPIENT --age-identity FILE`",
+            file.kid,
+            file.path.display()
+        ));
+    }
     let recipients = || files.iter().flat_map(|file| recipients(&file.kept));
     if recipients().any(|recipient| recipient.used_primary == Some(false)) {
         note(
@@ -341,6 +352,7 @@ fn item(file: &FileStatus) -> StatusItem {
         kid: file.kid.to_string(),
         path: file.path.display().to_string(),
         form: file.kept.to_string(),
+        only_kms: file.only_kms,
         recipients: recipients(&file.kept).iter().map(recipient).collect(),
     }
 }

@@ -162,6 +162,15 @@ impl KeyfileImage {
         }
     }
 
+    /// The wrapped master key that the file holds, where it holds one.
+    #[must_use]
+    pub fn wrapped(&self) -> Option<WrappedMaster> {
+        match self.content() {
+            Ok(Content::Wrapped(wrapped)) => Some(wrapped),
+            Ok(Content::Raw(_)) | Err(_) => None,
+        }
+    }
+
     /// Good or not. A raw key that went through a text-mode copy may begin as JSON does.
     fn is_meant_as_wrapped(&self) -> bool {
         self.0.len() <= Self::MAX_LEN && !self.has_replacements() && WrappedMaster::is_meant_by(&self.0)

@@ -90,6 +90,8 @@ pub struct Scan {
     pub retained: Vec<KeyFile>,
     /// What in `secrets.key.d`, or about it, is wrong: files that cannot be used, and names that lie.
     pub problems: Vec<KeyfileError>,
+    /// The keys in what restores set aside.
+    pub aside_kids: Vec<Kid>,
     /// What restores set aside that may hold a key, which one nobody can tell: no destroyed key is removed from there.
     pub unknown_asides: Vec<PathBuf>,
 }
@@ -139,14 +141,15 @@ impl KeyFiles {
             main: MainFile::Missing,
             retained: Vec::new(),
             problems: Vec::new(),
+            aside_kids: Vec::new(),
             unknown_asides: Vec::new(),
         };
         match Place::open(&self.dir) {
             Ok(Some(dir)) => {
                 scan.main = main_file(&dir, &self.names.main);
                 scan.add_retained(&dir, &self.names.retained);
-                match aside::unknown_asides(&dir, &self.names.main) {
-                    Ok(asides) => scan.unknown_asides = asides,
+                match aside::Asides::of(&dir, &self.names.main) {
+                    Ok(asides) => (scan.aside_kids, scan.unknown_asides) = (asides.kids, asides.unknown),
                     Err(error) => scan.problems.push(error),
                 }
             }

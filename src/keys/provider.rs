@@ -135,6 +135,13 @@ fn list(attempts: &[Attempt]) -> String {
 }
 
 impl Provider {
+    /// The same with this age identity, where one is named.
+    #[must_use]
+    pub fn with_identity(&self, identity: Option<&Path>) -> Self {
+        let age_identity = identity.map(Path::to_owned).or_else(|| self.age_identity.clone());
+        Self { age_identity, ..self.clone() }
+    }
+
     /// Opens it with whatever opens it: an age identity where one is configured, then each KMS key.
     ///
     /// # Errors
@@ -167,7 +174,11 @@ impl Provider {
         self.open_by_each_kms(wrapped).await.map(|opened| opened.into_iter().map(|opened| opened.by).collect())
     }
 
-    async fn open_by_each_kms(&self, wrapped: &WrappedMaster) -> Result<Vec<Opened>, NotOpened> {
+    /// As [`Provider::prove_kms`], with the keys.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_by_each_kms(&self, wrapped: &WrappedMaster) -> Result<Vec<Opened>, NotOpened> {
         let (mut opened, mut attempts) = (Vec::new(), Vec::new());
         for (key, ciphertext) in wrapped.kms() {
             match self.open_with(key, ciphertext, wrapped.kid).await {

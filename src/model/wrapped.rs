@@ -47,15 +47,13 @@ pub enum WrappedError {
     Format,
     #[error("its kid is not 32 hex digits in lower case")]
     Kid,
-    #[error("it names {count} recipients, and must name 1 to {MAX_RECIPIENTS}")]
+    #[error("it names {count} recipients, and must name 1 to {}", WrappedMaster::MAX_RECIPIENTS)]
     Recipients { count: usize },
     #[error("recipient {number}: {rule}")]
     Recipient { number: usize, rule: &'static str },
 }
 
 const FORMAT: &str = "containarium/wrapped-master/1";
-/// More than anybody has, and little enough to try them all.
-const MAX_RECIPIENTS: usize = 16;
 
 /// `projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY`, without a version: which one is in use is KMS's to say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,6 +87,20 @@ impl KmsKey {
     pub fn parts(&self) -> [&str; 4] {
         let mut parts = self.0.split('/').skip(1).step_by(2);
         std::array::from_fn(|_| parts.next().unwrap_or_default())
+    }
+
+    /// Whether both may be names of one key: a project has an id and a number.
+    #[must_use]
+    pub fn may_be(&self, other: &Self) -> bool {
+        let is_number = |key: &Self| key.parts()[0].bytes().all(|b| b.is_ascii_digit());
+        self == other || self.parts()[1..] == other.parts()[1..] && is_number(self) != is_number(other)
+    }
+
+    /// Whether a name is that of a version of any key.
+    #[must_use]
+    pub fn is_version(name: &str) -> bool {
+        let key = name.rsplit_once("/cryptoKeyVersions/").and_then(|(key, _)| Self::parse(key).ok());
+        key.is_some_and(|key| key.is_of_version(name))
     }
 
     /// Whether a name is that of a version of this key. The project is not compared: it has an id and a number.
@@ -159,6 +171,9 @@ enum WrittenRecipient {
 }
 
 impl WrappedMaster {
+    /// More than anybody has, and little enough to try them all.
+    pub const MAX_RECIPIENTS: usize = 16;
+
     /// Whether bytes are meant to be one, good or not: text that begins as a JSON object. 32 bytes are a raw key whatever they are.
     #[must_use]
     pub fn is_meant_by(bytes: &[u8]) -> bool {
@@ -177,7 +192,7 @@ impl WrappedMaster {
         }
         let kid = Kid::from_hex(&written.kid).ok_or(WrappedError::Kid)?;
         let count = written.recipients.len();
-        if !(1..=MAX_RECIPIENTS).contains(&count) {
+        if !(1..=Self::MAX_RECIPIENTS).contains(&count) {
             return Err(WrappedError::Recipients { count });
         }
         let read =
@@ -247,11 +262,14 @@ impl WrappedMaster {
         Self { kid: self.kid, recipients: vec![recipient.clone()] }
     }
 
-    /// Whether something else than one KMS key is known to open it: a recipient of age that was proven to, or a second KMS key.
+    /// Whether something else than one KMS key is known to open it: a recipient of age that was proven to, or a second KMS key. A key named
+    /// by its project's id and one named by its project's number may be one key.
     #[must_use]
     pub fn has_another_way(&self) -> bool {
         let is_proven = |recipient: &Wrapping| matches!(recipient, Wrapping::Age { proven_at: Some(_), .. });
-        self.recipients.iter().any(is_proven) || self.kms_keys().len() > 1
+        let keys = self.kms_keys();
+        let is_second = |key: &&KmsKey| keys.first().is_some_and(|first| !key.may_be(first));
+        self.recipients.iter().any(is_proven) || keys.iter().any(is_second)
     }
 
     /// The same, for KMS alone: what travels through the database. `None` where no KMS key opens it.
@@ -351,6 +369,9 @@ mod tests {
         assert!(!two.has_another_way());
         two.recipients.extend(two.recipients.clone());
         assert!(!two.has_another_way(), "the same KMS key twice");
+        let Some(Wrapping::GcpKms { key, .. }) = two.recipients.last_mut() else { panic!("no KMS key") };
+        *key = KmsKey::parse(&KEY.replace("acme-prod", "123456789012")).unwrap();
+        assert!(!two.has_another_way(), "a project's number may be that project's");
         let Some(Wrapping::GcpKms { key, .. }) = two.recipients.last_mut() else { panic!("no KMS key") };
         *key = KmsKey::parse(&format!("{KEY}-2")).unwrap();
         assert!(two.has_another_way());

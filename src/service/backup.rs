@@ -15,7 +15,8 @@ pub mod verify;
 use std::time::Duration;
 
 use crate::backup::{BackupError, Kind, SecretManagerTarget};
-use crate::model::{EscrowKind, EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
+use crate::crypto::{Content, KeyfileImage};
+use crate::model::{EscrowKind, EscrowRecord, Kid, MasterKeyRecord, MasterKeyState, Micros};
 use crate::store::Survey;
 
 use super::Error;
@@ -26,6 +27,9 @@ pub use read_back::ReadBack;
 
 /// How long one call to Google may take, its retries and waits in it.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long after a copy was last seen (confirmed, or read back) it is still taken for one. Doctor fails by then.
+pub(super) const SEEN_WITHIN: Duration = Duration::from_hours(100 * 24);
 
 /// `escrows.target` of a copy in Secret Manager.
 pub(super) const SECRET_MANAGER: &str = "secret-manager";
@@ -167,6 +171,31 @@ pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
 /// Where the copy of this key in this secret is, if one is confirmed there.
 pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &str) -> Option<&'a str> {
     escrows.iter().find(|escrow| escrow.kid == kid && is_version_of(escrow, secret))?.locator.as_deref()
+}
+
+/// Whether a copy of the key itself lies off this host, as far as is known: the other way to a key whose file KMS alone opens. Copies from
+/// before the key was wrapped are thrown away some day, as they should be, and nobody tells us; so one counts only as long as it was
+/// seen lately. An unknown sum is no copy's.
+pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Option<[u8; 32]>, now: Micros) -> bool {
+    let limit = i64::try_from(SEEN_WITHIN.as_micros()).unwrap_or(i64::MAX);
+    let is_recent = |escrow: &EscrowRecord| {
+        escrow.confirmed_at.max(escrow.read_back_at).is_some_and(|seen| now.0.saturating_sub(seen.0) <= limit)
+    };
+    raw_sha256.is_some()
+        && escrows.iter().any(|escrow| {
+            escrow.kind == EscrowKind::Copy
+                && escrow.kid == kid
+                && escrow.content_sha256 == raw_sha256
+                && is_recent(escrow)
+        })
+}
+
+/// The versions of KMS keys that a copy needs; none where it is the key itself.
+pub(super) fn kms_versions(image: &KeyfileImage) -> Vec<String> {
+    match image.content() {
+        Ok(Content::Wrapped(wrapped)) => wrapped.kms_versions().map(str::to_owned).collect(),
+        Ok(Content::Raw(_)) | Err(_) => Vec::new(),
+    }
 }
 
 fn version_number(escrow: &EscrowRecord, secret: &str) -> Option<std::num::NonZeroU64> {

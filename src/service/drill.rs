@@ -16,8 +16,8 @@ use crate::model::{DekBody, DekRecord, DekState, Kid, MasterKeyRecord, MasterKey
 use crate::store::masters::DekCursor;
 use crate::store::{Store, StoreError};
 
-use super::backup::fetch::{self, FetchError, PassedOver};
-use super::backup::{Destinations, ReadBack, SECRET_MANAGER, needed};
+use super::backup::fetch::{self, FetchError, Opener, PassedOver};
+use super::backup::{Destinations, ReadBack, SECRET_MANAGER, kms_versions, needed};
 
 /// DEKs that are read at once.
 const PAGE: u32 = 1000;
@@ -122,10 +122,7 @@ pub async fn keys_from(
     identity: Option<&Path>,
     provider: &Provider,
 ) -> Result<DrillKeys, DrillError> {
-    let provider = Provider {
-        age_identity: identity.map(Path::to_owned).or_else(|| provider.age_identity.clone()),
-        ..provider.clone()
-    };
+    let provider = provider.with_identity(identity);
     let open = |path: &Path| File::open(path).map_err(|cause| DrillError::File { path: path.to_owned(), cause });
     let identities = match identity {
         Some(path) => Some(Identities::read(&mut open(path)?).map_err(|cause| of_copy(path, cause))?),
@@ -176,7 +173,13 @@ async fn fetched(store: &dyn Store, destinations: &Destinations, provider: &Prov
     if survey.key_state.is_none() {
         return Err(DrillError::NoKey);
     }
-    let found = fetch::search(destinations, needed(&survey)).await?;
+    let mut found = fetch::search(destinations, needed(&survey), &Opener::new(provider)).await?;
+    // Of a key that no copy opens to it matters more why the newest one does not than that none does.
+    if let Some(first) = found.unopened.first_mut()
+        && let Some(cause) = first.unopened.take()
+    {
+        return Err(DrillError::Wrapped { path: PathBuf::from(&first.from), cause });
+    }
     let in_vain = match found.unfound {
         None => None,
         Some(error @ FetchError::NotFound { .. }) => Some(error.to_string()),
@@ -186,7 +189,8 @@ async fn fetched(store: &dyn Store, destinations: &Destinations, provider: &Prov
     for key in found.keys {
         let kek = opened(&key.image, Path::new(&key.from), provider).await?;
         let (target, locator) = (SECRET_MANAGER.to_owned(), Some(key.from.clone()));
-        let read_back = Some(ReadBack { kid: key.kid, target, locator, sha256: key.sha256 });
+        let kms_versions = kms_versions(&key.image);
+        let read_back = Some(ReadBack { kid: key.kid, target, locator, sha256: key.sha256, kms_versions });
         keys.push(DrillKey { from: key.from, kek, read_back });
     }
     Ok(DrillKeys { keys, came: Came::Fetched, in_vain, passed_over: found.passed_over })

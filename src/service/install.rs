@@ -17,6 +17,15 @@ pub struct Installed {
     /// Where it lies, durable.
     pub path: PathBuf,
     pub placed: Placed,
+    pub root: Beside,
+}
+
+/// How the key lies beside the key file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    AsEver,
+    /// The key itself, where the key file is wrapped: whoever copies it needs no KMS.
+    RawBesideWrapped,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +72,16 @@ pub async fn install_key(
     // Once more: it may have been given up while another writer had the lock. It is one read, and another writer that waits for it is
     // told of this one after its patience; looked at after the write, a crash in between would leave the file.
     let state = wanted_state(store, kid).await?;
-    if let Some(path) = main_of(&files.scan(), kid) {
-        return Ok(Installed { kid, state, path, placed: Placed::Before });
+    let scan = files.scan();
+    if let Some(path) = main_of(&scan, kid) {
+        return Ok(Installed { kid, state, path, placed: Placed::Before, root: Beside::AsEver });
     }
+    let is_wrapped = matches!(&scan.main, MainFile::Key(main) if main.wrapped().is_some());
+    let root = if is_wrapped && image.master().is_ok() { Beside::RawBesideWrapped } else { Beside::AsEver };
     let path = files.retained_path(kid);
-    let placed = if files.scan().retained.iter().any(|key| key.path == path) { Placed::Before } else { Placed::Now };
+    let placed = if scan.retained.iter().any(|key| key.path == path) { Placed::Before } else { Placed::Now };
     lock.stage_image(&image)?;
-    Ok(Installed { kid, state, path, placed })
+    Ok(Installed { kid, state, path, placed, root })
 }
 
 /// What the database calls a key that it wants.

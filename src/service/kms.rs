@@ -8,12 +8,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::backup::Class;
+use super::backup::{Class, is_raw_escrowed};
 use crate::backup::age::{AgeError, Recipient};
 use crate::clock::Clock;
-use crate::crypto::{self, Content, ImageError, KeyfileImage, MasterKey, NoRandom};
+use crate::crypto::{Content, ImageError, KeyfileImage, MasterKey, NoRandom};
 use crate::keys::keyfile::{FoundImage, KeyFiles, KeyfileError};
-use crate::keys::provider::{Attempt, NotOpened, NotWrapped, OpenedBy, Provider, Trouble};
+use crate::keys::provider::{Attempt, NotOpened, NotWrapped, Opened, OpenedBy, Provider, Trouble};
 use crate::model::{EscrowKind, EscrowRecord, KeyPhase, Kid, KmsKey, Micros, WrappedMaster, Wrapping};
 use crate::store::{Store, StoreError};
 
@@ -237,7 +237,8 @@ impl Bench<'_> {
             }
         };
         let wrapped = wrap(self.provider, self.clock, &master, &keys, &recipients).await?;
-        if !wrapped.has_another_way() && !is_raw_escrowed(&master, escrows) {
+        let raw_sha256 = Some(KeyfileImage::of(&master).sha256());
+        if !wrapped.has_another_way() && !is_raw_escrowed(escrows, before.kid, raw_sha256, self.clock.wall()) {
             only_kms.push(before.kid);
         }
         Ok(Some(KeyfileImage::of_wrapped(&wrapped)))
@@ -255,14 +256,23 @@ impl Bench<'_> {
     /// # Errors
     /// [`KmsWorkError`] `KeyFile`, `NoKeyFile`, `Store`.
     pub async fn status(&self) -> Result<Vec<FileStatus>, KmsWorkError> {
+        let escrows = match self.store {
+            Some(store) => store.escrows().await?,
+            None => Vec::new(),
+        };
         let mut files = Vec::new();
         for found in self.files.images()? {
             let content = found.image.content().map_err(|damage| damaged(&found, damage))?;
-            let kept = match content {
-                Content::Raw(_) => Kept::Raw,
-                Content::Wrapped(wrapped) => self.looked_at(wrapped).await,
+            let (kept, only_kms) = match content {
+                Content::Raw(_) => (Kept::Raw, false),
+                Content::Wrapped(wrapped) => {
+                    let has_another_way = wrapped.has_another_way();
+                    let (recipients, raw_sha256) = self.looked_at(wrapped).await;
+                    let is_escrowed = is_raw_escrowed(&escrows, found.kid, raw_sha256, self.clock.wall());
+                    (Kept::Wrapped(recipients), !has_another_way && !is_escrowed)
+                }
             };
-            files.push(FileStatus { path: found.path, kid: found.kid, kept });
+            files.push(FileStatus { path: found.path, kid: found.kid, kept, only_kms });
         }
         if files.is_empty() {
             return Err(KmsWorkError::NoKeyFile(self.files.path()));
@@ -292,7 +302,9 @@ impl Bench<'_> {
         Ok(Some(needed))
     }
 
-    async fn looked_at(&self, wrapped: WrappedMaster) -> Kept {
+    /// Its recipients, and of the key itself, where one opened it, the sum that a raw copy is known by.
+    async fn looked_at(&self, wrapped: WrappedMaster) -> (Vec<RecipientStatus>, Option<[u8; 32]>) {
+        let mut raw_sha256 = None;
         let mut recipients = Vec::with_capacity(wrapped.recipients.len());
         for wrapping in &wrapped.recipients {
             recipients.push(match wrapping {
@@ -307,9 +319,12 @@ impl Bench<'_> {
                         .map(|opened| opened.map(drop).map_err(|why| why.to_string())),
                 },
                 Wrapping::GcpKms { key, key_version, .. } => {
-                    let opened = self.provider.prove_kms(&wrapped.alone(wrapping)).await;
+                    let opened = self.provider.open_by_each_kms(&wrapped.alone(wrapping)).await;
                     let used_primary = match opened.as_deref() {
-                        Ok([OpenedBy::Kms { used_primary, .. }]) => Some(*used_primary),
+                        Ok([Opened { by: OpenedBy::Kms { used_primary, .. }, master }]) => {
+                            raw_sha256 = Some(KeyfileImage::of(master).sha256());
+                            Some(*used_primary)
+                        }
                         _ => None,
                     };
                     let opens = Some(opened.map(drop).map_err(|why| list(&why.attempts)));
@@ -331,7 +346,7 @@ impl Bench<'_> {
                 .filter(|recipient| is_age(recipient) && matches!(recipient.opens, Some(Err(_))))
                 .for_each(|recipient| recipient.opens = None);
         }
-        Kept::Wrapped(recipients)
+        (recipients, raw_sha256)
     }
 }
 
@@ -406,6 +421,8 @@ pub struct FileStatus {
     pub path: PathBuf,
     pub kid: Kid,
     pub kept: Kept,
+    /// Whether nothing but one KMS key is known to open it, a copy of the raw key included.
+    pub only_kms: bool,
 }
 
 /// A version of a KMS key that copies need.
@@ -486,17 +503,6 @@ fn parsed(recipients: &[String]) -> Result<Vec<Recipient>, KmsWorkError> {
 /// The recipients of age that a file has, for the next one.
 fn its_recipients(wrapped: &WrappedMaster) -> Result<Vec<Recipient>, KmsWorkError> {
     parsed(&wrapped.age_recipients().map(str::to_owned).collect::<Vec<_>>())
-}
-
-/// Whether a copy of the key itself is known to lie off this host.
-fn is_raw_escrowed(master: &MasterKey, escrows: &[EscrowRecord]) -> bool {
-    let (kid, sha256) = (crypto::kid(master), KeyfileImage::of(master).sha256());
-    escrows.iter().any(|escrow| {
-        escrow.kind == EscrowKind::Copy
-            && escrow.kid == kid
-            && escrow.confirmed_at.is_some()
-            && escrow.content_sha256 == Some(sha256)
-    })
 }
 
 impl fmt::Display for Kept {

@@ -214,19 +214,23 @@ impl Opener {
         }
     }
 
+    /// KMS is asked before the lock is taken, never under it; what was opened is then held against the file.
     async fn adopt_key(&self, kid: Kid) -> Result<Opened, OpenError> {
-        let _lock = self.files.lock()?;
-        let MainFile::Key(file) = self.files.scan().main else {
-            return Err(OpenError::NotMade("the key file changed while it was read; start again".to_owned()));
-        };
-        if file.kid != kid {
-            return Err(OpenError::NotMade("the key file changed while it was read; start again".to_owned()));
-        }
-        let (path, root) = (file.path.clone(), Root::of(&file));
+        let changed = || OpenError::NotMade("the key file changed while it was read; start again".to_owned());
+        let MainFile::Key(file) = self.files.scan().main else { return Err(changed()) };
+        let (path, root, wrapped) = (file.path.clone(), Root::of(&file), file.wrapped().cloned());
         let master = match self.unlocker.open(file, &*self.clock).await {
             Ok(unlocked) => unlocked.master,
             Err(why) => return Ok(self.locked(waiting(&path, &why))),
         };
+        let _lock = self.files.lock()?;
+        match self.files.scan().main {
+            MainFile::Key(now) if now.kid == kid && now.wrapped() == wrapped.as_ref() => {}
+            MainFile::Key(_) | MainFile::Missing | MainFile::Bad(_) => return Err(changed()),
+        }
+        if crypto::kid(&master) != kid {
+            return Err(changed());
+        }
         let mut maker = AdoptingMaker { master: &master };
         let in_database = match self.store.first_key(&mut maker).await {
             Ok(FirstKeyOutcome::Made(_)) => true,

@@ -114,6 +114,8 @@ pub struct Proof {
     /// Where it was read: a path, or standard input.
     pub locator: String,
     pub sha256: [u8; 32],
+    /// The versions of KMS keys that it needs, by their names; none of a copy of the key itself.
+    pub kms_versions: Vec<String>,
 }
 
 /// What comes with what was asked.

@@ -116,6 +116,9 @@ pub struct ReadBackItem {
     pub locator: Option<String>,
     /// Of the copy's bytes, 64 hex digits.
     pub sha256: String,
+    /// Of a wrapped key: the versions of KMS keys that it is wrapped with, by their names.
+    #[serde(rename = "kmsVersions", default, skip_serializing_if = "Vec::is_empty")]
+    pub kms_versions: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -74,6 +74,9 @@ pub struct ProofOfCopy {
     pub locator: String,
     /// Of its bytes, 64 hex digits.
     pub sha256: String,
+    /// Of a wrapped key: the versions of KMS keys that it is wrapped with, by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kms_versions: Vec<String>,
 }
 
 /// `GET /v1/admin/rotate-master/keys`: what a rotation, or the end of an old key, is about.

@@ -1,9 +1,9 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use containarium::backup::{CopyState, Kind, Lifetime, LookedAt, SecretManagerTarget, WhatItWas};
+use containarium::backup::{CopyState, Kind, Lifetime, LookedAt, Opens, SecretManagerTarget, WhatItWas};
 use containarium::crypto::ImageError;
-use containarium::model::WrappedError;
+use containarium::model::{WrappedError, WrappedMaster, Wrapping};
 
 use super::*;
 use crate::support::google::{Google, SECRET};
@@ -12,6 +12,17 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 fn target(google: &Google, identity: &str) -> SecretManagerTarget {
     SecretManagerTarget::connect(Some(&google.url(identity)), SECRET, DEADLINE).unwrap()
+}
+
+/// Opens no wrapped copy.
+struct Nobody;
+
+impl Opens for Nobody {
+    type Why = &'static str;
+
+    async fn opens(&self, _: &WrappedMaster) -> Result<(), &'static str> {
+        Err("nobody opens it")
+    }
 }
 
 fn number(number: u64) -> NonZeroU64 {
@@ -43,7 +54,7 @@ async fn a_key_is_found_among_ten_versions_by_what_it_is() {
     for (key, _) in &keys {
         google.add(SECRET, key).await;
     }
-    let search = target(&google, "restore").search(&[keys[6].1]).await;
+    let search = target(&google, "restore").search(&[keys[6].1], &Nobody).await;
     assert_eq!((search.found[0].number, search.found[0].copy.kid()), (number(7), Ok(keys[6].1)));
     assert!(search.missing.is_empty() && search.found.len() == 1);
     let looked: Vec<LookedAt> = (7..=10)
@@ -60,7 +71,7 @@ async fn in_the_middle_of_a_rotation_both_keys_are_found() {
     google.add(SECRET, &old.0).await;
     google.add(SECRET, &new.0).await;
     google.add(SECRET, &old.0).await;
-    let search = target(&google, "restore").search(&[old.1, new.1, old.1]).await;
+    let search = target(&google, "restore").search(&[old.1, new.1, old.1], &Nobody).await;
     let found: Vec<(NonZeroU64, Kid)> =
         search.found.iter().map(|found| (found.number, found.copy.kid().unwrap())).collect();
     assert_eq!(found, [(number(3), old.1), (number(2), new.1)], "of two copies the newest");
@@ -78,7 +89,7 @@ async fn a_search_passes_over_what_cannot_be_the_key_and_says_what_it_was() {
     }
     google.set_state(SECRET, 5, "disable").await;
     google.set_state(SECRET, 6, "destroy").await;
-    let search = target(&google, "restore").search(&[kid]).await;
+    let search = target(&google, "restore").search(&[kid], &Nobody).await;
     let was: Vec<WhatItWas> = search.looked_at.iter().map(|looked| looked.was.clone()).collect();
     let expected = [
         WhatItWas::NoKey(ImageError::BadWrapped(WrappedError::Kid)),
@@ -97,11 +108,11 @@ async fn a_search_passes_over_what_cannot_be_the_key_and_says_what_it_was() {
 async fn a_key_that_no_version_holds_is_missing() {
     let google = Google::start().await;
     let absent = Kid::new([3; 16]);
-    let empty = target(&google, "restore").search(&[absent]).await;
+    let empty = target(&google, "restore").search(&[absent], &Nobody).await;
     assert!(empty.looked_at.is_empty() && empty.missing == [absent]);
     let (key, kid) = new_key();
     google.add(SECRET, &key).await;
-    let search = target(&google, "restore").search(&[absent, kid]).await;
+    let search = target(&google, "restore").search(&[absent, kid], &Nobody).await;
     assert_eq!((search.missing, search.found.len()), (vec![absent], 1));
 }
 
@@ -111,11 +122,11 @@ async fn a_damaged_version_is_passed_over_and_a_denial_is_not() {
     let (key, kid) = new_key();
     google.add(SECRET, &key).await;
     google.fault("flipped-bit", "access").await;
-    let search = target(&google, "restore").search(&[kid]).await;
+    let search = target(&google, "restore").search(&[kid], &Nobody).await;
     assert_eq!(search.looked_at, [LookedAt { number: number(1), was: WhatItWas::Damaged }]);
     assert_eq!(search.missing, [kid]);
     for identity in ["daemon", "nobody"] {
-        let denied = target(&google, identity).search(&[kid]).await.stopped.unwrap();
+        let denied = target(&google, identity).search(&[kid], &Nobody).await.stopped.unwrap();
         assert_eq!(denied.kind(), Kind::Denied, "{denied}");
     }
 }
@@ -129,7 +140,7 @@ async fn one_version_that_cannot_be_read_hides_no_older_one() {
     for fault in ["oversized", "garbage", "other-version", "404"] {
         google.heal().await;
         google.fault_of_version(fault, SECRET, 2).await;
-        let search = target(&google, "restore").search(&[kid]).await;
+        let search = target(&google, "restore").search(&[kid], &Nobody).await;
         assert!(search.stopped.is_none(), "{fault}: {:?}", search.stopped);
         assert_eq!(search.found[0].number, number(1), "{fault}");
         assert!(search.looked_at[0].was.to_string().contains("versions/2"), "{fault}: {}", search.looked_at[0].was);
@@ -149,7 +160,7 @@ async fn what_was_found_before_a_search_was_stopped_stays_found() {
         for version in [2, 3] {
             google.fault_of_version(fault, SECRET, version).await;
         }
-        let search = target(&google, "restore").search(&[old.1, new.1]).await;
+        let search = target(&google, "restore").search(&[old.1, new.1], &Nobody).await;
         assert_eq!(search.stopped.map(|error| error.kind()), Some(kind), "{fault}");
         assert_eq!((search.found.len(), search.found[0].number), (1, number(4)), "{fault}");
         assert_eq!(search.missing, [old.1], "{fault}: version 1 was not asked for");
@@ -167,11 +178,11 @@ async fn one_version_that_gives_no_answer_hides_no_older_one() {
     for (fault, at) in [("403", 3), ("503", 3), ("cut", 3)] {
         google.heal().await;
         google.fault_of_version(fault, SECRET, at).await;
-        let search = target(&google, "restore").search(&[kid]).await;
+        let search = target(&google, "restore").search(&[kid], &Nobody).await;
         assert_eq!(search.found[0].number, number(2), "{fault}");
         assert!(search.stopped.is_none(), "{fault}: what was wanted is found");
         let absent = Kid::new([3; 16]);
-        let search = target(&google, "restore").search(&[absent]).await;
+        let search = target(&google, "restore").search(&[absent], &Nobody).await;
         assert_eq!(search.looked_at.len(), 3, "{fault}: the others were looked at");
         assert!(search.stopped.is_some(), "{fault}: it may hold what is missing");
     }
@@ -246,4 +257,21 @@ async fn each_kind_of_trouble_is_told_apart() {
         let error = hasty.fetch(number(1)).await.err().unwrap();
         assert_eq!(error.kind(), kind, "{fault}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_wrapped_version_that_does_not_open_hides_no_older_one_and_is_kept_apart() {
+    let google = Google::start().await;
+    let (key, kid) = new_key();
+    let recipient = Wrapping::Age { recipient: "age1qqqq".to_owned(), ciphertext: vec![1], proven_at: None };
+    let says = WrappedMaster { kid, recipients: vec![recipient] }.to_json();
+    google.add(SECRET, &says).await;
+    let search = target(&google, "restore").search(&[kid], &Nobody).await;
+    assert_eq!((search.missing, search.unopened.len()), (vec![kid], 1));
+    assert_eq!(search.looked_at[0].was, WhatItWas::Unopened { kid, why: "nobody opens it".to_owned() });
+    google.add(SECRET, &key).await;
+    google.add(SECRET, &says).await;
+    let search = target(&google, "restore").search(&[kid], &Nobody).await;
+    assert_eq!((search.found[0].number, search.found.len(), search.unopened.len()), (number(2), 1, 0));
+    assert_eq!(search.looked_at.len(), 2, "and no further than needed");
 }

@@ -2,7 +2,7 @@
 
 use containarium::crypto::{Content, KeyfileImage};
 use containarium::keys::keyfile::{FoundImage, KeyfileError};
-use containarium::model::{WrappedMaster, Wrapping};
+use containarium::model::{Micros, WrappedMaster, Wrapping};
 
 use super::*;
 
@@ -86,4 +86,25 @@ fn a_key_that_is_kept_wrapped_is_kept_raw_where_that_is_to_be_kept_and_never_the
     lock.stage_image(&wrapped(kid, 1)).unwrap();
     assert!(!is_wrapped(&path));
     assert!(lock.stage_image(&KeyfileImage::read_from(&mut &b"{"[..]).unwrap()).is_err());
+}
+
+#[test]
+fn a_restored_form_takes_the_place_of_another_wrapped_one_which_is_set_aside_once() {
+    let (place, old, new) = two_keys();
+    let lock = place.files().lock().unwrap();
+    for file in found(&place) {
+        lock.exchange(&file, &wrapped(file.kid, 1)).unwrap();
+    }
+    let now = Micros(1_779_006_600_500_000);
+    let aside = lock.stage_over(&wrapped(old, 2), now).unwrap().unwrap();
+    assert!(aside.ends_with(format!("secrets.key.replaced-{old}-20260517T083000Z")), "{}", aside.display());
+    assert!(is_wrapped(&aside));
+    let kept = |kid: Kid| place.files().images().unwrap().into_iter().find(|file| file.kid == kid).unwrap().image;
+    assert!(kept(old).same_as(&wrapped(old, 2)));
+    assert_eq!(lock.stage_over(&wrapped(old, 2), now).unwrap(), None, "it is there");
+    assert_eq!(lock.stage_over(&wrapped(new, 2), now).unwrap(), None, "the key file is a copy of what made room");
+    // The retained form and the one in use may differ: what is put in use is what is given.
+    lock.promote_image(&wrapped(old, 3)).unwrap();
+    assert!(place.files().image(old).unwrap().unwrap().same_as(&wrapped(old, 3)));
+    assert!(kept(old).same_as(&wrapped(old, 2)));
 }

@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::compose;
 use crate::config::{Environment, load};
 use crate::model::NodeId;
-use crate::service::install::{self, InstallError, Placed};
+use crate::service::install::{self, Beside, InstallError, Placed};
 use crate::wire::nodes::{AcceptRestoreRequest, NodesAnswer, ReplayItem, RestorePlanAnswer};
 
 use super::super::failure::{Deed, Exit, Failure};
@@ -210,6 +210,12 @@ pub(super) async fn install_key(format: Format, arguments: SettingsArgs) -> Resu
     let done = install::install_key(&*reader.store, &reader.files, &mut stdin).await;
     reader.store.close().await;
     let installed = done.map_err(|error| failed(&error))?;
+    if installed.root == Beside::RawBesideWrapped {
+        note(
+            "warning: this is the key itself, beside a key file that is wrapped: whoever copies it needs no KMS. `containarium kms wrap` wraps it, \
+             once no rotation runs",
+        );
+    }
     if format == Format::Json {
         return print_json(&InstalledAnswer {
             kid: installed.kid.to_string(),

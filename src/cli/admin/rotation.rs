@@ -256,7 +256,7 @@ async fn copy(from: &Path, workshop: &Workshop, wanted: &[&str], key_file: &str)
         }
     };
     let sha256 = data_encoding::HEXLOWER.encode(&read.sha256);
-    Ok(ProofOfCopy { kid: read.kid.to_string(), locator: read.locator, sha256 })
+    Ok(ProofOfCopy { kid: read.kid.to_string(), locator: read.locator, sha256, kms_versions: read.kms_versions })
 }
 
 async fn destroy_old(

@@ -26,6 +26,8 @@ pub(super) struct CopyArgs {
 pub(super) struct Copy {
     pub(super) file: File,
     pub(super) identity: Option<File>,
+    /// Where that is: a wrapped key in the copy may have a recipient of it too.
+    pub(super) identity_path: Option<PathBuf>,
     /// The path; `None` for standard input.
     pub(super) path: Option<PathBuf>,
 }
@@ -34,15 +36,15 @@ impl CopyArgs {
     /// `None` where no copy is named.
     pub(super) fn open(self) -> Result<Option<Copy>, Failure> {
         let Some(from) = self.from else { return Ok(None) };
-        let identity = self.identity.as_deref().map(open).transpose()?;
+        let (identity, identity_path) = (self.identity.as_deref().map(open).transpose()?, self.identity);
         if from == Path::new("-") {
             // Without Rust's buffer for it, which would keep a copy that nobody wipes.
             let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
             let file =
                 stdin.map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?;
-            return Ok(Some(Copy { file, identity, path: None }));
+            return Ok(Some(Copy { file, identity, identity_path, path: None }));
         }
-        Ok(Some(Copy { file: open(&from)?, identity, path: Some(from) }))
+        Ok(Some(Copy { file: open(&from)?, identity, identity_path, path: Some(from) }))
     }
 }
 

@@ -8,7 +8,9 @@ use serde::Serialize;
 use crate::compose::{self, Rescued};
 use crate::model::Kid;
 use crate::service::backup::fetch::FetchError;
-use crate::service::backup::restore::{Against, RestoreError, Restored, Wanted, read_copy, restore as bring_back};
+use crate::service::backup::restore::{
+    Against, RestoreError, Restored, Tools, Wanted, read_copy, restore as bring_back,
+};
 
 use super::super::failure::{Exit, Failure};
 use super::super::output::{Format, note, plain, print, print_json};
@@ -43,6 +45,9 @@ struct RestoredAnswer {
     /// Where what lay in the key file's place is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced: Option<String>,
+    /// Where wrapped files are now that lay among the retained ones.
+    #[serde(rename = "replacedRetained", skip_serializing_if = "Vec::is_empty")]
+    replaced_retained: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +60,9 @@ struct RestoredItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<String>,
     path: String,
+    /// Why it does not open, where it is wrapped and does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unopened: Option<String>,
 }
 
 pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
@@ -67,6 +75,7 @@ pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
     }
     let wanted = match (arguments.version, arguments.kid, copy) {
         (_, _, Some(mut copy)) => {
+            rescue.provider = rescue.provider.with_identity(copy.identity_path.as_deref());
             let (name, mut identity) = (copy.name(), copy.identity.take());
             let identity = identity.as_mut().map(|file| file as &mut (dyn std::io::Read + Send));
             Wanted::Copy(read_copy(&mut copy.file, identity, name).map_err(|error| failed(&error))?)
@@ -84,7 +93,13 @@ pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
             Against::Nothing
         }
     };
-    let done = bring_back(against, &rescue.files, &rescue.destinations, &*rescue.clock, wanted).await;
+    let tools = Tools {
+        files: &rescue.files,
+        destinations: &rescue.destinations,
+        provider: &rescue.provider,
+        clock: &*rescue.clock,
+    };
+    let done = bring_back(against, &tools, wanted).await;
     if let Rescued::Store(store) = &rescue.database {
         store.close().await;
     }
@@ -96,14 +111,22 @@ pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
 fn show(restored: &Restored, format: Format) -> Result<(), Failure> {
     note_passed_over(&restored.passed_over);
     let replaced = restored.replaced.as_ref().map(|path| path.display().to_string());
+    let replaced_retained: Vec<String> =
+        restored.replaced_retained.iter().map(|path| path.display().to_string()).collect();
+    for key in &restored.keys {
+        if let Some(why) = &key.unopened {
+            note(&format!("warning: that this copy is the key that it says is not proven: {why}"));
+        }
+    }
     if format == Format::Json {
         let items = restored.keys.iter().map(|key| RestoredItem {
             kid: key.kid.to_string(),
             state: key.state.map(|state| state.to_string()),
             from: key.from.clone(),
             path: key.path.display().to_string(),
+            unopened: key.unopened.clone(),
         });
-        return print_json(&RestoredAnswer { keys: items.collect(), replaced });
+        return print_json(&RestoredAnswer { keys: items.collect(), replaced, replaced_retained });
     }
     if restored.keys.is_empty() {
         return print(b"every key that the database needs is here already; nothing was changed\n");
@@ -119,6 +142,9 @@ fn show(restored: &Restored, format: Format) -> Result<(), Failure> {
     print(text.as_bytes())?;
     if let Some(replaced) = replaced {
         note(&format!("what lay in the key file's place is now {replaced}"));
+    }
+    for path in &replaced_retained {
+        note(&format!("what lay among the retained keys in another form is now {path}"));
     }
     note("start the daemon (`systemctl restart containarium`); one that waits for the key opens by itself");
     Ok(())
@@ -158,6 +184,14 @@ fn failed(error: &RestoreError) -> Failure {
         RestoreError::NotWanted { .. } => {
             "`containarium backup restore` without --version and --from looks for the right one; if another database is meant, correct \
              --database-url or --data-dir"
+        }
+        RestoreError::Closed { .. } => {
+            "give what opens it, --age-identity FILE or credentials that may decrypt with its KMS key; or a copy that needs neither: \
+             `containarium backup restore --from FILE`"
+        }
+        RestoreError::Unproven { .. } => {
+            "give what opens it, --age-identity FILE or credentials that may decrypt with its KMS key; or move the file that is there away \
+             and run it again"
         }
         RestoreError::Copy(_) => "mend the copy as said, or take another one",
         RestoreError::NotPutBack(_) => "put it back as said, then run it again",

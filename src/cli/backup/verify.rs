@@ -7,7 +7,8 @@ use crate::client::{Client, ClientError};
 use crate::compose;
 use crate::config::Config;
 use crate::service::backup::Class;
-use crate::service::backup::verify::{Unproven, Verified, VerifyError, verify as read_back, verify_copy};
+use crate::service::backup::verify::{Brought, Unproven, Verified, VerifyError, verify as read_back, verify_copy};
+use crate::service::kms::OnlyWay;
 use crate::wire::backup::{ReadBackItem, ReadBackRequest, TroubleItem};
 
 use super::super::failure::{Deed, Exit, Failure};
@@ -20,6 +21,9 @@ use super::{exit, read_back_item, trouble_item};
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     copy: CopyArgs,
+    /// Let a wrapped copy count although nothing but one KMS key is known to open it
+    #[arg(long, requires = "from")]
+    kms_is_the_only_way_back: bool,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -47,7 +51,8 @@ pub(super) async fn verify(arguments: VerifyArgs) -> Result<(), Failure> {
     let format = arguments.output.format();
     let copy = arguments.copy.open()?;
     let config = config(arguments.settings)?;
-    let verified = compare(&config, copy).await?;
+    let only_way = OnlyWay::of_flag(arguments.kms_is_the_only_way_back);
+    let verified = compare(&config, copy, only_way).await?;
     let good: Vec<ReadBackItem> = verified.good.iter().map(read_back_item).collect();
     let recorded = if good.is_empty() { false } else { record(&config, &good).await? };
     match format {
@@ -62,18 +67,24 @@ pub(super) async fn verify(arguments: VerifyArgs) -> Result<(), Failure> {
     failure(&verified.bad).map_or(Ok(()), Err)
 }
 
-async fn compare(config: &Config, copy: Option<Copy>) -> Result<Verified, Failure> {
+async fn compare(config: &Config, copy: Option<Copy>, only_way: OnlyWay) -> Result<Verified, Failure> {
     let reader = compose::reader(config).await.map_err(|error| {
         Failure::new(Exit::Unavailable, error.to_string())
             .mend("run it with the daemon's settings; `containarium config show` prints them")
     })?;
     let verified = match copy {
-        None => read_back(&*reader.store, &reader.destinations).await,
+        None => read_back(&*reader.store, &reader.destinations, &reader.provider).await,
         Some(mut copy) => {
-            let locator = copy.locator();
+            let (locator, provider) = (copy.locator(), reader.provider.with_identity(copy.identity_path.as_deref()));
             let mut identity = copy.identity.take();
-            let identity = identity.as_mut().map(|file| file as &mut (dyn std::io::Read + Send));
-            let one = verify_copy(&*reader.store, &reader.files.path(), &mut copy.file, identity, locator).await;
+            let brought = Brought {
+                file: &mut copy.file,
+                identities: identity.as_mut().map(|file| file as &mut (dyn std::io::Read + Send)),
+                provider: &provider,
+                only_way,
+                locator,
+            };
+            let one = verify_copy(&*reader.store, &reader.files.path(), brought).await;
             one.map(|good| Verified { good: vec![good], bad: Vec::new() })
         }
     };
@@ -95,6 +106,12 @@ fn failed(error: &VerifyError) -> Failure {
         VerifyError::BesideKeyFile { .. } => {
             "feed it back from where it is kept: `ssh HOST cat FILE | containarium backup verify --from -`"
         }
+        VerifyError::NotOpened(_) => {
+            "give what opens it: --identity FILE with an identity of its age recipient, or credentials that may decrypt with its KMS key"
+        }
+        VerifyError::OnlyKms { .. } => {
+            "prove it with an age identity that opens it, --identity FILE, or accept it: --kms-is-the-only-way-back"
+        }
         VerifyError::Unknown { .. } => {
             "it is another deployment's key, or these are another daemon's settings (`containarium config show`)"
         }
@@ -109,7 +126,10 @@ fn failure(bad: &[Unproven]) -> Option<Failure> {
         .map(|bad| format!("no proven copy of master key {} in {}: {}", bad.kid, bad.secret, bad.trouble.why))
         .collect();
     let mend = match first.trouble.class {
-        Class::Denied => "run it with credentials that may read the copies (the restore identity)",
+        Class::Denied => {
+            "run it with credentials that may read the copies (the restore identity), and of wrapped ones with an age identity, --age-identity \
+             FILE, or credentials that may decrypt too"
+        }
         Class::Unavailable => "try again; nothing was changed",
         _ => "make a good copy: `containarium backup push`, then verify again",
     };

@@ -12,7 +12,7 @@ use super::super::extract::{Caller, Id, read_json, read_json_or_default};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use super::super::stream;
-use crate::model::{Action, Kid};
+use crate::model::{Action, Kid, KmsKey, WrappedMaster};
 use crate::service::backup::{BackupList, ListedSecret, ListedVersion, Outcome, PushedKeys, ReadBack, Trouble};
 use crate::service::kms::OnlyWay;
 use crate::wire::backup::{
@@ -161,5 +161,17 @@ fn read_back_of(item: ReadBackItem) -> Result<ReadBack, Refused> {
     let kid = Kid::from_hex(&item.kid).ok_or_else(|| Refused::invalid("a kid is 32 hex digits, in lower case"))?;
     let sha256 = HEXLOWER.decode(item.sha256.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
     let sha256 = sha256.ok_or_else(|| Refused::invalid("a SHA-256 is 64 hex digits, in lower case"))?;
-    Ok(ReadBack { kid, target: item.target, locator: item.locator, sha256 })
+    let kms_versions = kms_versions_of(item.kms_versions)?;
+    Ok(ReadBack { kid, target: item.target, locator: item.locator, sha256, kms_versions })
+}
+
+/// As a wrapped key file names them.
+pub(super) fn kms_versions_of(names: Vec<String>) -> Result<Vec<String>, Refused> {
+    if names.len() > WrappedMaster::MAX_RECIPIENTS || !names.iter().all(|name| KmsKey::is_version(name)) {
+        return Err(Refused::invalid(format!(
+            "`kmsVersions` has at most {} names projects/…/cryptoKeys/KEY/cryptoKeyVersions/N",
+            WrappedMaster::MAX_RECIPIENTS
+        )));
+    }
+    Ok(names)
 }

@@ -10,6 +10,7 @@ use super::super::extract::{Caller, Id, read_json, read_nothing};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use super::super::stream;
+use super::backup::kms_versions_of;
 use crate::model::{Action, KeyMode, Kid, NodeId, WrappedMaster};
 use crate::service::kms::OnlyWay;
 use crate::service::rotation::{Asked, Escrow, Proof, Report, RotationKeys, Terms};
@@ -193,7 +194,8 @@ fn proof(proof: &ProofOfCopy) -> Result<Proof, Refused> {
     if proof.locator.is_empty() || proof.locator.len() > MAX_LOCATOR || proof.locator.contains(char::is_control) {
         return Err(Refused::invalid("`locator` is 1 to 4096 bytes without control characters"));
     }
-    Ok(Proof { kid: kid(&proof.kid)?, locator: proof.locator.clone(), sha256 })
+    let kms_versions = kms_versions_of(proof.kms_versions.clone())?;
+    Ok(Proof { kid: kid(&proof.kid)?, locator: proof.locator.clone(), sha256, kms_versions })
 }
 
 fn new_key(text: &str) -> Result<WrappedMaster, Refused> {

@@ -36,8 +36,7 @@ impl KeyLock {
         }
         let remains = Remains::of(&self.dir, main);
         let kid = remains.as_ref().and_then(|remains| remains.kid);
-        for attempt in 0..ATTEMPTS {
-            let name = replaced_name(main, kid, now, attempt);
+        for name in names(main, kid, now) {
             match self.dir.rename_to_free(main, &name) {
                 Ok(()) => {
                     if let Some(remains) = &remains {
@@ -96,9 +95,9 @@ impl KeyFiles {
     /// Those of the directory.
     pub fn raw_copies(&self) -> Result<Vec<PathBuf>, KeyfileError> {
         let Some(dir) = Place::open(&self.dir)? else { return Ok(Vec::new()) };
+        // Whatever its owner and mode are: the bytes are what somebody copies.
         let is_raw = |name: &&OsString| {
-            is_replaced(&self.names.main, name)
-                && matches!(load(&dir, name), Ok(Some(loaded)) if loaded.key.master().is_some())
+            is_replaced(&self.names.main, name) && Remains::of(&dir, name).is_some_and(|remains| remains.is_raw)
         };
         Ok(dir.names()?.iter().filter(is_raw).map(|name| dir.of(name)).collect())
     }
@@ -126,7 +125,9 @@ impl KeyFiles {
 struct Remains {
     file: File,
     stat: Stat,
+    /// Of the key itself, or of the one that it says it holds wrapped.
     kid: Option<Kid>,
+    is_raw: bool,
 }
 
 impl Remains {
@@ -138,8 +139,10 @@ impl Remains {
         let mut file = dir.open_entry(name, OFlags::RDONLY, Mode::empty()).ok()?;
         let stat = fs::fstat(&file).ok().filter(is_file)?;
         let image = KeyfileImage::read_from(&mut file).ok();
-        let kid = image.and_then(|image| image.remains()).map(|master| crypto::kid(&master));
-        Some(Self { file, stat, kid })
+        let raw = image.as_ref().and_then(KeyfileImage::remains).map(|master| crypto::kid(&master));
+        // A wrapped one is a way to the key that it says, for as long as its KMS key or its age identity is there.
+        let wrapped = || image.as_ref().and_then(|image| image.content().ok()).map(|content| content.kid());
+        Some(Self { file, stat, kid: raw.or_else(wrapped), is_raw: raw.is_some() })
     }
 
     /// As far as the system lets this process: a mode that stays is told of by doctor as part of what may hold a key. Of a file with a
@@ -156,13 +159,29 @@ impl Remains {
     }
 }
 
-/// What restores set aside and may hold a key that nothing here can tell, and so never removes.
-pub(super) fn unknown_asides(dir: &Place, main: &OsStr) -> Result<Vec<PathBuf>, KeyfileError> {
-    let names = dir.names()?;
-    let asides = names.iter().filter(|name| is_replaced(main, name));
-    let untold =
-        asides.filter(|name| may_hold_a_key(dir, name) && Remains::of(dir, name).and_then(|r| r.kid).is_none());
-    Ok(untold.map(|name| dir.of(name)).collect())
+/// What restores set aside.
+#[derive(Default)]
+pub(super) struct Asides {
+    /// The keys in it, each once.
+    pub(super) kids: Vec<Kid>,
+    /// What may hold a key that nothing here can tell, and so is never removed.
+    pub(super) unknown: Vec<PathBuf>,
+}
+
+impl Asides {
+    pub(super) fn of(dir: &Place, main: &OsStr) -> Result<Self, KeyfileError> {
+        let mut asides = Self::default();
+        for name in dir.names()?.iter().filter(|name| is_replaced(main, name)) {
+            match Remains::of(dir, name).and_then(|remains| remains.kid) {
+                Some(kid) => asides.kids.push(kid),
+                None if may_hold_a_key(dir, name) => asides.unknown.push(dir.of(name)),
+                None => {}
+            }
+        }
+        asides.kids.sort_unstable();
+        asides.kids.dedup();
+        Ok(asides)
+    }
 }
 
 fn may_hold_a_key(dir: &Place, name: &OsStr) -> bool {
@@ -172,6 +191,11 @@ fn may_hold_a_key(dir: &Place, name: &OsStr) -> bool {
         FileType::Symlink | FileType::Directory => true,
         _ => false,
     }
+}
+
+/// The names that what is set aside now may get, in turn.
+pub(super) fn names(main: &OsStr, kid: Option<Kid>, now: Micros) -> impl Iterator<Item = OsString> {
+    (0..ATTEMPTS).map(move |attempt| replaced_name(main, kid, now, attempt))
 }
 
 /// `secrets.key.replaced-unreadable-20260517T083000Z`; a second one of the same second ends in `-1`.
@@ -196,6 +220,7 @@ mod tests {
 
     use super::*;
     use crate::crypto::{self, MasterKey};
+    use crate::model::{WrappedMaster, Wrapping};
 
     /// 2026-05-17T08:30:00.5Z
     const NOW: Micros = Micros(1_779_006_600_500_000);
@@ -288,6 +313,23 @@ mod tests {
         }
         assert!(files.scan().unknown_asides.is_empty());
         assert_eq!(lock.unlink_replaced(kid).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_wrapped_file_that_is_set_aside_is_known_by_its_kid_and_goes_with_its_key() {
+        let (root, files) = files();
+        let kid = promoted(&files);
+        let recipient = Wrapping::Age { recipient: "age1qqqq".to_owned(), ciphertext: vec![1], proven_at: None };
+        let wrapped = WrappedMaster { kid, recipients: vec![recipient] };
+        std::fs::remove_file(files.path()).unwrap();
+        std::fs::write(files.path(), wrapped.to_json()).unwrap();
+        let lock = files.lock().unwrap();
+        let aside = lock.set_aside(NOW).unwrap().unwrap();
+        assert_eq!(aside, root.path().join(format!("secrets.key.replaced-{kid}-20260517T083000Z")));
+        let scan = files.scan();
+        assert_eq!((scan.aside_kids, scan.unknown_asides), (vec![kid], Vec::<PathBuf>::new()));
+        assert_eq!(files.raw_copies().unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(lock.unlink_replaced(kid).unwrap(), [aside]);
     }
 
     #[test]

@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use super::error::KeyfileError;
 use super::load::{Loaded, load};
 use super::place::Place;
-use super::{KeyLock, temporary_of};
+use super::{KeyLock, aside, temporary_of};
 use crate::crypto::{self, Content, KeyfileImage, MasterKey};
 use crate::failpoint;
-use crate::model::Kid;
+use crate::model::{Kid, Micros};
 
 const KEY_MODE: Mode = Mode::RUSR;
 
@@ -47,14 +47,33 @@ impl KeyLock {
             return sync_entry(&self.dir, &self.names.main).map(drop);
         }
         let new = self.staged(kid)?;
-        if let Some(old) = &before {
+        self.put_in_use(before.as_ref(), &new.image)
+    }
+
+    /// As [`Self::promote`], in this form of the key, which another one may have been kept in.
+    ///
+    /// # Errors
+    /// As there; [`KeyfileError::Damaged`] where it is no key file.
+    pub fn promote_image(&self, image: &KeyfileImage) -> Result<(), KeyfileError> {
+        let content = image.content();
+        let kid = content.map_err(|damage| KeyfileError::Damaged { path: self.path(), damage })?.kid();
+        let before = self.main()?;
+        if before.as_ref().is_some_and(|main| main.key.kid == kid) {
+            return sync_entry(&self.dir, &self.names.main).map(drop);
+        }
+        self.staged(kid)?;
+        self.put_in_use(before.as_ref(), image)
+    }
+
+    fn put_in_use(&self, before: Option<&Loaded>, image: &KeyfileImage) -> Result<(), KeyfileError> {
+        if let Some(old) = before {
             self.keep(old.key.kid, &old.image)?;
         }
         failpoint::reached("keyfile.old-kept");
-        let copy = Temporary::write(&self.dir, self.names.temporary.clone(), &new.image)?;
+        let copy = Temporary::write(&self.dir, self.names.temporary.clone(), image)?;
         failpoint::reached("keyfile.main-unnamed");
-        self.check_main_is_still(before.as_ref().map(|main| main.key.kid))?;
-        self.replace_main(copy, before.as_ref())?;
+        self.check_main_is_still(before.map(|main| main.key.kid))?;
+        self.replace_main(copy, before)?;
         failpoint::reached("keyfile.main-unsynced");
         self.dir.sync()
     }
@@ -109,6 +128,38 @@ impl KeyLock {
         let kid = content.map_err(|damage| KeyfileError::Damaged { path: self.path(), damage })?.kid();
         self.keep(kid, image)?;
         Ok(kid)
+    }
+
+    /// As [`Self::stage_image`], also where the same key lies there wrapped in another form, which may be one that does not open any more:
+    /// that is set aside, and its path answered, unless the key file is a copy of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage_over(&self, image: &KeyfileImage, now: Micros) -> Result<Option<PathBuf>, KeyfileError> {
+        let content = image.content();
+        let kid = content.map_err(|damage| KeyfileError::Damaged { path: self.path(), damage })?.kid();
+        let place = self.dir.child_or_create(&self.names.retained)?;
+        let there = match load_as(&place, kid) {
+            Ok(Some(there)) if there.key.wrapped().is_some() && !there.image.same_as(image) => there.image,
+            // What else lies there is judged as ever.
+            _ => return self.keep(kid, image).map(|()| None),
+        };
+        let is_main = matches!(load(&self.dir, &self.names.main), Ok(Some(main)) if main.image.same_as(&there));
+        let aside = if is_main { None } else { Some(self.copy_aside(&there, kid, now)?) };
+        Temporary::write(&place, temporary_of(kid), image)?.rename_over(&name_of(kid))?;
+        place.sync()?;
+        Ok(aside)
+    }
+
+    fn copy_aside(&self, image: &KeyfileImage, kid: Kid, now: Micros) -> Result<PathBuf, KeyfileError> {
+        for name in aside::names(&self.names.main, Some(kid), now) {
+            let copy = Temporary::write(&self.dir, self.names.temporary.clone(), image)?;
+            if matches!(copy.rename_to_free(&name)?, Renamed::Done) {
+                self.dir.sync()?;
+                return Ok(self.dir.of(&name));
+            }
+        }
+        Err(KeyfileError::from_system("set aside", self.path(), Errno::EXIST))
     }
 
     /// Keeps the key in use in `secrets.key.d` too, as its file is; where there is none nothing is done.

@@ -2,18 +2,22 @@
 //! and for a drill. One secret is searched after the other, the newest version first, until nothing is missing.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
-use crate::backup::KeyCopy;
-use crate::crypto::{ImageError, KeyfileImage};
-use crate::model::Kid;
+use crate::backup::{KeyCopy, Opens, Unopened};
+use crate::crypto::{Content, ImageError, KeyfileImage};
+use crate::keys::provider::{NotOpened, Provider, Trouble as KeyTrouble};
+use crate::model::{Kid, WrappedMaster};
 
 use super::{Class, Destinations, Trouble, kids};
 
 /// A key that came back.
 pub(in crate::service) struct FetchedKey {
     pub(in crate::service) kid: Kid,
-    /// The key file as it was: of a wrapped key, which whoever needs it opens, the kid that it says.
+    /// The key file as it was, raw or wrapped.
     pub(in crate::service) image: KeyfileImage,
+    /// Why it did not open, where it is wrapped and did not: the kid is then what it says, and no more.
+    pub(in crate::service) unopened: Option<NotOpened>,
     /// Of the copy.
     pub(in crate::service) sha256: [u8; 32],
     /// Where the copy was.
@@ -21,8 +25,11 @@ pub(in crate::service) struct FetchedKey {
 }
 
 /// What a search came to.
+#[derive(Default)]
 pub(in crate::service) struct Fetched {
     pub(in crate::service) keys: Vec<FetchedKey>,
+    /// Wrapped copies that say they are one of the missing keys, and did not open: the newest first, of each secret in turn.
+    pub(in crate::service) unopened: Vec<FetchedKey>,
     /// Secrets that could not be searched, where others had everything.
     pub(in crate::service) passed_over: Vec<PassedOver>,
     /// Why something is missing.
@@ -62,20 +69,78 @@ impl FetchError {
             Self::Image { .. } => Class::Failed,
         }
     }
+
+    /// The same of what is missing still; `None` where nothing is.
+    pub(super) fn without(mut self, is_there: impl Fn(Kid) -> bool) -> Option<Self> {
+        match &mut self {
+            Self::Search { missing, .. } | Self::NotFound { missing, .. } => {
+                missing.retain(|kid| !is_there(*kid));
+                if missing.is_empty() { None } else { Some(self) }
+            }
+            Self::NotConfigured | Self::Image { .. } => Some(self),
+        }
+    }
 }
 
 impl FetchedKey {
+    /// A copy that was brought or asked for by its number.
+    ///
     /// # Errors
     /// [`FetchError::Image`].
-    pub(in crate::service) fn of(copy: KeyCopy, from: String) -> Result<Self, FetchError> {
+    pub(in crate::service) async fn of(copy: KeyCopy, from: String, opener: &Opener<'_>) -> Result<Self, FetchError> {
+        let unopened = match copy.image().content() {
+            Ok(Content::Raw(_)) => None,
+            Ok(Content::Wrapped(wrapped)) => opener.opens(&wrapped).await.err(),
+            Err(damage) => return Err(FetchError::Image { from, damage }),
+        };
+        Self::judged(copy, from, unopened)
+    }
+
+    fn judged(copy: KeyCopy, from: String, unopened: Option<NotOpened>) -> Result<Self, FetchError> {
         match copy.kid() {
-            Ok(kid) => Ok(Self { kid, sha256: copy.sha256(), image: copy.into_image(), from }),
+            Ok(kid) => Ok(Self { kid, sha256: copy.sha256(), image: copy.into_image(), unopened, from }),
             Err(damage) => Err(FetchError::Image { from, damage }),
         }
     }
 }
 
-/// Looks for these keys in every secret in turn. One that does not answer, or not this identity, stands in nobody's way while another
+/// Opens wrapped copies with what this process has. A Cloud KMS that is away is waited for once, not again for each copy.
+pub(in crate::service) struct Opener<'a> {
+    provider: &'a Provider,
+    away: Mutex<Option<NotOpened>>,
+}
+
+impl<'a> Opener<'a> {
+    pub(in crate::service) const fn new(provider: &'a Provider) -> Self {
+        Self { provider, away: Mutex::new(None) }
+    }
+
+    fn away(&self) -> Option<NotOpened> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Opens for Opener<'_> {
+    type Why = NotOpened;
+
+    async fn opens(&self, wrapped: &WrappedMaster) -> Result<(), NotOpened> {
+        if let Some(away) = self.away() {
+            return match self.provider.open_with_age(wrapped) {
+                Some(Ok(_)) => Ok(()),
+                _ => Err(NotOpened { kid: wrapped.kid, attempts: away.attempts }),
+            };
+        }
+        let opened = self.provider.open(wrapped).await.map(drop);
+        if let Err(why) = &opened
+            && why.trouble() == KeyTrouble::Unavailable
+        {
+            *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+        }
+        opened
+    }
+}
+
+/// Looks for these keys in every secret in turn, until there is one of each that is the key itself or opens to it. One that does not answer, or not this identity, stands in nobody's way while another
 /// has what is missing.
 ///
 /// # Errors
@@ -83,8 +148,9 @@ impl FetchedKey {
 pub(in crate::service) async fn search(
     destinations: &Destinations,
     mut missing: Vec<Kid>,
+    opener: &Opener<'_>,
 ) -> Result<Fetched, FetchError> {
-    let (mut keys, mut looked, mut passed_over) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut keys, mut unopened, mut looked, mut passed_over) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     if destinations.secrets().is_empty() && !missing.is_empty() {
         return Err(FetchError::NotConfigured);
     }
@@ -93,7 +159,7 @@ pub(in crate::service) async fn search(
             break;
         }
         let search = match destinations.target(secret) {
-            Ok(target) => target.search(&missing).await,
+            Ok(target) => target.search(&missing, opener).await,
             Err(error) => {
                 passed_over.push(PassedOver { secret: secret.clone(), trouble: Trouble::from(&error) });
                 continue;
@@ -101,19 +167,25 @@ pub(in crate::service) async fn search(
         };
         looked.extend(search.looked_at.iter().map(|at| format!("{secret} version {}: {}", at.number, at.was)));
         for found in search.found {
-            keys.push(FetchedKey::of(found.copy, found.locator)?);
+            keys.push(FetchedKey::judged(found.copy, found.locator, None)?);
+        }
+        for Unopened { fetched, why, .. } in search.unopened {
+            unopened.push(FetchedKey::judged(fetched.copy, fetched.locator, Some(why))?);
         }
         missing = search.missing;
         if let Some(error) = search.stopped {
             passed_over.push(PassedOver { secret: secret.clone(), trouble: Trouble::from(&error) });
         }
     }
+    unopened.retain(|copy: &FetchedKey| missing.contains(&copy.kid));
     Ok(match (missing.is_empty(), passed_over.is_empty()) {
-        (true, _) => Fetched { keys, passed_over, unfound: None },
-        (false, true) => Fetched { keys, passed_over, unfound: Some(FetchError::NotFound { missing, looked }) },
+        (true, _) => Fetched { keys, unopened, passed_over, unfound: None },
+        (false, true) => {
+            Fetched { keys, unopened, passed_over, unfound: Some(FetchError::NotFound { missing, looked }) }
+        }
         (false, false) => {
             let unfound = FetchError::Search { passed_over, missing, looked };
-            Fetched { keys, passed_over: Vec::new(), unfound: Some(unfound) }
+            Fetched { keys, unopened, passed_over: Vec::new(), unfound: Some(unfound) }
         }
     })
 }

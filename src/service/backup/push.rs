@@ -16,7 +16,9 @@ use crate::service::kms::OnlyWay;
 use crate::service::{By, Error, Failure, Request, Service, Touched};
 use crate::store::masters::{EscrowStage, NewEscrow};
 
-use super::{Class, DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+use super::{
+    Class, DEADLINE, SECRET_MANAGER, SEEN_WITHIN, Trouble, is_raw_escrowed, is_version_of, kms_versions, to_copy,
+};
 
 /// How long a push waits for another: two calls to Google that are not answered. Whoever asked for it may ask again; a rotation that
 /// waited without bound would keep its lease and say nothing.
@@ -222,23 +224,18 @@ impl Service {
             Ok(Content::Wrapped(wrapped)) if !wrapped.has_another_way() => {}
             _ => return Ok(None),
         }
-        let raw = self.raw_sha256(kid);
-        let is_raw = |escrow: &EscrowRecord| {
-            escrow.kind == EscrowKind::Copy
-                && escrow.kid == kid
-                && escrow.confirmed_at.is_some()
-                && escrow.content_sha256.is_some()
-                && escrow.content_sha256 == raw
-        };
-        if self.store.escrows().await?.iter().any(is_raw) {
+        let (escrows, now) = (self.store.escrows().await?, self.store.now().await?);
+        if is_raw_escrowed(&escrows, kid, self.raw_sha256(kid), now) {
             return Ok(None);
         }
         Ok(Some(Trouble {
             class: Class::Conflict,
             why: format!(
                 "nothing but one KMS key is known to open the file of master key {kid}, so a copy of it is lost with that key and is no backup. \
-                 Add a recipient of age and prove it, `containarium kms rewrap --age RECIPIENT --age-identity FILE`, or accept it: \
-                 `containarium backup push --kms-is-the-only-way-back`"
+                 Add a recipient of age and prove it, `containarium kms rewrap --age RECIPIENT --age-identity FILE`; or, where a raw copy of \
+                 the key is kept, read it back, which counts for {} days: `containarium backup verify --from FILE`; or accept it: \
+                 `containarium backup push --kms-is-the-only-way-back`",
+                SEEN_WITHIN.as_secs() / 86_400
             ),
         }))
     }
@@ -333,10 +330,7 @@ impl Service {
             target: SECRET_MANAGER.to_owned(),
             locator: Some(locator),
             content_sha256: Some(image.sha256()),
-            kms_versions: match image.content() {
-                Ok(Content::Wrapped(wrapped)) => wrapped.kms_versions().map(str::to_owned).collect(),
-                Ok(Content::Raw(_)) | Err(_) => Vec::new(),
-            },
+            kms_versions: kms_versions(image),
             kind: EscrowKind::Copy,
             stage,
         };

@@ -22,6 +22,8 @@ pub struct ReadBack {
     pub locator: Option<String>,
     /// Of the copy's bytes.
     pub sha256: [u8; 32],
+    /// The versions of KMS keys that it needs, by their names; none of a copy of the key itself.
+    pub kms_versions: Vec<String>,
 }
 
 impl Service {
@@ -92,7 +94,7 @@ fn read_back(copy: &ReadBack) -> Result<NewEscrow, Error> {
         target: copy.target.clone(),
         locator: copy.locator.clone(),
         content_sha256: Some(copy.sha256),
-        kms_versions: Vec::new(),
+        kms_versions: copy.kms_versions.clone(),
         kind: EscrowKind::Copy,
         stage: EscrowStage::ReadBack,
     })

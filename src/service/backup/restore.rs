@@ -3,20 +3,24 @@
 //!
 //! Everything is fetched and judged before the key files' lock is taken; what lies on the disk is looked at again under it. A copy that
 //! is not the right key touches no file. New copies lie in `secrets.key.d`, durable, before anything in the key file's place moves.
+//!
+//! A wrapped file is a key that is here only where it opens: one whose KMS key is gone is what a restore is for. And a wrapped copy that does
+//! not open takes nothing's place: it may be anybody's.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use crate::backup::{BackupError, KeyCopy};
+use crate::backup::{BackupError, KeyCopy, Opens};
 use crate::clock::Clock;
-use crate::crypto::ImageError;
-use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
-use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
+use crate::crypto::{Content, ImageError};
+use crate::keys::keyfile::{KeyFile, KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
+use crate::keys::provider::{NotOpened, Provider};
+use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
+use crate::service::kms;
 use crate::store::{Store, StoreError};
 
-use super::fetch::{self, FetchError, Fetched, FetchedKey, PassedOver};
+use super::fetch::{self, FetchError, Fetched, FetchedKey, Opener, PassedOver};
 use super::verify::{self, VerifyError};
 use super::{Class, Destinations, kids, needed};
 
@@ -25,6 +29,14 @@ pub enum Against<'a> {
     Database(&'a dyn Store),
     /// There is none to ask: a number, a kid or a copy must be given.
     Nothing,
+}
+
+/// Where keys are brought back to and from, and what opens the wrapped ones.
+pub struct Tools<'a> {
+    pub files: &'a KeyFiles,
+    pub destinations: &'a Destinations,
+    pub provider: &'a Provider,
+    pub clock: &'a dyn Clock,
 }
 
 /// What is to be brought back.
@@ -49,6 +61,8 @@ pub struct Restored {
     pub keys: Vec<RestoredKey>,
     /// Where what lay in the key file's place is now.
     pub replaced: Option<PathBuf>,
+    /// Where wrapped files are now that lay among the retained ones and had another form.
+    pub replaced_retained: Vec<PathBuf>,
     /// Secrets that could not be searched, where others had everything.
     pub passed_over: Vec<PassedOver>,
     /// What was wanted and not found anywhere; what was found is in its place all the same.
@@ -63,6 +77,8 @@ pub struct RestoredKey {
     /// The copy; absent for a key that lay among the retained ones.
     pub from: Option<String>,
     pub path: PathBuf,
+    /// Why it did not open, where it is wrapped and nothing of this key lay here: it was put back as its copy is.
+    pub unopened: Option<String>,
 }
 
 /// Why keys were not brought back.
@@ -86,6 +102,13 @@ pub enum RestoreError {
     Copy(VerifyError),
     #[error("{from} is not a master key: {damage}. No file was touched")]
     NoKeyInCopy { from: String, damage: ImageError },
+    #[error("{} does not open ({why}), and no copy was found that does: {cause}", .path.display())]
+    Closed { path: PathBuf, why: NotOpened, cause: Box<FetchError> },
+    #[error(
+        "{from} says that it is a wrapped master key that lies in {} already, and it does not open: {why}. What does not open takes \
+         nothing's place, and no file was touched", .path.display()
+    )]
+    Unproven { from: String, path: PathBuf, why: NotOpened },
     #[error(transparent)]
     KeyFile(KeyfileError),
     /// No key is in the key file's place, and what lay there is told of.
@@ -113,6 +136,7 @@ impl RestoreError {
             Self::Fetch(error) => error.class(),
             Self::NotWanted { .. } | Self::KeyFile(KeyfileError::LockHeld { .. }) => Class::Conflict,
             Self::Copy(error) => error.class(),
+            Self::Closed { why, .. } | Self::Unproven { why, .. } => kms::class(why.trouble()),
             Self::NoKeyInCopy { .. } | Self::KeyFile(_) | Self::NotPutBack(_) => Class::Failed,
         }
     }
@@ -135,30 +159,98 @@ pub fn read_copy(
 ///
 /// # Errors
 /// [`RestoreError`]: no file was touched, but where it says so of key files.
-pub async fn restore(
-    against: Against<'_>,
-    files: &KeyFiles,
-    destinations: &Destinations,
-    clock: &dyn Clock,
-    wanted: Wanted,
-) -> Result<Restored, RestoreError> {
-    let plan = match against {
+pub async fn restore(against: Against<'_>, tools: &Tools<'_>, wanted: Wanted) -> Result<Restored, RestoreError> {
+    let (plan, escrows) = match against {
         Against::Database(store) => {
             let survey = store.survey().await?;
             let active = survey.key_state.as_ref().ok_or(RestoreError::NoKey)?.active_kid;
-            Some(Plan { active, needed: needed(&survey), known: survey.master_keys })
+            let plan = Plan { active, needed: needed(&survey), known: survey.master_keys };
+            (Some(plan), store.escrows().await?)
         }
-        Against::Nothing => None,
+        Against::Nothing => (None, Vec::new()),
     };
-    let here = found_in(&files.scan());
-    let Fetched { keys, passed_over, unfound } = fetch(plan.as_ref(), &here, destinations, wanted).await?;
-    if keys.is_empty()
-        && let Some(unfound) = unfound
-    {
-        return Err(unfound.into());
+    let (opener, scan) = (Opener::new(tools.provider), tools.files.scan());
+    let asked = match &wanted {
+        Wanted::Needed => plan.as_ref().map(|plan| plan.needed.clone()).unwrap_or_default(),
+        Wanted::Kid(kid) => vec![*kid],
+        Wanted::Version(_) | Wanted::Copy(_) => Vec::new(),
+    };
+    let here = Here::of(&scan, &asked, &opener).await;
+    let found = fetch(plan.as_ref(), &here, tools.destinations, &opener, wanted).await;
+    let found = match (found, here.closed.into_iter().next()) {
+        (Ok(found), closed) => found.with_unopened(&scan, &escrows).map_err(|cause| match closed {
+            Some((path, why)) => RestoreError::Closed { path, why, cause: Box::new(cause) },
+            None => cause.into(),
+        })?,
+        (Err(RestoreError::Fetch(cause)), Some((path, why))) => {
+            return Err(RestoreError::Closed { path, why, cause: Box::new(cause) });
+        }
+        (Err(error), _) => return Err(error),
+    };
+    for key in &found.keys {
+        if let Some(why) = &key.unopened
+            && let Some(file) = scan.files().find(|file| file.kid == key.kid)
+        {
+            let (from, path, why) = (key.from.clone(), file.path.clone(), why.clone());
+            return Err(RestoreError::Unproven { from, path, why });
+        }
     }
-    let (keys, replaced) = install(files, clock, plan.as_ref(), &keys)?;
-    Ok(Restored { keys, replaced, passed_over, unfound })
+    let installer = Installer { files: tools.files, clock: tools.clock, plan: plan.as_ref() };
+    let Installed { keys, replaced, replaced_retained } = installer.install(&found.keys)?;
+    Ok(Restored { keys, replaced, replaced_retained, passed_over: found.passed_over, unfound: found.unfound })
+}
+
+/// How the keys that are asked for lie here: each by the one file of it that a daemon opens. Another one does not stand in for it.
+#[derive(Default)]
+struct Here {
+    raw: Vec<Kid>,
+    /// Wrapped, and opened.
+    wrapped: Vec<Kid>,
+    closed: Vec<(PathBuf, NotOpened)>,
+}
+
+impl Here {
+    async fn of(scan: &Scan, asked: &[Kid], opener: &Opener<'_>) -> Self {
+        let mut here = Self::default();
+        for file in scan.first_of_each().filter(|file| asked.contains(&file.kid)) {
+            match file.wrapped() {
+                None => here.raw.push(file.kid),
+                Some(wrapped) => match opener.opens(wrapped).await {
+                    Ok(()) => here.wrapped.push(file.kid),
+                    Err(why) => here.closed.push((file.path.clone(), why)),
+                },
+            }
+        }
+        here
+    }
+}
+
+impl Fetched {
+    /// Where nothing of a missing key lies here, a copy that does not open is better than none: the one that is known to have been
+    /// pushed, else the newest.
+    fn with_unopened(mut self, scan: &Scan, escrows: &[EscrowRecord]) -> Result<Self, FetchError> {
+        let is_here = |kid: Kid| scan.files().any(|file| file.kid == kid);
+        let is_known = |key: &FetchedKey| {
+            escrows.iter().any(|escrow| {
+                escrow.kid == key.kid && escrow.confirmed_at.is_some() && escrow.content_sha256 == Some(key.sha256)
+            })
+        };
+        let mut unopened = std::mem::take(&mut self.unopened);
+        unopened.retain(|key| !is_here(key.kid));
+        // Stable: among equals the newest stays first.
+        unopened.sort_by_key(|key| !is_known(key));
+        for key in unopened {
+            if !self.keys.iter().any(|chosen| chosen.kid == key.kid) {
+                self.keys.push(key);
+            }
+        }
+        let keys = &self.keys;
+        self.unfound = self.unfound.and_then(|unfound| unfound.without(|kid| keys.iter().any(|key| key.kid == kid)));
+        match self.unfound.take() {
+            Some(unfound) if self.keys.is_empty() => Err(unfound),
+            unfound => Ok(Self { unfound, ..self }),
+        }
+    }
 }
 
 /// What the database says.
@@ -191,24 +283,29 @@ impl Plan {
 
 async fn fetch(
     plan: Option<&Plan>,
-    here: &BTreeSet<Kid>,
+    here: &Here,
     destinations: &Destinations,
+    opener: &Opener<'_>,
     wanted: Wanted,
 ) -> Result<Fetched, RestoreError> {
     let check = |key: &FetchedKey| plan.map_or(Ok(()), |plan| plan.check(&key.from, key.kid));
-    let one =
-        |key: FetchedKey| check(&key).map(|()| Fetched { keys: vec![key], passed_over: Vec::new(), unfound: None });
+    let one = |key: FetchedKey| check(&key).map(|()| Fetched { keys: vec![key], ..Fetched::default() });
     match wanted {
         Wanted::Needed => {
             let plan = plan.ok_or(RestoreError::NothingToGoBy)?;
-            let missing = plan.needed.iter().filter(|kid| !here.contains(kid)).copied().collect();
-            Ok(fetch::search(destinations, missing).await?)
+            let is_here = |kid: &&Kid| here.raw.contains(kid) || here.wrapped.contains(kid);
+            let missing = plan.needed.iter().filter(|kid| !is_here(kid)).copied().collect();
+            Ok(fetch::search(destinations, missing, opener).await?)
         }
         Wanted::Kid(kid) => {
             if let Some(plan) = plan {
                 plan.check("what was asked for", kid)?;
             }
-            Ok(fetch::search(destinations, vec![kid]).await?)
+            // A copy from before it was wrapped would take its root away.
+            if here.wrapped.contains(&kid) {
+                return Ok(Fetched::default());
+            }
+            Ok(fetch::search(destinations, vec![kid], opener).await?)
         }
         Wanted::Version(number) => {
             let secret = match destinations.secrets() {
@@ -217,9 +314,9 @@ async fn fetch(
                 several => return Err(RestoreError::WhichSecret { count: several.len() }),
             };
             let fetched = destinations.target(secret)?.fetch(number).await?;
-            one(FetchedKey::of(fetched.copy, fetched.locator)?)
+            one(FetchedKey::of(fetched.copy, fetched.locator, opener).await?)
         }
-        Wanted::Copy(FromCopy { copy, from }) => match FetchedKey::of(copy, from) {
+        Wanted::Copy(FromCopy { copy, from }) => match FetchedKey::of(copy, from, opener).await {
             Ok(key) => one(key),
             Err(FetchError::Image { from, damage }) => Err(RestoreError::NoKeyInCopy { from, damage }),
             Err(error) => Err(error.into()),
@@ -227,74 +324,106 @@ async fn fetch(
     }
 }
 
-fn found_in(scan: &Scan) -> BTreeSet<Kid> {
-    let main = match &scan.main {
-        MainFile::Key(key) => Some(key.kid),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    main.into_iter().chain(scan.retained.iter().map(|key| key.kid)).collect()
+/// Puts what was found into the key files.
+struct Installer<'a> {
+    files: &'a KeyFiles,
+    clock: &'a dyn Clock,
+    plan: Option<&'a Plan>,
 }
 
-fn install(
-    files: &KeyFiles,
-    clock: &dyn Clock,
-    plan: Option<&Plan>,
-    keys: &[FetchedKey],
-) -> Result<(Vec<RestoredKey>, Option<PathBuf>), RestoreError> {
-    let lock = files.lock()?;
-    let mut restored = Vec::with_capacity(keys.len());
-    for key in keys {
-        lock.stage_image(&key.image)?;
-        restored.push(RestoredKey {
-            kid: key.kid,
-            state: plan.and_then(|plan| plan.state(key.kid)),
-            from: Some(key.from.clone()),
-            path: files.retained_path(key.kid),
-        });
-    }
-    let in_use = match plan {
-        Some(plan) => Some(plan.active),
-        None => keys.first().map(|key| key.kid),
-    };
-    let scan = files.scan();
-    let Some(kid) = in_use.filter(|kid| found_in(&scan).contains(kid)) else { return Ok((restored, None)) };
-    let replaced = match &scan.main {
-        MainFile::Key(main) if main.kid == kid => None,
-        MainFile::Missing => {
-            lock.promote(kid)?;
-            None
+#[derive(Default)]
+struct Installed {
+    keys: Vec<RestoredKey>,
+    replaced: Option<PathBuf>,
+    replaced_retained: Vec<PathBuf>,
+}
+
+impl Installer<'_> {
+    fn install(&self, keys: &[FetchedKey]) -> Result<Installed, RestoreError> {
+        let lock = self.files.lock()?;
+        let mut done = Installed::default();
+        for key in keys {
+            done.replaced_retained.extend(lock.stage_over(&key.image, self.clock.wall())?);
+            done.keys.push(RestoredKey {
+                kid: key.kid,
+                state: self.state(key.kid),
+                from: Some(key.from.clone()),
+                path: self.files.retained_path(key.kid),
+                unopened: key.unopened.as_ref().map(ToString::to_string),
+            });
         }
-        MainFile::Key(main) => {
-            // Another key of this database that lies nowhere else would be gone from where keys are looked for. Where no database can say
-            // whose key it is, it may be the active one.
-            if plan.is_none_or(|plan| plan.keeps(main.kid)) {
-                lock.keep_main()?;
+        let in_use = match self.plan {
+            Some(plan) => Some(plan.active),
+            None => keys.first().map(|key| key.kid),
+        };
+        let scan = self.files.scan();
+        let Some(kid) = in_use.filter(|kid| scan.files().any(|file| file.kid == *kid)) else { return Ok(done) };
+        let found = keys.iter().find(|key| key.kid == kid);
+        let changed = match &scan.main {
+            MainFile::Key(main) if main.kid == kid && !found.is_some_and(|found| takes_place_of(found, main)) => false,
+            MainFile::Missing => {
+                promote(&lock, kid, found)?;
+                true
             }
-            replace(&lock, clock, kid)?
+            MainFile::Key(main) => {
+                // Another key of this database that lies nowhere else would be gone from where keys are looked for. Where no database can
+                // say whose key it is, it may be the active one.
+                if main.kid != kid && self.plan.is_none_or(|plan| plan.keeps(main.kid)) {
+                    lock.keep_main()?;
+                }
+                done.replaced = self.replace(&lock, kid, found)?;
+                true
+            }
+            MainFile::Bad(_) => {
+                done.replaced = self.replace(&lock, kid, found)?;
+                true
+            }
+        };
+        match done.keys.iter_mut().find(|key| key.kid == kid) {
+            Some(key) => key.path = self.files.path(),
+            // It lay among the retained ones, and is the key in use again.
+            None if changed => done.keys.push(RestoredKey {
+                kid,
+                state: self.state(kid),
+                from: None,
+                path: self.files.path(),
+                unopened: None,
+            }),
+            None => {}
         }
-        MainFile::Bad(_) => replace(&lock, clock, kid)?,
-    };
-    match restored.iter_mut().find(|key| key.kid == kid) {
-        Some(key) => key.path = files.path(),
-        // It lay among the retained ones, and is the key in use again.
-        None if !matches!(&scan.main, MainFile::Key(main) if main.kid == kid) => restored.push(RestoredKey {
-            kid,
-            state: plan.and_then(|plan| plan.state(kid)),
-            from: None,
-            path: files.path(),
-        }),
-        None => {}
+        Ok(done)
     }
-    Ok((restored, replaced))
+
+    fn state(&self, kid: Kid) -> Option<MasterKeyState> {
+        self.plan.and_then(|plan| plan.state(kid))
+    }
+
+    fn replace(&self, lock: &KeyLock, kid: Kid, found: Option<&FetchedKey>) -> Result<Option<PathBuf>, KeyfileError> {
+        let aside = lock.set_aside(self.clock.wall())?;
+        match promote(lock, kid, found) {
+            Ok(()) => Ok(aside),
+            Err(error) => Err(match &aside {
+                Some(aside) => lock.put_back(aside, error),
+                None => error,
+            }),
+        }
+    }
 }
 
-fn replace(lock: &KeyLock, clock: &dyn Clock, kid: Kid) -> Result<Option<PathBuf>, KeyfileError> {
-    let aside = lock.set_aside(clock.wall())?;
-    match lock.promote(kid) {
-        Ok(()) => Ok(aside),
-        Err(error) => Err(match &aside {
-            Some(aside) => lock.put_back(aside, error),
-            None => error,
-        }),
+/// What was found is what becomes the key file, also where another form of the key lies among the retained ones.
+fn promote(lock: &KeyLock, kid: Kid, found: Option<&FetchedKey>) -> Result<(), KeyfileError> {
+    match found {
+        Some(found) => lock.promote_image(&found.image),
+        None => lock.promote(kid),
+    }
+}
+
+/// Of a raw key file every copy is one; a wrapped one makes room for another form of its key.
+fn takes_place_of(found: &FetchedKey, main: &KeyFile) -> bool {
+    let Some(wrapped) = main.wrapped() else { return false };
+    match found.image.content() {
+        Ok(Content::Raw(_)) => true,
+        Ok(Content::Wrapped(found)) => found != *wrapped,
+        Err(_) => false,
     }
 }

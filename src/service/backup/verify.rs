@@ -5,13 +5,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::backup::age::Identities;
-use crate::backup::{BackupError, Form, ReadCopy, WhatItWas, read_copy};
-use crate::crypto::ImageError;
+use crate::backup::{BackupError, Form, KeyCopy, Opens, ReadCopy, WhatItWas, read_copy};
+use crate::crypto::{Content, ImageError};
 use crate::keys::keyfile::lies_beside;
+use crate::keys::provider::{NotOpened, OpenedBy, Provider};
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
+use crate::service::kms::{self, OnlyWay};
 use crate::store::{Store, StoreError, Survey};
 
-use super::{Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, needed, version_number};
+use super::fetch::Opener;
+use super::{
+    Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, kms_versions, needed, version_number,
+};
 
 /// What reading back came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,6 +53,14 @@ pub enum VerifyError {
         "the copy lies on the same file system as the key file, {}: both are lost together, so it is no copy off the host", key_file.display()
     )]
     BesideKeyFile { key_file: PathBuf },
+    /// What it says of its key is anybody's word.
+    #[error("the copy is wrapped and was not opened, so nothing is proven of it and nothing was recorded: {0}")]
+    NotOpened(NotOpened),
+    #[error(
+        "the copy is master key {kid} wrapped, and nothing but one KMS key is known to open it: it is lost together with that key, so it is \
+         no escrow, and nothing was recorded"
+    )]
+    OnlyKms { kid: Kid },
     #[error("the copy holds master key {kid}, which this database has never had; it needs {}", kids(.needed))]
     Unknown { kid: Kid, needed: Vec<Kid> },
 }
@@ -61,18 +74,23 @@ impl VerifyError {
             Self::NotConfigured | Self::Identities(_) => Class::Invalid,
             Self::Copy(error) => error.kind().into(),
             Self::Image(_) | Self::BesideKeyFile { .. } => Class::Failed,
-            Self::Unknown { .. } => Class::Conflict,
+            Self::NotOpened(why) => kms::class(why.trouble()),
+            Self::Unknown { .. } | Self::OnlyKms { .. } => Class::Conflict,
         }
     }
 }
 
 /// Reads back a copy of every needed key from every secret: those that are recorded by their number, the newest first, and where none
 /// is recorded (it was uploaded by other means) whichever version holds the key. Of a retired key the recorded copies: backups of the
-/// database from its time need it, and it is not destroyed here before a copy was read back.
+/// database from its time need it, and it is not destroyed here before a copy was read back. A wrapped copy is opened.
 ///
 /// # Errors
 /// [`VerifyError`] `Store`, `NoKey`, `NotConfigured`.
-pub async fn verify(store: &dyn Store, destinations: &Destinations) -> Result<Verified, VerifyError> {
+pub async fn verify(
+    store: &dyn Store,
+    destinations: &Destinations,
+    provider: &Provider,
+) -> Result<Verified, VerifyError> {
     if destinations.secrets().is_empty() {
         return Err(VerifyError::NotConfigured);
     }
@@ -81,10 +99,10 @@ pub async fn verify(store: &dyn Store, destinations: &Destinations) -> Result<Ve
         return Err(VerifyError::NoKey);
     }
     let escrows = store.escrows().await?;
-    let mut verified = Verified::default();
+    let (mut verified, opener) = (Verified::default(), Opener::new(provider));
     for secret in destinations.secrets() {
         for kid in needed(&survey).into_iter().chain(retired(&survey, secret, &escrows)) {
-            match read_back(destinations, secret, kid, &escrows).await {
+            match read_back(destinations, secret, kid, &escrows, &opener).await {
                 Ok(good) => verified.good.push(good),
                 Err(trouble) => verified.bad.push(Unproven { kid, secret: secret.clone(), trouble }),
             }
@@ -104,6 +122,7 @@ async fn read_back(
     secret: &str,
     kid: Kid,
     escrows: &[EscrowRecord],
+    opener: &Opener<'_>,
 ) -> Result<ReadBack, Trouble> {
     let target = destinations.target(secret).map_err(|error| Trouble::from(&error))?;
     let mut recorded: Vec<&EscrowRecord> =
@@ -115,7 +134,10 @@ async fn read_back(
         let trouble = match target.fetch(number).await {
             Ok(fetched) => match fetched.copy.kid() {
                 Ok(found) if found == kid && escrow.content_sha256 == Some(fetched.copy.sha256()) => {
-                    return Ok(in_secret_manager(kid, fetched.locator, fetched.copy.sha256()));
+                    match opened(&fetched.copy, opener).await {
+                        Ok(()) => return Ok(in_secret_manager(kid, fetched.locator, &fetched.copy)),
+                        Err(why) => unopened(&fetched.locator, &why),
+                    }
                 }
                 Ok(found) => failed(format!(
                     "{} holds master key {found}, and not what was pushed there of {kid}; somebody changed it",
@@ -131,9 +153,12 @@ async fn read_back(
     if let Some(trouble) = first {
         return Err(trouble);
     }
-    let search = target.search(&[kid]).await;
+    let search = target.search(&[kid], opener).await;
     if let Some(found) = search.found.into_iter().next() {
-        return Ok(in_secret_manager(kid, found.locator, found.copy.sha256()));
+        return Ok(in_secret_manager(kid, found.locator, &found.copy));
+    }
+    if let Some(copy) = search.unopened.first() {
+        return Err(unopened(&copy.fetched.locator, &copy.why));
     }
     if let Some(error) = &search.stopped {
         return Err(error.into());
@@ -146,26 +171,48 @@ async fn read_back(
     })
 }
 
-fn in_secret_manager(kid: Kid, locator: String, sha256: [u8; 32]) -> ReadBack {
-    ReadBack { kid, target: SECRET_MANAGER.to_owned(), locator: Some(locator), sha256 }
+/// Whether it is the key that it says: a wrapped one once it is opened.
+async fn opened(copy: &KeyCopy, opener: &Opener<'_>) -> Result<(), NotOpened> {
+    match copy.image().content() {
+        Ok(Content::Wrapped(wrapped)) => opener.opens(&wrapped).await,
+        Ok(Content::Raw(_)) | Err(_) => Ok(()),
+    }
+}
+
+fn unopened(locator: &str, why: &NotOpened) -> Trouble {
+    let class = kms::class(why.trouble());
+    Trouble { class, why: format!("{locator} is wrapped and was not opened, so nothing is proven of it: {why}") }
+}
+
+fn in_secret_manager(kid: Kid, locator: String, copy: &KeyCopy) -> ReadBack {
+    let (sha256, kms_versions) = (copy.sha256(), kms_versions(copy.image()));
+    ReadBack { kid, target: SECRET_MANAGER.to_owned(), locator: Some(locator), sha256, kms_versions }
 }
 
 const fn failed(why: String) -> Trouble {
     Trouble { class: Class::Failed, why }
 }
 
-/// Reads a copy of whatever form; `locator` is where it came from, for the record. One of the bare bytes must lie elsewhere than the key
-/// file; an age file and a typed sheet are made things, and where the sheet was typed says nothing of the paper.
+/// A copy that an operator brought, and how it is to be judged.
+pub struct Brought<'a> {
+    pub file: &'a mut File,
+    /// What opens an age file.
+    pub identities: Option<&'a mut (dyn Read + Send)>,
+    /// What opens a wrapped key.
+    pub provider: &'a Provider,
+    pub only_way: OnlyWay,
+    /// Where it came from, for the record.
+    pub locator: Option<String>,
+}
+
+/// Reads a copy of whatever form. One of the bare bytes must lie elsewhere than the key file; an age file and a typed sheet are made
+/// things, and where the sheet was typed says nothing of the paper. A wrapped key is opened, and is an escrow where more than one KMS key
+/// is known to open it.
 ///
 /// # Errors
 /// [`VerifyError`], all but `NotConfigured`.
-pub async fn verify_copy(
-    store: &dyn Store,
-    key_file: &Path,
-    file: &mut File,
-    identities: Option<&mut (dyn Read + Send)>,
-    locator: Option<String>,
-) -> Result<ReadBack, VerifyError> {
+pub async fn verify_copy(store: &dyn Store, key_file: &Path, brought: Brought<'_>) -> Result<ReadBack, VerifyError> {
+    let Brought { file, identities, provider, only_way, locator } = brought;
     let ReadCopy { form, copy, .. } = read(file, identities)?;
     let (kid, sha256) = (copy.kid()?, copy.sha256());
     // Where there is no key file, or none that may be looked at, this is not it.
@@ -179,12 +226,19 @@ pub async fn verify_copy(
     if !survey.master_keys.iter().any(|key: &MasterKeyRecord| key.kid == kid) {
         return Err(VerifyError::Unknown { kid, needed: needed(&survey) });
     }
+    if let Content::Wrapped(wrapped) = copy.image().content()? {
+        let by = provider.open(&wrapped).await.map_err(VerifyError::NotOpened)?.by;
+        let counts = by == OpenedBy::Age || wrapped.has_another_way() || only_way == OnlyWay::Accepted;
+        if !counts {
+            return Err(VerifyError::OnlyKms { kid });
+        }
+    }
     let target = match form {
         Form::Plain => "file",
         Form::Age => "age",
         Form::Paper => "paper",
     };
-    Ok(ReadBack { kid, target: target.to_owned(), locator, sha256 })
+    Ok(ReadBack { kid, target: target.to_owned(), locator, sha256, kms_versions: kms_versions(copy.image()) })
 }
 
 pub(super) fn read(

@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::keys::unlock::Proof as KmsProof;
 use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
-use crate::service::backup::Destinations;
+use crate::service::backup::{Destinations, SEEN_WITHIN, is_raw_escrowed};
 
 use super::Check;
 use super::ledger::{Ledger, Proof, list};
 
 /// A copy of the key that was not read back for longer than this may have gone bad.
 const READ_BACK_WARNING: Duration = days(35);
-const READ_BACK_FAILURE: Duration = days(100);
+const READ_BACK_FAILURE: Duration = SEEN_WITHIN;
 /// What is written after the last copy of the database is lost with the database.
 const DATABASE_BACKUP_WARNING: Duration = days(2);
 /// The drill is monthly.
@@ -222,10 +222,7 @@ pub(super) fn kms(
         let check = if is_old { Check::failure(NAME, finding) } else { Check::warning(NAME, finding) };
         return Some(check.mended_by("containarium kms status (it tries each recipient with your credentials)"));
     }
-    let escrowed = |kid: Kid| {
-        let copies = ledger.proofs().into_iter().filter(|proof| proof.key.kid == kid).flat_map(|proof| proof.copies);
-        copies.into_iter().any(|copy| copy.content_sha256.is_some() && copy.content_sha256 == raw_sha256(kid))
-    };
+    let escrowed = |kid: Kid| is_raw_escrowed(&ledger.escrows, kid, raw_sha256(kid), ledger.now);
     let only = files.iter().filter(|(kid, file, _)| !file.has_another_way() && !escrowed(*kid)).map(|(kid, ..)| *kid);
     let only: Vec<Kid> = only.collect();
     if !only.is_empty() {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::{Node, NodeError, Progress};
-use crate::crypto::{self, KeyfileImage, MasterKey};
+use crate::crypto::{self, Content, KeyfileImage, MasterKey};
 use crate::keys::Keys;
-use crate::keys::keyfile::{KeyFile, KeyFiles, KeyfileError, MainFile, Scan};
+use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState, WrappedMaster};
 use crate::store::Survey;
 
@@ -145,23 +145,22 @@ impl Node {
         let state_now = self.keys.state();
         let Keys::Open(ring) = &*state_now else { return Vec::new() };
         let (mut opened, mut unopened) = (Vec::new(), Vec::new());
-        let mut seen: Vec<Kid> = taken.masters.iter().map(crypto::kid).collect();
-        for file in scan.files().filter(|file| is_wanted(file.kid) && !ring.holds(file.kid)) {
-            // As at the start: a second file of the same key does not stand in for the first.
-            if seen.contains(&file.kid) {
+        let taken_over: Vec<Kid> = taken.masters.iter().map(crypto::kid).collect();
+        let mut raw = Vec::new();
+        // As at the start: a second file of the same key does not stand in for the first.
+        for file in scan.first_of_each().filter(|file| is_wanted(file.kid) && !ring.holds(file.kid)) {
+            if taken_over.contains(&file.kid) {
                 continue;
             }
-            seen.push(file.kid);
-            if let Some(wrapped) = file.wrapped() {
-                match self.unlocker.open_wrapped(wrapped, &*self.clock).await {
+            match &file.content {
+                Content::Raw(master) => raw.push(master),
+                Content::Wrapped(wrapped) => match self.unlocker.open_wrapped(wrapped, &*self.clock).await {
                     Ok((master, _)) => opened.push(master),
                     Err(why) => unopened.push(format!("{}: {why}", file.path.display())),
-                }
+                },
             }
         }
-        let is_new = |file: &&KeyFile| seen.contains(&file.kid);
-        let raw = scan.files().filter(is_new).filter_map(KeyFile::master);
-        let new: Vec<&MasterKey> = raw.chain(&opened).chain(&taken.masters).collect();
+        let new: Vec<&MasterKey> = raw.into_iter().chain(&opened).chain(&taken.masters).collect();
         for master in &new {
             tracing::info!("loaded master key {}", crypto::kid(master));
         }
@@ -178,7 +177,7 @@ impl Node {
         let is_open = |kid: Kid| matches!(&*keys, Keys::Open(ring) if ring.holds(kid));
         let is_staged =
             |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && key.state == MasterKeyState::Staged);
-        let is_raw = |kid: Kid| look.scan.files().any(|file| file.kid == kid && file.wrapped().is_none());
+        let is_raw = |kid: Kid| look.scan.first_of_each().any(|file| file.kid == kid && file.wrapped().is_none());
         look.durable.iter().copied().filter(|kid| !is_staged(*kid) || is_raw(*kid) || is_open(*kid)).collect()
     }
 
@@ -218,7 +217,7 @@ impl Work {
             // Nothing is written over what cannot be read.
             MainFile::Bad(_) => None,
         };
-        let on_disk = |kid: Kid| scan.files().any(|file| file.kid == kid);
+        let on_disk = |kid: Kid| scan.files().any(|file| file.kid == kid) || scan.aside_kids.contains(&kid);
         let unlink: Vec<Kid> =
             survey.master_keys.iter().filter(|key| is_gone(key) && on_disk(key.kid)).map(|key| key.kid).collect();
         (promote.is_some() || !unlink.is_empty()).then_some(Self { promote, unlink })

@@ -281,6 +281,12 @@ impl Carrier {
             self.service.rotation.retain_old,
             self.service.copied_to(),
         );
+        // One that travels through the database is taken there by each node itself.
+        if let Stop::NeedsCopy(kid) = stop
+            && self.service.store.wrapped_file(kid).await?.is_none()
+        {
+            report.hand_over(kid, seen);
+        }
         if self.tally.mode == KeyMode::Compromised && stop == Stop::Rotated {
             report.values = report::values_to_change(&*self.service.store).await?;
         }

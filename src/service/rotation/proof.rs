@@ -11,6 +11,7 @@ use crate::crypto::{Content, ImageError, KeyfileImage};
 use crate::keys::keyfile::lies_beside;
 use crate::keys::provider::{NotOpened, OpenedBy, Provider};
 use crate::model::{Kid, WrappedMaster};
+use crate::service::backup::kms_versions;
 use crate::service::kms::OnlyWay;
 
 /// Why a copy proves nothing.
@@ -75,7 +76,8 @@ fn judge(mut file: File, what: String, wanted: &[Kid], key_file: &Path) -> Resul
     if !wanted.contains(&found) {
         return Err(ProofError::AnotherKey { what, found, wanted: wanted.to_vec() });
     }
-    let proof = Proof { kid: found, locator: what, sha256: image.sha256() };
+    let kms_versions = kms_versions(&image);
+    let proof = Proof { kid: found, locator: what, sha256: image.sha256(), kms_versions };
     Ok(match content {
         Content::Raw(_) => CopyRead::Raw(proof),
         Content::Wrapped(wrapped) => CopyRead::Wrapped(WrappedCopy { proof, wrapped }),

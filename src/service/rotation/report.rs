@@ -129,7 +129,7 @@ impl Report {
     ) -> Self {
         match stop {
             Stop::Looked => dry_run(seen, tally, order),
-            Stop::NeedsCopy(kid) => staged(kid, seen, files),
+            Stop::NeedsCopy(kid) => staged(kid, files),
             Stop::Rotated => rotated(seen, tally, files, retain, secrets),
             Stop::Aborted(kid) => aborted(kid, seen, secrets),
             Stop::Destroyed(kid) => destroyed(kid, seen, files),
@@ -150,6 +150,13 @@ impl Report {
             left: Vec::new(),
             values: Values { tenants: Vec::new(), more: 0 },
         }
+    }
+
+    /// Says of each node that lacks the staged key how it gets it, before what gives that up.
+    pub(super) fn hand_over(&mut self, kid: Kid, seen: &Seen) {
+        let lacking = seen.nodes.iter().filter(|node| !node.durable_kids.contains(&kid)).map(install);
+        let at = self.left.len().saturating_sub(1);
+        self.left.splice(at..at, lacking);
     }
 
     /// One line for the log.
@@ -206,17 +213,15 @@ fn seconds(time: Duration) -> String {
     }
 }
 
-fn staged(kid: Kid, seen: &Seen, files: &KeyFiles) -> Report {
+fn staged(kid: Kid, files: &KeyFiles) -> Report {
     let path = files.retained_path(kid);
     let did = vec![format!("staged a new master key, kid {kid}, in {}; the active key is what it was", path.display())];
-    let mut left = vec![
+    let left = vec![
         format!("copy {} off this host, as bytes, to where it can be reached when this host cannot", path.display()),
         "prove the copy by feeding it back from there: `containarium admin rotate-master --resume --prove-from FILE`"
             .to_owned(),
+        "or give it up: `containarium admin rotate-master --abort`".to_owned(),
     ];
-    let lacking = seen.nodes.iter().filter(|node| !node.durable_kids.contains(&kid));
-    left.extend(lacking.map(install));
-    left.push("or give it up: `containarium admin rotate-master --abort`".to_owned());
     Report { kid: Some(kid), did, left, ..Report::empty(End::Staged) }
 }
 

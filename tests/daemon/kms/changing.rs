@@ -85,6 +85,39 @@ fn a_key_that_one_kms_key_alone_would_open_is_wrapped_only_where_that_is_accepte
     assert_eq!(cloud.requests("add", "daemon"), 3, "the proven one, the raw bytes, and the wrapped ones");
 }
 
+/// A raw copy from before the key was wrapped is thrown away some day, and nobody tells the daemon.
+#[test]
+fn a_raw_copy_is_another_way_only_as_long_as_it_was_seen_lately() {
+    let site = Site::sqlite();
+    let cloud = Cloud::of(&site);
+    let daemon = site.start();
+    done(&site.cli(["backup", "push"], b""));
+    let raw = key_file(&site);
+    done(&as_operator(&site, &["kms", "wrap"]));
+    let only = "nothing but one KMS key";
+    let status = || {
+        let output = as_operator(&site, &["kms", "status", "-o", "json"]);
+        done(&output);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (answer["files"][0]["onlyKms"].as_bool().unwrap(), said(&output).contains(only))
+    };
+    assert_eq!(status(), (false, false));
+    done(&site.cli(["backup", "push"], b""));
+    let day = 86_400_000_000_i64;
+    site.run_sql(&format!("UPDATE escrows SET confirmed_at = confirmed_at - {}", 101 * day));
+    assert_eq!(status(), (true, true));
+    let check = kms_check(&daemon);
+    assert!(check["verdict"] == "warning" && check["finding"].to_string().contains(only), "{check}");
+    fails(&site.cli(["backup", "push"], b""), 6, &[only, "backup verify --from", "100 days"]);
+    fails(&as_operator(&site, &["kms", "rewrap"]), 6, &["one KMS key and nothing else"]);
+    // Read back it is one again.
+    done(&site.cli(["backup", "verify", "--from", "-"], &raw));
+    assert_eq!(status(), (false, false));
+    assert!(!kms_check(&daemon)["finding"].to_string().contains(only), "{}", kms_check(&daemon));
+    done(&site.cli(["backup", "push"], b""));
+    drop(cloud);
+}
+
 #[test]
 fn who_may_not_do_it_changes_nothing() {
     let site = Site::sqlite();
@@ -176,7 +209,7 @@ fn copies_of_a_wrapped_file_are_pushed_restored_and_tried_as_they_are() {
         newer
     };
     done(&site.cli(["backup", "push"], b""));
-    done(&with(&site, "restore.toml", &["backup", "verify"]));
+    done(&with(&site, "restore.toml", &["backup", "verify", "--age-identity", &identity]));
     daemon.stop();
     std::fs::remove_file(site.key_file()).unwrap();
     std::fs::remove_dir_all(site.path("etc/secrets.key.d")).unwrap();

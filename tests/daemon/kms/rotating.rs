@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use containarium::keys::provider::Provider;
+
 use super::*;
 
 /// With what the operator proves that a new key opens without KMS.
@@ -17,6 +19,15 @@ fn rotate(site: &Site, more: &[&str]) -> Output {
 
 fn retained(site: &Site, kid: &str) -> PathBuf {
     site.path("etc/secrets.key.d").join(kid)
+}
+
+/// What `kms status` says that recorded copies need: versions, and how many copies each.
+fn needed_versions(site: &Site) -> Value {
+    let status = as_operator(site, &["kms", "status", "-o", "json"]);
+    done(&status);
+    let answer: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let needed = answer["neededVersions"].as_array().unwrap().iter();
+    needed.map(|needed| serde_json::json!([needed["keyVersion"], needed["copies"]])).collect()
 }
 
 fn staged_kid(site: &Site) -> Option<String> {
@@ -161,6 +172,7 @@ fn a_copy_of_the_wrapped_new_key_is_proven_by_opening_it() {
     done(&report);
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
     assert_eq!(report["end"], "staged", "{report}");
+    assert!(!report["left"].to_string().contains("install-key"), "nodes take it by themselves: {report}");
     let copy = std::fs::read(retained(&site, report["kid"].as_str().unwrap())).unwrap();
     let config = |file: &str| site.path(file).display().to_string();
     let (nobody, identity) = (config("nobody.toml"), site.path("identity.txt").display().to_string());
@@ -172,7 +184,34 @@ fn a_copy_of_the_wrapped_new_key_is_proven_by_opening_it() {
     fails(&site.cli(&words, &old), 1, &["and a copy of"]);
     done(&site.cli(&words, &copy));
     assert_eq!(key_file(&site), copy);
+    assert_eq!(needed_versions(&site), serde_json::json!([[format!("{KMS_KEY}/cryptoKeyVersions/1"), 1]]));
     assert_eq!(daemon.value("alice", "A").unwrap(), b"one");
+    drop(cloud);
+}
+
+/// A request that somebody kept and sends again, with a key that the database knows.
+#[test]
+fn a_wrapped_key_that_comes_again_is_refused_and_the_file_of_a_kept_key_stays() {
+    let site = Site::sqlite();
+    let cloud = wrapped_site(&site);
+    let daemon = site.start();
+    let (old, old_file) = (active(&daemon), key_file(&site));
+    done(&rotate(&site, &[]));
+    let (new, new_file) = (active(&daemon), key_file(&site));
+    assert!(retained(&site, &old).exists() && old != new);
+    for (kid, file) in [(&old, &old_file), (&new, &new_file)] {
+        let body = serde_json::json!({"mode": "start", "escrow": "gcp", "wrappedKey": String::from_utf8_lossy(file)});
+        let answer = daemon.request("POST", "/v1/admin/rotate-master", body.to_string().as_bytes());
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(said.contains("is no new key: the database knows it already"), "{} {said}", answer.status);
+        assert!(retained(&site, kid).exists() || kid == &new, "its file stays");
+        assert_eq!(site.texts("SELECT phase FROM key_state"), ["idle"]);
+    }
+    assert!(retained(&site, &old).exists());
+    assert_eq!(key_file(&site), new_file);
+    assert_eq!(daemon.value("alice", "A").unwrap(), b"one");
+    // And the next one goes well.
+    done(&rotate(&site, &[]));
     drop(cloud);
 }
 
@@ -319,6 +358,19 @@ fn a_node_whose_permission_was_taken_away_is_waited_for() {
         let staged = std::fs::read(retained(&first, &kid)).unwrap();
         done(&second.cli(["admin", "install-key"], &staged));
         until("it is looked at", || doctor().contains(&format!("{kid}: ")).then_some(()));
+        // Nor does a raw copy of the key beside it stand in for it.
+        let identity = Some(first.path("identity.txt"));
+        let provider = Provider { age_identity: identity, ..Provider::default() };
+        let opened = provider.open_with_age(&WrappedMaster::parse(&staged).unwrap()).unwrap();
+        let mut raw = Vec::new();
+        KeyfileImage::of(&opened.ok().unwrap().master).write_to(&mut raw).unwrap();
+        let beside = retained(&second, "zz-raw");
+        std::fs::write(&beside, raw).unwrap();
+        std::fs::set_permissions(&beside, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+        until("it is seen", || doctor().contains("zz-raw").then_some(()));
+        let seen = || first.number("SELECT min(seen_at) FROM nodes");
+        let ticked = seen();
+        until("both nodes ticked twice", || (seen() > ticked + 10_000_000).then_some(()));
         assert_eq!((durable(&kid), first.texts("SELECT phase FROM key_state")), (1, vec!["staged".to_owned()]));
         cloud.heal();
         done(&asked.join().unwrap());

@@ -7,7 +7,7 @@ use super::super::plan::Tried;
 use super::super::walk;
 use super::super::{Order, misfit};
 use super::{Carrier, Renewal, Trouble, elsewhere};
-use crate::crypto::{KeyfileImage, MasterKey};
+use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::failpoint;
 use crate::keys::keyfile::MainFile;
 use crate::model::{KeyMode, KeyState, Kid, NodeId, WrappedMaster};
@@ -24,6 +24,20 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 enum New {
     Raw(MasterKey),
     Wrapped { file: WrappedMaster, master: MasterKey },
+}
+
+/// Whether a key's file lay here when it was staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Not,
+    Before,
+}
+
+fn known(kid: Kid) -> Error {
+    Error::Conflict(format!(
+        "master key {kid} is no new key: the database knows it already, and nothing was changed. Each rotation has a key of its own: start \
+         again with `containarium admin rotate-master`"
+    ))
 }
 
 impl Carrier {
@@ -64,14 +78,19 @@ impl Carrier {
             New::Raw(master) => (KeyfileImage::of(master), None),
             New::Wrapped { file, .. } => (KeyfileImage::of_wrapped(file), file.for_kms_only()),
         };
-        let is_wrapped = matches!(new, New::Wrapped { .. });
+        let (is_wrapped, kid) = match &new {
+            New::Raw(master) => (false, crypto::kid(master)),
+            New::Wrapped { file, .. } => (true, file.kid),
+        };
         // Under the lock: `kms wrap` may be at work. A raw key beside a wrapped one would take its root away without a word.
         let staged = self.with_files(move |files| {
             let lock = files.lock()?;
-            let main_is_wrapped = matches!(files.scan().main, MainFile::Key(main) if main.wrapped().is_some());
+            let scan = files.scan();
+            let main_is_wrapped = matches!(&scan.main, MainFile::Key(main) if main.wrapped().is_some());
+            let found = if scan.files().any(|file| file.kid == kid) { Found::Before } else { Found::Not };
             match misfit(main_is_wrapped, is_wrapped) {
                 Some(misfit) => Ok(Err(misfit)),
-                None => lock.stage_image(&image).map(Ok),
+                None => lock.stage_image(&image).map(|_| Ok(found)),
             }
         });
         let staged = staged.await?.map_err(|error| {
@@ -80,7 +99,7 @@ impl Carrier {
                  rotate-master`"
             )))
         })?;
-        let kid = staged.map_err(Trouble::Failed)?;
+        let found = staged.map_err(Trouble::Failed)?;
         failpoint::reached("rotation.staged-file");
         self.run.staged = Some(kid);
         if let New::Wrapped { master, .. } = &new {
@@ -93,17 +112,29 @@ impl Carrier {
         failpoint::reached("rotation.staged-row");
         let in_database = match entered {
             Ok(Fenced::Done(StageOutcome::Staged(_))) => true,
-            Ok(Fenced::Done(StageOutcome::KnownKid(_)) | Fenced::Elsewhere(_)) => false,
+            // Entered since it was looked for: what becomes of its file is the database's to say from now on.
+            Ok(Fenced::Done(StageOutcome::KnownKid(_))) => {
+                self.run.staged = None;
+                return Err(Trouble::Failed(known(kid)));
+            }
+            Ok(Fenced::Elsewhere(_)) => false,
             Err(StoreError::UnknownOutcome(why)) => self.is_known(kid, &why).await,
             Err(error) => {
-                self.unstage(kid).await?;
+                self.unstage(kid, found).await?;
                 return Err(error.into());
             }
         };
         if !in_database {
-            self.unstage(kid).await?;
+            self.unstage(kid, found).await?;
         }
         Ok(())
+    }
+
+    /// A new key has a kid that was never seen. One that comes again is a request sent twice, or somebody's who kept what travelled: taken
+    /// for new, the file of a key that is still needed would be removed as staged for nothing.
+    async fn check_unknown(&self, kid: Kid) -> Result<(), Trouble> {
+        let survey = self.service.store.survey().await?;
+        if survey.master_keys.iter().any(|key| key.kid == kid) { Err(Trouble::Failed(known(kid))) } else { Ok(()) }
     }
 
     /// Made here, or by who asked; then this daemon opens it as it will have to at every start. Nothing is called under the key files' lock.
@@ -120,6 +151,7 @@ impl Carrier {
                 file.kid
             ))));
         }
+        self.check_unknown(file.kid).await?;
         match self.service.unlocker.open_new(file, &*self.service.clock).await {
             Ok(master) => Ok(New::Wrapped { file: file.clone(), master }),
             Err(why) => {
@@ -146,8 +178,12 @@ impl Carrier {
         }
     }
 
-    async fn unstage(&mut self, kid: Kid) -> Result<(), Trouble> {
+    /// What lay there before is not this rotation's to remove.
+    async fn unstage(&mut self, kid: Kid, found: Found) -> Result<(), Trouble> {
         self.run.staged = None;
+        if found == Found::Before {
+            return Ok(());
+        }
         self.service.keys.give_up(kid);
         if let Err(error) = self.with_files(move |files| files.lock()?.unstage(kid)).await? {
             tracing::warn!("the key that was staged for nothing stays behind: {error}");

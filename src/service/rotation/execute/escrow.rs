@@ -70,7 +70,7 @@ impl Carrier {
             target: "file".to_owned(),
             locator: Some(proof.locator.clone()),
             content_sha256: Some(proof.sha256),
-            kms_versions: Vec::new(),
+            kms_versions: proof.kms_versions.clone(),
             kind: EscrowKind::Copy,
             stage: EscrowStage::ReadBack,
         };

@@ -123,7 +123,7 @@ fn staging_stops_for_the_proof_of_a_copy_and_only_that_keys_copy_is_taken() {
     world.run(0);
     let staged = world.staged().unwrap();
     assert_eq!(world.ended(0), Some(Next::Stop(Stop::NeedsCopy(staged))));
-    let proof = |kid| Some(Proof { kid, locator: "/media/key".to_owned(), sha256: [0; 32] });
+    let proof = |kid| Some(Proof { kid, locator: "/media/key".to_owned(), sha256: [0; 32], kms_versions: Vec::new() });
     world.ask(0, Asked::Resume { proof: proof(kid(1)), escrow: Escrow::Prove });
     world.run(0);
     let wrong = Blocked::WrongCopy { found: kid(1), wanted: staged };
