@@ -1,7 +1,7 @@
 //! The record of who did what to which secret: one JSON line for each call, and for each secret of a batch. Never a value.
 //!
 //! An answer leaves only after its record is written, so a call that cannot be recorded fails and says so. Reading the file needs no
-//! tool of ours; docs/operations.md has its fields.
+//! tool of ours; docs/OPERATIONS.md has its fields.
 
 mod file;
 mod record;

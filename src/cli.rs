@@ -4,6 +4,7 @@
 //! control character of anybody else's text reaches a terminal.
 
 mod admin;
+mod backup;
 mod configuration;
 mod failure;
 mod input;
@@ -68,6 +69,7 @@ pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
         Command::VerifyDeks => verify::run().await,
         Command::Secrets(arguments) => secrets::run(arguments).await,
         Command::Admin(arguments) => admin::run(arguments).await,
+        Command::Backup(arguments) => backup::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
         Command::Completions { shell } => shell::completions(shell, Arguments::command()),
         Command::Man { dir } => shell::man(dir.as_deref(), Arguments::command()),
@@ -144,6 +146,8 @@ enum Command {
     Secrets(secrets::SecretsArgs),
     /// Look at the daemon
     Admin(admin::AdminArgs),
+    /// Copy the master keys and the database, prove the copies, and bring keys back
+    Backup(backup::BackupArgs),
     /// Show or check the daemon's settings
     Config(configuration::ConfigArgs),
     /// Open every DEK with the keys as they are on disk: run by the daemon during a rotation

@@ -16,6 +16,9 @@ use zeroize::Zeroizing;
 
 use crate::crypto::SecretValue;
 use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
+use crate::wire::backup::{BackupListAnswer, PushAnswer, ReadBackAnswer, ReadBackRequest};
+use crate::wire::backup_log::{RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
+use crate::wire::doctor::DoctorAnswer;
 use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
 use crate::wire::{
     ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
@@ -156,6 +159,32 @@ impl Client {
         self.ask(Target::new(Method::GET, ["v1", "admin", "status"]), None, MAX_LISTING_BYTES).await
     }
 
+    /// Everything that the daemon looks at.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn doctor(&self) -> Result<DoctorAnswer, ClientError> {
+        self.ask(Target::new(Method::GET, ["v1", "admin", "doctor"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// Tells that a copy of the database was made.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn record_database(&self, request: &RecordDatabaseRequest) -> Result<RecordedAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "backup", "database"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// Tells of a drill.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn record_drill(&self, request: &RecordDrillRequest) -> Result<RecordedAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "backup", "drill"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
     /// The daemons that share the database.
     ///
     /// # Errors
@@ -254,6 +283,29 @@ impl Client {
     /// [`ClientError`].
     pub async fn quarantine(&self, request: &QuarantineRequest) -> Result<QuarantineAnswer, ClientError> {
         let target = Target::new(Method::POST, ["v1", "admin", "quarantine"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// Copies the master keys into every configured secret, and follows that to its end.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn backup_push(&self, on_progress: impl FnMut(ProgressLine)) -> Result<PushAnswer, ClientError> {
+        self.follow(Target::new(Method::POST, ["v1", "admin", "backup", "push"]), None, on_progress).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn backup_list(&self) -> Result<BackupListAnswer, ClientError> {
+        self.ask(Target::new(Method::GET, ["v1", "admin", "backup"]), None, MAX_LISTING_BYTES).await
+    }
+
+    /// Records that copies were read back.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn backup_read_back(&self, request: &ReadBackRequest) -> Result<ReadBackAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "backup", "read-back"]);
         self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 

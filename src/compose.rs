@@ -1,5 +1,6 @@
 //! The only constructor: from settings to store, keys and service; for the daemon, and for commands that work without one.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,8 +9,9 @@ use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
-use crate::keys::start::Adopt;
+use crate::keys::start::{Adopt, Copies};
 use crate::keys::{CacheLimits, Keyring};
+use crate::service::backup::Destinations;
 use crate::service::node::{Node, NodeError, NodeParts};
 use crate::service::open::Opener;
 use crate::service::rotation::verify::Verifier;
@@ -79,17 +81,21 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         ExistingKey::Adopt => Adopt::Asked,
     };
     let files = KeyFiles::at(&config.key_file)?;
+    let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
         files: files.clone(),
         clock: Arc::clone(&clock),
+        copies,
         data_dir: config.data_dir.clone(),
     })?);
-    let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files, adopt, Arc::clone(&node));
+    let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
         keys,
+        files,
+        destinations: destinations(config),
         node: Arc::clone(&node),
         access: Access::new(rustix::process::geteuid().as_raw()),
         audit: Arc::clone(&audit),
@@ -107,27 +113,113 @@ pub struct Reader {
     /// For reading only.
     pub store: Arc<dyn Store>,
     pub files: KeyFiles,
+    pub destinations: Destinations,
 }
 
-/// Opens the database for reading only, as another process than the daemon, and names the key files.
+/// What a command needs that works also where there is no database: where one was lost, or never was.
+pub struct Rescue {
+    pub database: Rescued,
+    pub files: KeyFiles,
+    pub destinations: Destinations,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The database, as far as there is one.
+pub enum Rescued {
+    /// For reading only.
+    Store(Arc<dyn Store>),
+    /// It has never held a key, or there is no file of it.
+    Nothing,
+    /// It is somewhere, and cannot be read.
+    Unreadable(StoreError),
+}
+
+/// Names the key files and the places of their copies, and opens the database for reading where there is one.
+///
+/// # Errors
+/// [`ComposeError::KeyFile`].
+pub async fn rescue(config: &Config) -> Result<Rescue, ComposeError> {
+    let files = KeyFiles::at(&config.key_file)?;
+    let opened: Result<Arc<dyn Store>, StoreError> = match &config.database {
+        Database::Sqlite { path } if !path.exists() => return Ok(rescued(config, files, Rescued::Nothing)),
+        Database::Sqlite { path } => SqliteStore::open_reading(path).await.map(|store| Arc::new(store) as _),
+        Database::Postgres { url } => PostgresStore::open_reading(url.text()).await.map(|store| Arc::new(store) as _),
+    };
+    let surveyed = match opened {
+        Ok(store) => store.survey().await.map(|survey| (store, survey.key_state.is_some())),
+        Err(error) => Err(error),
+    };
+    let database = match surveyed {
+        Ok((store, true)) => Rescued::Store(store),
+        Ok((store, false)) => {
+            store.close().await;
+            Rescued::Nothing
+        }
+        Err(error) => Rescued::Unreadable(error),
+    };
+    Ok(rescued(config, files, database))
+}
+
+fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
+    Rescue { database, files, destinations: destinations(config), clock: Arc::new(SystemClock::new()) }
+}
+
+/// The secrets that the settings name.
+#[must_use]
+pub fn destinations(config: &Config) -> Destinations {
+    let Some(backup) = &config.backup_gcp else { return Destinations::default() };
+    let secrets = backup.secrets.iter().map(ToString::to_string).collect();
+    Destinations::new(secrets, backup.endpoint.as_ref().map(ToString::to_string))
+}
+
+/// Opens the database for reading only, as another process than the daemon, and names the key files and the places of their copies.
 ///
 /// # Errors
 /// [`ComposeError::Store`], also for a database whose schema is not this release's; [`ComposeError::KeyFile`].
 pub async fn reader(config: &Config) -> Result<Reader, ComposeError> {
-    reader_at(&config.key_file, &config.database).await
+    let (store, files) = reader_at(&config.key_file, &config.database).await?;
+    Ok(Reader { store, files, destinations: destinations(config) })
 }
 
 /// As [`reader`], of a process that has no other settings.
 ///
 /// # Errors
 /// As there.
-pub async fn reader_at(key_file: &Path, database: &Database) -> Result<Reader, ComposeError> {
+pub async fn reader_at(key_file: &Path, database: &Database) -> Result<(Arc<dyn Store>, KeyFiles), ComposeError> {
     let files = KeyFiles::at(key_file)?;
     let store: Arc<dyn Store> = match database {
         Database::Sqlite { path } => Arc::new(SqliteStore::open_reading(path).await?),
         Database::Postgres { url } => Arc::new(PostgresStore::open_reading(url.text()).await?),
     };
-    Ok(Reader { store, files })
+    Ok((store, files))
+}
+
+/// As [`reader`], for commands that promise to touch nothing: no file is made beside a SQLite file that no daemon has open. Should one start
+/// meanwhile, what is read may be wrong, so nothing may be decided by it.
+///
+/// # Errors
+/// As [`reader`].
+pub async fn untouching_reader(config: &Config) -> Result<Reader, ComposeError> {
+    match &config.database {
+        Database::Sqlite { path } => {
+            let files = KeyFiles::at(&config.key_file)?;
+            let store = Arc::new(SqliteStore::open_copy(path).await?);
+            Ok(Reader { store, files, destinations: destinations(config) })
+        }
+        Database::Postgres { .. } => reader(config).await,
+    }
+}
+
+/// Opens another database than the settings' for reading only: one that a URL names, or a copy of a SQLite file.
+///
+/// # Errors
+/// [`StoreError`], as the stores' readers.
+pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
+    match name.to_str() {
+        // Any URL, so that one with a misspelt scheme is refused as such, and its password is in no message about a file.
+        Some(url) if url.contains("://") => Ok(Arc::new(PostgresStore::open_reading(url).await?)),
+        _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
+    }
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, ComposeError> {

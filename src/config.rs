@@ -6,6 +6,7 @@
 mod database_url;
 mod error;
 mod file;
+mod google;
 mod layers;
 mod places;
 mod reading;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
+pub use google::{BackupGcp, Endpoint, FirstStart, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
 pub use reading::{NotText, Reading};
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub retain_old: Duration,
     /// For how long backups of the database are kept; only their operator knows.
     pub database_retention: Option<Duration>,
+    /// Where copies of the master key go, where that is Secret Manager.
+    pub backup_gcp: Option<BackupGcp>,
 }
 
 /// Where rows are kept.
@@ -165,7 +169,8 @@ impl Resolver<'_> {
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
-        let database_retention = self.database_retention();
+        let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
+        let backup_gcp = self.backup_gcp();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -177,7 +182,25 @@ impl Resolver<'_> {
             cache: CacheSettings { max_entries: max_entries?, max_age: max_age? },
             retain_old: retain_old?,
             database_retention,
+            backup_gcp,
         })
+    }
+
+    fn backup_gcp(&mut self) -> Option<BackupGcp> {
+        let secrets = self.optional(Setting::BackupGcpSecrets, google::secrets);
+        let endpoint = self.optional(Setting::BackupGcpEndpoint, Endpoint::parse);
+        let first_start =
+            self.value(Setting::BackupGcpPushOnFirstStart, ("false", FirstStart::Warn), google::first_start);
+        self.needs(Setting::BackupGcpEndpoint, Setting::BackupGcpSecrets);
+        self.needs(Setting::BackupGcpPushOnFirstStart, Setting::BackupGcpSecrets);
+        Some(BackupGcp { secrets: secrets?, endpoint, first_start: first_start? })
+    }
+
+    /// A setting that means nothing without another is more likely a line that was lost than one too many.
+    fn needs(&mut self, setting: Setting, other: Setting) {
+        if self.layers.find(setting).is_some() && self.layers.find(other).is_none() {
+            self.invalid(setting, format!("it needs `{}` beside it", other.key()));
+        }
     }
 
     fn show_config_file(&mut self) {
@@ -282,13 +305,15 @@ impl Resolver<'_> {
         self.keep(setting, text.and_then(parse))
     }
 
-    /// `None` where it is not given, or wrongly, which is an error then.
-    fn database_retention(&mut self) -> Option<Duration> {
-        if self.layers.find(Setting::DatabaseRetention).is_none() {
-            self.show(Setting::DatabaseRetention, None, Origin::Default);
+    /// A setting without a default.
+    fn optional<T>(&mut self, setting: Setting, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let Some(given) = self.layers.find(setting) else {
+            self.show(setting, None, Origin::Default);
             return None;
-        }
-        self.value(Setting::DatabaseRetention, ("", Duration::ZERO), values::database_retention)
+        };
+        let text = given.text();
+        self.show(setting, text.as_ref().ok().map(|text| text.replace('\n', ", ")), given.origin);
+        self.keep(setting, text.and_then(parse))
     }
 
     fn show(&mut self, setting: Setting, value: Option<String>, origin: Origin) {

@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use crate::compose::{self, ComposeError, Composed};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, FirstStart, LogFormat};
 use crate::http::listen::{self, Ended, Order};
 use crate::http::{self, App};
 use crate::process::{DataDirError, DataDirLock, Warning};
@@ -77,16 +77,17 @@ pub async fn run(config: Config, unprotected: &[Warning]) -> Result<(), StartErr
     for warning in unprotected {
         tracing::warn!("{warning}");
     }
-    serve(config).await.inspect_err(|error| tracing::error!("{error}"))
+    serve(config, unprotected).await.inspect_err(|error| tracing::error!("{error}"))
 }
 
-async fn serve(config: Config) -> Result<(), StartError> {
+async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError> {
     compose::check(&config)?;
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
     socket::check(&config.socket)?;
     let Composed { store, audit, clock, node, service, opener } = compose::daemon(&config).await?;
+    service.know_unprotected(unprotected.iter().map(ToString::to_string).collect());
     node.look_back().await?;
     let opened = opener.open().await?;
     // Before anything is served: whether another process uses this node's id.
@@ -102,6 +103,13 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
+    if let Some(endpoint) = config.backup_gcp.as_ref().and_then(|backup| backup.endpoint.as_ref()) {
+        // Left over from a trial, it would make whatever listens there an off-host copy.
+        tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
+    }
+    if config.backup_gcp.as_ref().is_some_and(|backup| backup.first_start == FirstStart::Push) {
+        service.push_at_start();
+    }
     let ticked = Arc::clone(&service);
     let ticking = tokio::spawn(async move {
         let mut ticks = interval(TICK);

@@ -12,12 +12,17 @@ pub fn reached(name: &'static str) {
 #[inline]
 pub const fn reached(_name: &'static str) {}
 
+/// Time enough for any thread to run, and over when a sleeper is woken later than that.
+#[cfg(feature = "failpoints")]
+const UNTIL_STOPPED: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Arms points: `name=kill;other=stop`. `kill` ends the process as a crash does (SIGKILL); `stop` lets it sleep until somebody wakes it
 /// (SIGSTOP), and then no more.
 ///
 /// # Errors
 /// What is wrong with the setting.
 #[cfg(feature = "failpoints")]
+#[expect(clippy::disallowed_methods, reason = "a process learns of no event that it is about to be stopped")]
 pub fn arm(setting: &str) -> Result<(), String> {
     use rustix::process::{Signal, getpid, kill_process};
     for entry in setting.split(';').filter(|entry| !entry.is_empty()) {
@@ -33,6 +38,11 @@ pub fn arm(setting: &str) -> Result<(), String> {
             if !done.swap(true, std::sync::atomic::Ordering::SeqCst) {
                 // A process may always signal itself.
                 let _sent = kill_process(getpid(), signal);
+                // SIGKILL ends the caller at once. SIGSTOP may be another thread's to take, and until that one runs this one would go on
+                // past the point: it waits to be stopped.
+                if signal == Signal::STOP {
+                    std::thread::sleep(UNTIL_STOPPED);
+                }
             }
         })?;
     }

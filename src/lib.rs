@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod config;
 pub mod crypto;
 pub mod daemon;
 pub mod failpoint;
+pub mod gcp;
 pub mod http;
 pub mod keys;
 pub mod model;

@@ -1,12 +1,14 @@
 //! The words of the product as types: ids, names, states and records. Parse, don't validate: a value of one of these types has
 //! passed its rule, so nothing below checks again. No key and no secret value is ever in a model type.
 
+mod backups;
 mod ids;
 mod names;
 mod records;
 mod requests;
 mod states;
 
+pub use backups::{DatabaseBackup, Drill};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use names::{NameError, SecretName, Tenant};
 pub use records::{

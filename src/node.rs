@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::failpoint;
 use crate::model::{BootId, KeyState, Micros, NodeId, Tenant, TenantRecord};
 
 use log::CriticalLog;
@@ -242,6 +243,7 @@ impl NodeFile {
         if !self.log.covers(mark) {
             self.log.append(mark, at, blocked)?;
         }
+        failpoint::reached("node.log-written");
         if self.highest() == Some(mark) {
             return Ok(());
         }

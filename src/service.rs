@@ -1,7 +1,12 @@
 //! The use-cases: each takes a grant, sequences store, keys and crypto, and leaves an audit record. No SQL and no HTTP here.
 
+pub mod backup;
+mod backup_log;
+pub mod copy;
 mod dek;
 pub mod deks;
+pub mod doctor;
+pub mod drill;
 mod error;
 pub mod install;
 pub mod job;
@@ -14,23 +19,26 @@ mod secrets;
 mod status;
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
 use crate::audit::{Audit, Outcome, Record};
 use crate::clock::Clock;
 use crate::keys::Keyring;
+use crate::keys::keyfile::KeyFiles;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
+use backup::{Destinations, PushedKeys};
 use deks::RotatedDeks;
 use job::{Job, Workers};
 use node::Node;
 use rotation::Rotation;
 use rotation::verify::Verifier;
 
+pub use backup_log::{CopiedState, MadeCopy, RanDrill};
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
 pub use room::Room;
@@ -67,6 +75,9 @@ impl Request {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub keys: Arc<Keyring>,
+    /// Where the key files lie, whose bytes are copied.
+    pub files: KeyFiles,
+    pub destinations: Destinations,
     pub node: Arc<Node>,
     pub access: Access,
     pub audit: Arc<Audit>,
@@ -84,6 +95,8 @@ pub struct Parts {
 pub struct Service {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
+    files: KeyFiles,
+    destinations: Destinations,
     node: Arc<Node>,
     access: Access,
     audit: Arc<Audit>,
@@ -94,6 +107,10 @@ pub struct Service {
     workers: Workers,
     rotating_deks: Job<RotatedDeks>,
     rooms: room::Rooms,
+    pushing_keys: Job<PushedKeys>,
+    push_lock: tokio::sync::Mutex<()>,
+    /// The protections that the process does not have, once it is known.
+    unprotected: OnceLock<Vec<String>>,
 }
 
 /// Who does something, as records say it.
@@ -124,11 +141,25 @@ impl Touched {
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keys, node, access, audit, clock, keep_versions, verifier, retain_old, database_retention } =
-            parts;
+        let Parts {
+            store,
+            keys,
+            files,
+            destinations,
+            node,
+            access,
+            audit,
+            clock,
+            keep_versions,
+            verifier,
+            retain_old,
+            database_retention,
+        } = parts;
         Self {
             store,
             keys,
+            files,
+            destinations,
             node,
             access,
             audit,
@@ -139,6 +170,9 @@ impl Service {
             workers: Workers::default(),
             rotating_deks: Job::new("rotate-dek"),
             rooms: room::Rooms::new(),
+            pushing_keys: Job::new("backup push"),
+            push_lock: tokio::sync::Mutex::new(()),
+            unprotected: OnceLock::new(),
         }
     }
 

@@ -8,6 +8,7 @@
 //! implement it in both. Absence is a value, not an error; affected rows are checked; a row that breaks its own rules is
 //! [`StoreError::Corrupt`], which names table and key.
 
+pub mod backups;
 mod decide;
 pub mod deks;
 mod guards;
@@ -16,6 +17,7 @@ mod postgres;
 mod rows;
 mod sqlite;
 
+pub use backups::BackupLog;
 pub use deks::Deks;
 pub use masters::Masters;
 
@@ -266,9 +268,9 @@ pub enum DekOutcome {
     Refused(SealRefusal),
 }
 
-/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`].
+/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`].
 #[async_trait]
-pub trait Store: Masters + Deks + Send + Sync {
+pub trait Store: Masters + Deks + BackupLog + Send + Sync {
     fn kind(&self) -> StoreKind;
 
     /// One round trip.

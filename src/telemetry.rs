@@ -54,6 +54,28 @@ impl Metrics {
         metrics::describe_counter!(UNWRAPS, "DEKs unwrapped with a master key.");
         metrics::describe_gauge!(CACHE_ENTRIES, "DEKs in the cache.");
         metrics::describe_gauge!(KEYS_OPEN, "1 while the master key is loaded and active, else 0.");
+        metrics::describe_gauge!(KEY_CREATED, "Unix time at which the active master key was made.");
+        metrics::describe_gauge!(
+            KEY_CONFIRMED,
+            "Unix time of the last confirmed copy of the master key off the host; 0 while a key that is needed has none."
+        );
+        metrics::describe_gauge!(
+            KEY_VERIFIED,
+            "Unix time at which a copy of the master key was last read back; 0 while that never was for a key that is needed."
+        );
+        metrics::describe_gauge!(
+            COPIES_MISSING,
+            "Confirmed copies that configured secrets lack, one for each key that is needed and secret."
+        );
+        metrics::describe_gauge!(
+            CHECK,
+            "What the doctor finds, for each check: 0 ok, 1 a warning, 2 a failure; NaN where it could not be looked at."
+        );
+        metrics::describe_gauge!(DATABASE_BACKUP, "Unix time of the last recorded copy of the database; 0 for none.");
+        metrics::describe_gauge!(DRILL, "Unix time of the last recorded drill; 0 for none.");
+        metrics::describe_gauge!(DRILL_FAILED, "DEKs that did not open in the last recorded drill.");
+        metrics::describe_gauge!(ROTATION_PHASE, "1 for the phase that the rotation of the master key is in, else 0.");
+        metrics::describe_gauge!(ROTATION_AGE, "Seconds since a rotation of the master key began; 0 while none runs.");
         metrics::describe_gauge!(BUILD_INFO, "Always 1; the release is a label.");
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
@@ -77,6 +99,16 @@ const CACHE_MISSES: &str = "containarium_dek_cache_misses_total";
 const UNWRAPS: &str = "containarium_dek_unwraps_total";
 const CACHE_ENTRIES: &str = "containarium_dek_cache_entries";
 const KEYS_OPEN: &str = "containarium_keys_open";
+const KEY_CREATED: &str = "containarium_master_key_created_timestamp_seconds";
+const KEY_CONFIRMED: &str = "containarium_key_backup_confirmed_timestamp_seconds";
+const KEY_VERIFIED: &str = "containarium_key_backup_verified_timestamp_seconds";
+const COPIES_MISSING: &str = "containarium_key_backup_copies_missing";
+const CHECK: &str = "containarium_doctor_verdict";
+const DATABASE_BACKUP: &str = "containarium_database_backup_timestamp_seconds";
+const DRILL: &str = "containarium_drill_timestamp_seconds";
+const DRILL_FAILED: &str = "containarium_drill_deks_failed";
+const ROTATION_PHASE: &str = "containarium_rotation_phase";
+const ROTATION_AGE: &str = "containarium_rotation_age_seconds";
 const BUILD_INFO: &str = "containarium_build_info";
 
 /// Counts one answered request. `route` is the route's pattern, never the path.
@@ -103,4 +135,48 @@ pub fn key_gauges(keys: &KeyGauges) {
     metrics::counter!(CACHE_HITS).absolute(keys.cache_hits);
     metrics::counter!(CACHE_MISSES).absolute(keys.cache_misses);
     metrics::counter!(UNWRAPS).absolute(keys.unwraps);
+}
+
+/// Sets what each check found, absent for one that was not made; called before rendering.
+pub fn check_gauges(checks: impl IntoIterator<Item = (&'static str, Option<u8>)>) {
+    for (name, found) in checks {
+        // Not as it was: an old verdict would look like one of now.
+        metrics::gauge!(CHECK, "check" => name).set(found.map_or(f64::NAN, f64::from));
+    }
+}
+
+/// Backups and rotation as a scrape finds them. Times are microseconds since 1970, 0 for never.
+pub struct BackupGauges {
+    pub key_created: i64,
+    pub key_confirmed: i64,
+    pub key_verified: i64,
+    pub copies_missing: u64,
+    pub database: i64,
+    pub drill: i64,
+    /// DEKs.
+    pub drill_failed: u64,
+    /// Each phase, and whether it is the present one.
+    pub phases: Vec<(&'static str, bool)>,
+    /// Microseconds.
+    pub rotating_for: i64,
+}
+
+/// Sets the metrics of backups and rotation; called before rendering.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; microseconds since 1970 stay under 2^53 until 2255"
+)]
+pub fn backup_gauges(backups: &BackupGauges) {
+    let seconds = |micros: i64| micros as f64 / 1e6;
+    metrics::gauge!(KEY_CREATED).set(seconds(backups.key_created));
+    metrics::gauge!(KEY_CONFIRMED).set(seconds(backups.key_confirmed));
+    metrics::gauge!(KEY_VERIFIED).set(seconds(backups.key_verified));
+    metrics::gauge!(COPIES_MISSING).set(backups.copies_missing as f64);
+    metrics::gauge!(DATABASE_BACKUP).set(seconds(backups.database));
+    metrics::gauge!(DRILL).set(seconds(backups.drill));
+    metrics::gauge!(DRILL_FAILED).set(backups.drill_failed as f64);
+    for (phase, present) in &backups.phases {
+        metrics::gauge!(ROTATION_PHASE, "phase" => *phase).set(f64::from(u8::from(*present)));
+    }
+    metrics::gauge!(ROTATION_AGE).set(seconds(backups.rotating_for));
 }

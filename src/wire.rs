@@ -4,7 +4,10 @@
 //! its input: the rooms that parse a body turn it into [`bad_json`]'s words, which hold a position and nothing else.
 
 mod admin;
+pub mod backup;
+pub mod backup_log;
 mod deks;
+pub mod doctor;
 pub mod nodes;
 mod rotation;
 mod secrets;

@@ -115,6 +115,15 @@ const COMMANDS: &[&str] = &[
     "admin nodes forget",
     "admin install-key",
     "admin accept-restore",
+    "admin doctor",
+    "backup",
+    "backup push",
+    "backup list",
+    "backup verify",
+    "backup restore",
+    "backup export",
+    "backup database",
+    "backup drill",
     "config",
     "config show",
     "config check",
@@ -209,6 +218,9 @@ fn config_show_tells_each_value_and_its_origin() {
             "cache.max_age 1h default",
             "keys.retain_old 35d default",
             "backup.database_retention - default",
+            "backup.gcp.secrets - default",
+            "backup.gcp.endpoint - default",
+            "backup.gcp.push_on_first_start false default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());

@@ -2,8 +2,11 @@
 #![expect(clippy::disallowed_methods, reason = "a test waits for another process, by a clock that nobody sets")]
 
 mod api;
+mod backup;
+mod backups;
 mod damage;
 mod deks;
+mod doctor;
 mod faults;
 mod gate;
 mod hardening;

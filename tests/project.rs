@@ -1,5 +1,6 @@
 //! What holds around the code: the dependencies' reasons, the scripts, the unit.
 
+mod alerts;
 mod ci_script;
 mod dependencies;
 mod machine;

@@ -1,4 +1,5 @@
 //! What several rooms of tests share.
 
+pub(crate) mod google;
 pub(crate) mod site;
 pub(crate) mod stores;

@@ -1,6 +1,7 @@
 //! `containarium admin …`
 
 mod deks;
+mod doctor;
 mod nodes;
 mod rotation;
 
@@ -40,6 +41,12 @@ enum AdminCommand {
     /// end. Hanging up stops nothing. docs/KEY_ROTATION.md has each step, and each failure with its one command.
     #[command(after_help = rotation::EXAMPLES)]
     RotateMaster(rotation::RotateMasterArgs),
+    /// Look for what would cost secrets or sleep: keys, backups, database, clock, disks
+    ///
+    /// Each check is ok, a warning or a failure, with the command that mends it. The exit code is 1 where one failed, and 0 otherwise.
+    /// Without a daemon it looks by itself, with the daemon's settings, at what it can reach; run it as the user that the daemon runs as.
+    #[command(after_help = "Examples:\n  containarium admin doctor\n  containarium admin doctor -o json")]
+    Doctor(SettingsArgs),
     /// Give a tenant a new DEK, or all tenants
     ///
     /// The new DEK seals from now on; the old one decrypts only. With --reencrypt everything is sealed anew under it, while secrets
@@ -103,6 +110,7 @@ pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
         AdminCommand::RotateMaster(arguments) => rotation::run(&client()?, format, arguments).await,
         AdminCommand::Tenants => tenants(&client()?, format).await,
         AdminCommand::Status => status(&client()?, format).await,
+        AdminCommand::Doctor(settings) => doctor::doctor(&client()?, format, settings).await,
         AdminCommand::Nodes(arguments) => nodes::nodes(&client()?, format, arguments).await,
         AdminCommand::InstallKey(settings) => nodes::install_key(format, settings).await,
         AdminCommand::AcceptRestore(arguments) => nodes::accept_restore(&client()?, format, &arguments).await,

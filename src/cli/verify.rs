@@ -20,9 +20,9 @@ pub(super) async fn run() -> Result<(), Failure> {
     let read = std::io::stdin().lock().take(MAX_SETTINGS).read_to_end(&mut settings);
     read.map_err(|error| failed(format!("cannot read the settings: {error}")))?;
     let settings = Reading::parse(&settings).map_err(|why| failed(why.to_owned()))?;
-    let reader = compose::reader_at(&settings.key_file, &settings.database).await;
-    let reader = reader.map_err(|error| failed(error.to_string()))?;
-    let checked = check(&*reader.store, &reader.files, |line| {
+    let opened = compose::reader_at(&settings.key_file, &settings.database).await;
+    let (store, files) = opened.map_err(|error| failed(error.to_string()))?;
+    let checked = check(&*store, &files, |line| {
         // The daemon may have gone; then nobody hears the verdict, and the exit is nobody's either.
         if let Ok(mut json) = serde_json::to_vec(line) {
             json.push(b'\n');
@@ -30,6 +30,6 @@ pub(super) async fn run() -> Result<(), Failure> {
         }
     });
     let checked = checked.await;
-    reader.store.close().await;
+    store.close().await;
     checked.map_err(|error| failed(error.to_string()))
 }

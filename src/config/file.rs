@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
@@ -126,6 +127,9 @@ impl Reader<'_> {
             (Kind::Integer, DeValue::Integer(number)) => i128::from_str_radix(number.as_str(), number.radix())
                 .map_or_else(|_| number.as_str().to_owned(), |number| number.to_string())
                 .into(),
+            (Kind::Lines, DeValue::Array(items)) if items.iter().all(is_line) => {
+                items.iter().filter_map(|item| item.get_ref().as_str()).collect::<Vec<_>>().join("\n").into()
+            }
             (kind, found) => return self.wrong_type(key, line, expected(kind), found),
         };
         self.values.insert(*setting, (value, line));
@@ -138,7 +142,12 @@ impl Reader<'_> {
 }
 
 fn is_table(key: &str) -> bool {
-    Setting::ALL.iter().any(|setting| setting.key().split_once('.').is_some_and(|(table, _)| table == key))
+    let within = |setting: &Setting| setting.key().strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+    Setting::ALL.iter().any(within)
+}
+
+fn is_line(item: &Spanned<DeValue<'_>>) -> bool {
+    item.get_ref().as_str().is_some_and(|text| !text.contains('\n'))
 }
 
 const fn expected(kind: Kind) -> &'static str {
@@ -146,6 +155,7 @@ const fn expected(kind: Kind) -> &'static str {
         Kind::Text => "a string",
         Kind::Boolean => "true or false",
         Kind::Integer => "an integer",
+        Kind::Lines => "a list of strings without line breaks",
     }
 }
 

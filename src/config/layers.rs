@@ -24,6 +24,9 @@ pub enum Setting {
     CacheMaxAge,
     KeysRetainOld,
     DatabaseRetention,
+    BackupGcpSecrets,
+    BackupGcpEndpoint,
+    BackupGcpPushOnFirstStart,
 }
 
 /// Where a setting may be given.
@@ -41,6 +44,8 @@ pub(super) enum Kind {
     Text,
     Boolean,
     Integer,
+    /// A list of strings, of which none has a line break; handed on as one text, a line for each.
+    Lines,
 }
 
 impl Setting {
@@ -58,6 +63,9 @@ impl Setting {
         Self::CacheMaxAge,
         Self::KeysRetainOld,
         Self::DatabaseRetention,
+        Self::BackupGcpSecrets,
+        Self::BackupGcpEndpoint,
+        Self::BackupGcpPushOnFirstStart,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -77,6 +85,9 @@ impl Setting {
             Self::CacheMaxAge => "cache.max_age",
             Self::KeysRetainOld => "keys.retain_old",
             Self::DatabaseRetention => "backup.database_retention",
+            Self::BackupGcpSecrets => "backup.gcp.secrets",
+            Self::BackupGcpEndpoint => "backup.gcp.endpoint",
+            Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
         }
     }
 
@@ -95,19 +106,22 @@ impl Setting {
     pub(super) const fn reach(self) -> Reach {
         match self {
             Self::Config => Reach::NotInFile,
-            Self::KeepVersions
-            | Self::CacheMaxEntries
-            | Self::CacheMaxAge
-            | Self::KeysRetainOld
-            | Self::DatabaseRetention => Reach::FileOnly,
-            _ => Reach::Everywhere,
+            Self::DataDir
+            | Self::KeyFile
+            | Self::Socket
+            | Self::DatabaseUrl
+            | Self::DatabaseUrlFile
+            | Self::LogFormat
+            | Self::AdoptKey => Reach::Everywhere,
+            _ => Reach::FileOnly,
         }
     }
 
     pub(super) const fn kind(self) -> Kind {
         match self {
-            Self::AdoptKey => Kind::Boolean,
+            Self::AdoptKey | Self::BackupGcpPushOnFirstStart => Kind::Boolean,
             Self::KeepVersions | Self::CacheMaxEntries => Kind::Integer,
+            Self::BackupGcpSecrets => Kind::Lines,
             _ => Kind::Text,
         }
     }

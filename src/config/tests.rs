@@ -407,3 +407,84 @@ fn each_setting_is_shown_once_and_in_order() {
     let shown: Vec<_> = Setup::new().good().settings.iter().map(|shown| shown.setting).collect();
     assert_eq!(shown, Setting::ALL);
 }
+
+#[test]
+fn googles_side_is_read_from_the_file_and_shown() {
+    let mut setup = Setup::new();
+    setup.file(
+        "[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/123/secrets/S_1\"]\npush_on_first_start = true\n\
+         endpoint = \"http://127.0.0.1:4567/\"\n",
+    );
+    let effective = setup.good();
+    let backup = effective.config.backup_gcp.as_ref().unwrap();
+    let places: Vec<_> = backup.secrets.iter().map(SecretPlace::as_str).collect();
+    assert_eq!(places, ["projects/acme-a/secrets/s", "projects/123/secrets/S_1"]);
+    assert_eq!(backup.first_start, FirstStart::Push);
+    assert_eq!(backup.endpoint.as_ref().unwrap().as_str(), "http://127.0.0.1:4567");
+    let secrets = shown(&effective, Setting::BackupGcpSecrets);
+    assert_eq!(secrets.value.as_deref(), Some("projects/acme-a/secrets/s, projects/123/secrets/S_1"));
+    assert!(matches!(secrets.origin, Origin::File { line: 2, .. }));
+}
+
+#[test]
+fn without_googles_side_there_is_none() {
+    let effective = Setup::new().good();
+    assert!(effective.config.backup_gcp.is_none());
+    assert_eq!(shown(&effective, Setting::BackupGcpSecrets).value, None);
+    let mut setup = Setup::new();
+    setup.file("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\"]\n");
+    assert_eq!(setup.good().config.backup_gcp.unwrap().first_start, FirstStart::Warn);
+}
+
+#[test]
+fn what_is_no_resource_of_googles_is_refused_with_its_rule() {
+    for (text, words) in [
+        ("[backup.gcp]\nsecrets = []", "it is empty"),
+        ("[backup.gcp]\nsecrets = \"projects/acme-a/secrets/s\"", "must be a list of strings without line breaks"),
+        ("[backup.gcp]\nsecrets = [7]", "must be a list of strings without line breaks"),
+        ("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\\nprojects/acme-b/secrets/s\"]", "without line breaks"),
+        (
+            "[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s/versions/1\"]",
+            "projects/PROJECT/secrets/SECRET, without",
+        ),
+        ("[backup.gcp]\nsecrets = [\"acme-a/s\"]", "projects/PROJECT/secrets/SECRET, without"),
+        ("[backup.gcp]\nsecrets = [\"projects/Acme/secrets/s\"]", "projects/PROJECT/secrets/SECRET, without"),
+        ("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s.t\"]", "projects/PROJECT/secrets/SECRET, without"),
+        ("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/acme-a/secrets/s\"]", "twice"),
+        ("[backup.gcp]\npush_on_first_start = true", "it needs `backup.gcp.secrets` beside it"),
+        ("[backup.gcp]\nendpoint = \"https://a.example\"", "it needs `backup.gcp.secrets` beside it"),
+        ("[backup]\ngcp = 1", "`backup.gcp` must be a table"),
+        ("[backup.gcp]\nkeys = 1", "unknown key `backup.gcp.keys`"),
+    ] {
+        let mut setup = Setup::new();
+        setup.file(text);
+        let error = setup.error();
+        assert!(error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
+fn an_endpoint_is_https_or_on_this_machine() {
+    let accepted = |endpoint: &str| Endpoint::parse(endpoint).is_ok();
+    for endpoint in
+        ["https://a.example", "https://a.example:8443/", "http://127.0.0.1:1", "http://127.9.9.9:1", "http://[::1]:1"]
+    {
+        assert!(accepted(endpoint), "{endpoint}");
+    }
+    for endpoint in [
+        "http://a.example",
+        "http://10.0.0.1:1",
+        "http://localhost:1",
+        "http://127.0.0.1.example:1",
+        "http://user@127.0.0.1:1",
+        "http://127.0.0.1:1/path",
+        "https://a.example/?q=1",
+        "https://a.example/#f",
+        "ftp://127.0.0.1",
+        "127.0.0.1:1",
+        "https://",
+        "/a",
+    ] {
+        assert!(!accepted(endpoint), "{endpoint}");
+    }
+}

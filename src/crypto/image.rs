@@ -45,6 +45,12 @@ impl KeyfileImage {
         Self(Zeroizing::new(master.0.bytes().to_vec()))
     }
 
+    /// What came from a copy, in the allocation that it came in.
+    #[must_use]
+    pub const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
     /// Reads at most [`Self::MAX_LEN`] bytes and one more, into one allocation that is never moved.
     ///
     /// # Errors
@@ -62,6 +68,12 @@ impl KeyfileImage {
         }
         bytes.truncate(filled);
         Ok(Self(bytes))
+    }
+
+    /// The bytes, for gcp (which sends them) and backup (which writes them in another form) only; the doors test holds that.
+    #[must_use]
+    pub fn key_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// # Errors

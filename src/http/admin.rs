@@ -1,6 +1,9 @@
 //! Administration, on the socket only.
 
+pub(super) mod backup;
+pub(super) mod backup_log;
 pub(super) mod deks;
+pub(super) mod doctor;
 pub(super) mod nodes;
 pub(super) mod rotation;
 

@@ -29,7 +29,7 @@ enum Use {
 }
 
 /// What each route and method is. One that is missing here is refused while the keys are locked, and a test names it.
-const CALLS: [(&str, &str, Action); 26] = [
+const CALLS: [(&str, &str, Action); 33] = [
     ("/v1/secrets", "POST", Action::Set),
     ("/v1/secrets/{username}", "GET", Action::List),
     ("/v1/secrets/{username}/batch-get", "POST", Action::BatchGet),
@@ -56,6 +56,13 @@ const CALLS: [(&str, &str, Action); 26] = [
     ("/v1/admin/nodes/{node}/forget", "POST", Action::AdminForgetNode),
     ("/v1/admin/accept-restore", "GET", Action::AdminRestorePlan),
     ("/v1/admin/accept-restore", "POST", Action::AdminAcceptRestore),
+    ("/v1/admin/backup", "GET", Action::BackupList),
+    ("/v1/admin/backup/push", "GET", Action::FollowBackupPush),
+    ("/v1/admin/backup/push", "POST", Action::BackupPush),
+    ("/v1/admin/backup/read-back", "POST", Action::BackupReadBack),
+    ("/v1/admin/backup/database", "POST", Action::RecordDatabaseBackup),
+    ("/v1/admin/backup/drill", "POST", Action::RecordDrill),
+    ("/v1/admin/doctor", "GET", Action::AdminDoctor),
 ];
 
 impl Use {

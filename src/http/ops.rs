@@ -7,7 +7,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::secrets::json;
-use crate::telemetry::{KeyGauges, key_gauges};
+use crate::model::KeyPhase;
+use crate::service::doctor::{BackupTimes, NAMES};
+use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, key_gauges};
 use crate::wire::HealthAnswer;
 
 /// The process serves.
@@ -16,10 +18,10 @@ use crate::wire::HealthAnswer;
     (status = 200, description = "The process serves.", body = HealthAnswer),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn livez() -> Response {
-    json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new() })
+    json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new(), warnings: Vec::new() })
 }
 
-/// Secrets can be read and written; if not, what is waited for.
+/// Secrets can be read and written; if not, what is waited for. Until a copy of the master key off the host is confirmed it warns.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, description = "Secrets can be read and written.", body = HealthAnswer),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
@@ -28,7 +30,15 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     let readiness = app.service.readiness().await;
     let (status, word) =
         if readiness.is_ready() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    json(status, &HealthAnswer { status: word.to_owned(), waiting_for: readiness.waiting_for() })
+    let warnings = if readiness.is_ready() { app.service.unproven().await } else { None };
+    json(
+        status,
+        &HealthAnswer {
+            status: word.to_owned(),
+            waiting_for: readiness.waiting_for(),
+            warnings: warnings.into_iter().map(str::to_owned).collect(),
+        },
+    )
 }
 
 /// Metrics in Prometheus's text format.
@@ -45,5 +55,29 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         cache_misses: cache.misses,
         unwraps: cache.unwraps,
     });
+    let looked = app.service.look().await;
+    check_gauges(NAMES.map(|name| {
+        let check = looked.checks.iter().find(|check| check.name == name);
+        (name, check.map(|check| check.verdict as u8))
+    }));
+    // Where the database does not answer they stay as they were: old times look old.
+    if let Some(times) = looked.times {
+        backup_gauges(&gauges(&times));
+    }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
+}
+
+fn gauges(times: &BackupTimes) -> BackupGauges {
+    let micros = |at: Option<crate::model::Micros>| at.map_or(0, |at| at.0);
+    BackupGauges {
+        key_created: times.key_created.0,
+        key_confirmed: micros(times.key_confirmed),
+        key_verified: micros(times.key_read_back),
+        copies_missing: times.copies_missing,
+        database: micros(times.database),
+        drill: micros(times.drill),
+        drill_failed: times.drill_failed,
+        phases: KeyPhase::ALL.iter().map(|phase| (phase.as_str(), *phase == times.phase)).collect(),
+        rotating_for: times.rotating_for_micros,
+    }
 }

@@ -8,6 +8,7 @@
 //! The master keys themselves pass through here unseen: [`MasterKey`] and [`KeyfileImage`](crate::crypto::KeyfileImage) do not show
 //! their bytes.
 
+mod aside;
 mod durable;
 mod error;
 mod load;
@@ -16,7 +17,11 @@ mod place;
 mod write;
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
 
 use crate::crypto::MasterKey;
 use crate::model::Kid;
@@ -62,6 +67,17 @@ pub struct Scan {
     pub retained: Vec<KeyFile>,
     /// What in `secrets.key.d`, or about it, is wrong: files that cannot be used, and names that lie.
     pub problems: Vec<KeyfileError>,
+}
+
+/// Whether an open file lies on the key file's file system, and is lost together with it: then it is no copy off the host, and may be the
+/// key file itself. What is no regular file comes from elsewhere.
+///
+/// # Errors
+/// Those of looking at either; `NotFound` where there is no key file.
+pub fn lies_beside(file: &File, key_file: &Path) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(file)?;
+    let key = rustix::fs::stat(key_file)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_dev == key.st_dev)
 }
 
 impl KeyFiles {

@@ -33,6 +33,16 @@ pub struct Files {
     pub problems: Vec<String>,
     /// Whose the key files are to be, for `install -o`.
     pub owner: u32,
+    pub copies: Copies,
+}
+
+/// Whether copies of the keys are looked for by a command, for what a message advises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    /// Only their operator knows where they are.
+    Unknown,
+    /// In the configured secrets, from where `containarium backup restore` fetches them.
+    InSecretManager,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +180,7 @@ fn in_use(known: &[MasterKeyRecord]) -> impl Iterator<Item = Kid> {
 
 impl Files {
     #[must_use]
-    pub fn of(scan: &Scan, owner: u32) -> Self {
+    pub fn of(scan: &Scan, owner: u32, copies: Copies) -> Self {
         let found = |key: &KeyFile| FoundKey { kid: key.kid, path: key.path.clone() };
         Self {
             path: scan.path.clone(),
@@ -182,6 +192,7 @@ impl Files {
             retained: scan.retained.iter().map(found).collect(),
             problems: scan.problems.iter().map(ToString::to_string).collect(),
             owner,
+            copies,
         }
     }
 
@@ -305,10 +316,18 @@ impl Reason {
         let (owner, dir) = (user(self.files.owner), self.retained_dir());
         // A daemon that is up and locked looks for its keys by itself.
         let then = if self.why == Why::NotActive { "the daemon opens by itself" } else { "start again" };
+        if self.files.copies == Copies::InSecretManager {
+            write!(
+                f,
+                "\nFetch each key that was not found from Secret Manager: `containarium backup restore`, with this daemon's settings, as its \
+                 user, and with credentials that may read the copies; then {then}.\nWithout them:"
+            )?;
+        }
         write!(
             f,
-            "\nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user \
-             (BACKUP is your copy of it, or the key file of another node), and {then}. Or put it back by hand:"
+            "\nBring each key that was not found back from its copy: `containarium backup restore --from COPY`, with this daemon's settings \
+             and as its user (COPY is a key file, a sheet of paper typed in, or an age file, which also needs `--identity FILE`); or from \
+             another node's key file: `containarium admin install-key < KEYFILE`. Then {then}. Or put it back by hand:"
         )?;
         write!(f, "\n  install -d -m 0700 -o {owner} {}", sh(&dir))?;
         for kid in self.missing() {

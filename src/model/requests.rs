@@ -39,6 +39,15 @@ pub enum Action {
     AdminForgetNode,
     AdminRestorePlan,
     AdminAcceptRestore,
+    AdminDoctor,
+    RecordDatabaseBackup,
+    RecordDrill,
+    /// Copies master keys off the host.
+    BackupPush,
+    FollowBackupPush,
+    BackupList,
+    /// Records that copies were read back.
+    BackupReadBack,
     /// A path or a method that no route takes.
     Unknown,
 }
@@ -59,6 +68,9 @@ impl Action {
             | Self::FollowRotateDek
             | Self::AdminNodes
             | Self::AdminRestorePlan
+            | Self::AdminDoctor
+            | Self::FollowBackupPush
+            | Self::BackupList
             | Self::Unknown => false,
             Self::Set
             | Self::BatchSet
@@ -77,7 +89,11 @@ impl Action {
             | Self::QuarantineDek
             | Self::ReleaseDek
             | Self::AdminForgetNode
-            | Self::AdminAcceptRestore => true,
+            | Self::AdminAcceptRestore
+            | Self::BackupPush
+            | Self::BackupReadBack
+            | Self::RecordDatabaseBackup
+            | Self::RecordDrill => true,
         }
     }
 
@@ -113,6 +129,13 @@ impl Action {
             Self::AdminForgetNode => "admin.forget-node",
             Self::AdminRestorePlan => "admin.restore-plan",
             Self::AdminAcceptRestore => "admin.accept-restore",
+            Self::AdminDoctor => "admin.doctor",
+            Self::RecordDatabaseBackup => "backup.record-database",
+            Self::RecordDrill => "backup.record-drill",
+            Self::BackupPush => "backup.push",
+            Self::FollowBackupPush => "backup.push.follow",
+            Self::BackupList => "backup.list",
+            Self::BackupReadBack => "backup.read-back",
             Self::Unknown => "unknown",
         }
     }

@@ -58,6 +58,22 @@ pub async fn install_key(
     let image = KeyfileImage::read_from(input).map_err(InstallError::Read)?;
     let master = image.master()?;
     let kid = crypto::kid(&master);
+    wanted_state(store, kid).await?;
+    let lock = files.lock()?;
+    // Once more: it may have been given up while another writer had the lock. It is one read, and another writer that waits for it is
+    // told of this one after its patience; looked at after the write, a crash in between would leave the file.
+    let state = wanted_state(store, kid).await?;
+    if let Some(path) = main_of(&files.scan(), kid) {
+        return Ok(Installed { kid, state, path, placed: Placed::Before });
+    }
+    let path = files.retained_path(kid);
+    let placed = if files.scan().retained.iter().any(|key| key.path == path) { Placed::Before } else { Placed::Now };
+    lock.stage(&master)?;
+    Ok(Installed { kid, state, path, placed })
+}
+
+/// What the database calls a key that it wants.
+async fn wanted_state(store: &dyn Store, kid: Kid) -> Result<MasterKeyState, InstallError> {
     let survey = store.survey().await?;
     if survey.key_state.is_none() {
         return Err(InstallError::NoKey);
@@ -66,21 +82,11 @@ pub async fn install_key(
         matches!(state, MasterKeyState::Staged | MasterKeyState::Active | MasterKeyState::DecryptOnly)
     };
     let wanted = || survey.master_keys.iter().filter(|key| is_wanted(key.state)).map(|key| key.kid).collect();
-    let state = match survey.master_keys.iter().find(|key| key.kid == kid) {
-        None => return Err(InstallError::Unknown { kid, wanted: wanted() }),
-        Some(key) if !is_wanted(key.state) => {
-            return Err(InstallError::NotWanted { kid, state: key.state, wanted: wanted() });
-        }
-        Some(key) => key.state,
-    };
-    let lock = files.lock()?;
-    if let Some(path) = main_of(&files.scan(), kid) {
-        return Ok(Installed { kid, state, path, placed: Placed::Before });
+    match survey.master_keys.iter().find(|key| key.kid == kid) {
+        None => Err(InstallError::Unknown { kid, wanted: wanted() }),
+        Some(key) if !is_wanted(key.state) => Err(InstallError::NotWanted { kid, state: key.state, wanted: wanted() }),
+        Some(key) => Ok(key.state),
     }
-    let path = files.retained_path(kid);
-    let placed = if files.scan().retained.iter().any(|key| key.path == path) { Placed::Before } else { Placed::Now };
-    lock.stage(&master)?;
-    Ok(Installed { kid, state, path, placed })
 }
 
 fn main_of(scan: &Scan, kid: Kid) -> Option<PathBuf> {

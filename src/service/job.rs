@@ -179,7 +179,8 @@ impl Reporter {
     }
 }
 
-fn stopping() -> Error {
+/// What a caller is told whose work was not done for it.
+pub(super) fn stopping() -> Error {
     Error::Unavailable("the daemon is stopping; nothing is lost: ask for the same again once it is back".to_owned())
 }
 
@@ -187,6 +188,14 @@ impl Workers {
     /// Work in the background that nobody watches.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(work);
+    }
+
+    /// Whether to go on; asked at each point from which work that nobody watches can be resumed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] once the daemon is stopping.
+    pub fn go_on(&self) -> Result<(), Error> {
+        if self.stop.is_cancelled() { Err(stopping()) } else { Ok(()) }
     }
 
     /// Resolves when work should stop.

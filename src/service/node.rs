@@ -11,7 +11,7 @@ mod mark;
 mod restore;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,13 +22,14 @@ use super::Error;
 use crate::clock::Clock;
 use crate::crypto::{self, NoRandom};
 use crate::keys::keyfile::{KeyFiles, Synced};
+use crate::keys::start::Copies;
 use crate::keys::{Keyring, Keys};
 use crate::model::{BootId, Kid, Micros, NodeId};
 use crate::node::{Behind, Mark, NodeFile, NodeFileError, Notice};
 use crate::store::masters::Holder;
 use crate::store::{Store, StoreError, Survey};
 
-pub use restore::{Agreed, Deed, Gaps, NeededKey, Replay, RestorePlan};
+pub use restore::{AcceptedRestore, Agreed, Deed, Gaps, NeededKey, Replay, RestorePlan};
 
 /// How often the daemon ticks.
 pub const TICK: Duration = Duration::from_secs(2);
@@ -85,7 +86,9 @@ pub struct Node {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
     files: KeyFiles,
+    data_dir: PathBuf,
     clock: Arc<dyn Clock>,
+    copies: Copies,
     holder: Holder,
     /// Behind a lock of threads: its files are written on threads that may block.
     file: Arc<Mutex<NodeFile>>,
@@ -114,6 +117,8 @@ pub struct NodeParts {
     pub keys: Arc<Keyring>,
     pub files: KeyFiles,
     pub clock: Arc<dyn Clock>,
+    /// Where a key that is not here may be had from.
+    pub copies: Copies,
     /// The daemon's own, its lock taken.
     pub data_dir: PathBuf,
 }
@@ -124,7 +129,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::File`], [`NodeError::NoRandom`].
     pub fn open(parts: NodeParts) -> Result<Self, NodeError> {
-        let NodeParts { store, keys, files, clock, data_dir } = parts;
+        let NodeParts { store, keys, files, clock, copies, data_dir } = parts;
         let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
         let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
         for notice in notices {
@@ -135,7 +140,9 @@ impl Node {
             store,
             keys,
             files,
+            data_dir,
             clock,
+            copies,
             holder: Holder { node: file.node(), boot: file.boot() },
             file: Arc::new(Mutex::new(file)),
             ticking: tokio::sync::Mutex::default(),
@@ -149,6 +156,11 @@ impl Node {
     #[must_use]
     pub const fn holder(&self) -> Holder {
         self.holder
+    }
+
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     #[must_use]
@@ -253,8 +265,14 @@ impl Node {
     }
 
     fn lacks(&self, active: Kid) -> String {
+        let fetch = match self.copies {
+            Copies::InSecretManager => {
+                "Fetch it from Secret Manager: `containarium backup restore`, with credentials that may read the copies. Or give it"
+            }
+            Copies::Unknown => "Give it",
+        };
         format!(
-            "the active master key, {active}, is not here; what other keys open is served, and no tenant gets its first secret. Give it \
+            "the active master key, {active}, is not here; what other keys open is served, and no tenant gets its first secret. {fetch} \
              to this node: `containarium admin install-key < KEYFILE`, where KEYFILE is its backup or the key file of another node ({})",
             self.files.path().display()
         )

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::crypto::{self, DekPlace, MasterKey, NoRandom, SecretPlace, SecretValue};
 use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
-use crate::keys::start::{self, Adopt, Decision, Files};
+use crate::keys::start::{self, Adopt, Copies, Decision, Files};
 use crate::keys::{Keyring, Ring};
 use crate::model::{DekVersion, Kid, NameError, SecretName, SecretVersion, Tenant};
 use crate::store::{FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, Store, StoreError, Survey};
@@ -50,13 +50,20 @@ pub struct Opener {
     keys: Arc<Keyring>,
     files: KeyFiles,
     adopt: Adopt,
+    copies: Copies,
     node: Arc<Node>,
 }
 
 impl Opener {
     /// The node has ticked: it knows whether the database went back.
-    pub fn new(store: Arc<dyn Store>, keys: Arc<Keyring>, files: KeyFiles, adopt: Adopt, node: Arc<Node>) -> Self {
-        Self { store, keys, files, adopt, node }
+    pub fn new(
+        store: Arc<dyn Store>,
+        keys: Arc<Keyring>,
+        files: KeyFiles,
+        (adopt, copies): (Adopt, Copies),
+        node: Arc<Node>,
+    ) -> Self {
+        Self { store, keys, files, adopt, copies, node }
     }
 
     /// Looks, decides, and carries the decision out; says so in the log once it is ready.
@@ -103,7 +110,7 @@ impl Opener {
             holds_rows: survey.holds_rows,
             v1_table: survey.v1_table,
         };
-        start::decide(&database, &Files::of(scan, rustix::process::geteuid().as_raw()), self.adopt)
+        start::decide(&database, &Files::of(scan, rustix::process::geteuid().as_raw(), self.copies), self.adopt)
     }
 
     async fn create_key(&self) -> Result<Opened, OpenError> {

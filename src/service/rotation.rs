@@ -7,6 +7,7 @@ mod execute;
 mod plan;
 pub mod proof;
 mod report;
+mod told;
 pub mod verify;
 mod walk;
 
@@ -14,8 +15,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::Notify;
 
 use super::job::{Job, Watch};
 use super::open::SYSTEM_SECRETS;
@@ -26,7 +25,9 @@ use crate::crypto::SecretValue;
 use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId, SecretName, Tenant};
 use crate::store::{Expect, Intent, Keep, Source};
 
-use execute::Carrier;
+use execute::{Carrier, blocked};
+use plan::Blocked;
+use told::Told;
 use verify::Verifier;
 
 pub use report::{End, Report, TenantValues, Values};
@@ -83,6 +84,8 @@ impl Asked {
 /// How the key is to be known off the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Escrow {
+    /// By a copy in Secret Manager whose checksum was confirmed.
+    Push,
     /// A copy is fed back from there.
     Prove,
     /// Not at all, and the operator says so.
@@ -129,20 +132,12 @@ impl Rotation {
     }
 }
 
-/// An order that may change while it is carried out: what is staged and waits can be given up.
-#[derive(Clone, Default)]
-struct Told {
-    order: Arc<Mutex<Option<Order>>>,
-    /// What waits looks again.
-    changed: Arc<Notify>,
-}
-
 impl Service {
     /// Begins what was asked in a task of its own, or turns what is under way to it: whoever asked may hang up.
     ///
     /// # Errors
-    /// [`Error::Conflict`] while one is under way here; [`Error::Unavailable`] when the daemon is stopping, or where the call could not be
-    /// recorded.
+    /// [`Error::Invalid`] where a copy in Secret Manager is asked for and no secret is configured; [`Error::Conflict`] while one is under
+    /// way here, and for giving up past the flip or beside what cannot be given up; [`Error::Unavailable`] when the daemon is stopping, or where the call could not be recorded.
     pub async fn rotate_master(
         self: &Arc<Self>,
         request: &Request,
@@ -156,8 +151,8 @@ impl Service {
         }
         let order = Order { asked, without, who: grant.identity().to_string() };
         let begun = match order.asked {
-            Asked::Abort => self.abort_rotation(order),
-            _ => self.begin_rotation(order),
+            Asked::Abort => self.abort_rotation(order).await,
+            _ => self.may_escrow(&order.asked).and_then(|()| self.begin_rotation(order)),
         };
         let outcome = begun.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
         self.record(request, grant.identity(), action, None, [Touched::nothing(outcome)]).await?;
@@ -199,22 +194,45 @@ impl Service {
         Ok(RotationKeys { key_file: files.path(), staged, retired })
     }
 
+    /// How a new key is to be known off the host where the operator does not say.
+    #[must_use]
+    pub fn usual_escrow(&self) -> Escrow {
+        if self.copied_to().is_empty() { Escrow::Prove } else { Escrow::Push }
+    }
+
+    /// Nothing is staged for a copy that can be made nowhere.
+    fn may_escrow(&self, asked: &Asked) -> Result<(), Error> {
+        if asked.escrow() == Escrow::Push && self.copied_to().is_empty() {
+            return Err(Error::Invalid(
+                "no secret is configured for a copy of the new key: name one in `[backup.gcp] secrets` and restart the daemon, or leave \
+                 `--escrow gcp` out and prove a copy with `containarium admin rotate-master --resume --prove-from FILE`"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     fn begin_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
-        let told = Told { order: Arc::new(Mutex::new(Some(order))), changed: Arc::default() };
+        // Held over both: an abort between them would be told to the run before.
+        let mut current = lock(&self.rotation.told);
+        let told = Told::new(order.clone());
         let (service, given) = (Arc::clone(self), told.clone());
-        let work = |reporter| Carrier::new(service, given, reporter).carry();
+        let work = |reporter| Carrier::new(service, order, given, reporter).carry();
         let watch = self.rotation.job.begin(&self.workers, work)?;
-        *lock(&self.rotation.told) = told;
+        *current = told;
         Ok(watch)
     }
 
-    /// A run that waits while its key is staged turns to giving it up.
-    fn abort_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
+    /// A run that waits while its key is staged turns to giving it up. What runs past the flip is left alone.
+    async fn abort_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
+        let state = self.store.survey().await?.key_state;
+        if let Some(state) = state.filter(|state| is_past_the_flip(state.phase)) {
+            return Err(blocked(&Blocked::PastTheFlip(state.phase)));
+        }
         match self.begin_rotation(order.clone()) {
             Err(Error::Conflict(_)) => {
                 let told = lock(&self.rotation.told).clone();
-                *lock(&told.order) = Some(order);
-                told.changed.notify_one();
+                told.turn(order)?;
                 self.rotation.job.watch()
             }
             begun => begun,
@@ -272,7 +290,7 @@ impl Service {
     async fn left_behind(&self) -> Option<(u64, KeyPhase)> {
         self.node.may_write().await.ok()?;
         let state = self.store.survey().await.ok()?.key_state?;
-        let past = matches!(state.phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting);
+        let past = is_past_the_flip(state.phase);
         let lease = state.lease.filter(|lease| past && lease.node != self.node.holder().node);
         let is_carried = match lease {
             Some(lease) => lease.until > self.store.now().await.ok()?,
@@ -296,6 +314,10 @@ pub struct RotationKeys {
 pub struct Staged {
     pub kid: Kid,
     pub path: PathBuf,
+}
+
+const fn is_past_the_flip(phase: KeyPhase) -> bool {
+    matches!(phase, KeyPhase::Rewrapping | KeyPhase::Verified | KeyPhase::Reencrypting)
 }
 
 /// The mutexes guard single values; a panic while one is held cannot leave half a change.

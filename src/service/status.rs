@@ -70,9 +70,10 @@ impl Status {
     }
 }
 
-/// Said at first start, at every start and by `admin status`, until a copy is proven.
+/// Said at first start, at every start, by `admin status` and by readiness, until a copy is proven.
 pub(super) const NO_BACKUP: &str = "no backup of the master key is proven: without its key file every secret is lost for good. \
-     Keep a copy of the key file off this host";
+     Keep a copy of the key file off this host: `containarium backup push` makes one in Secret Manager where `[backup.gcp]` is configured, \
+     `containarium backup export` an age file or a sheet of paper";
 
 impl Service {
     /// Whether secrets can be read and written now. An audit that failed is tried again: a daemon that gets no requests because it is
@@ -86,6 +87,16 @@ impl Service {
         };
         let audit = self.audit.heal(self.clock.wall()).await;
         Readiness { keys, database, audit, node: self.node.waiting_for() }
+    }
+
+    /// The warning that no copy of the active key off the host is confirmed; nothing where one is, or where it is not known.
+    pub async fn unproven(&self) -> Option<&'static str> {
+        let active = match &*self.keys.state() {
+            Keys::Open(ring) => ring.active(),
+            Keys::Locked(_) => return None,
+        };
+        let proven = tokio::time::timeout(PING, self.store.has_confirmed_escrow(active)).await;
+        matches!(proven, Ok(Ok(false))).then_some(NO_BACKUP)
     }
 
     #[must_use]

@@ -182,6 +182,14 @@ pub struct AtLeast {
     pub generation: u64,
 }
 
+/// A restored database that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub state: KeyState,
+    /// The key that was staged in it, and is retired now.
+    pub retired: Option<Kid>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ForgetOutcome {
     Forgotten,
@@ -263,7 +271,9 @@ pub trait Masters: Send + Sync {
     async fn add_escrow(&self, escrow: &NewEscrow) -> Result<(), StoreError>;
 
     /// Stamps the stage with now (but never the start, which has its time), and those before it that are not stamped; gives it a locator
-    /// where one is given. False: no such copy; a waiver does not advance.
+    /// where one is given. A copy that is confirmed keeps its place and time: it is confirmed again with the same locator only (the
+    /// answer to a commit was lost). False: nothing was changed, there is no such copy or it is another one by now; a waiver does not
+    /// advance.
     async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError>;
 
     /// By kid, then time of start.
@@ -272,8 +282,11 @@ pub trait Masters: Send + Sync {
     /// One higher; for the hourly mark, so that last night's dump is noticed. It answers the state after.
     async fn raise_generation(&self) -> Result<KeyState, StoreError>;
 
-    /// After a restore: epoch and generation become at least these. Master lock exclusive.
-    async fn accept_restore(&self, at_least: AtLeast) -> Result<KeyState, StoreError>;
+    /// After a restore: epoch and generation become at least these. A rotation that is only staged in it ends, and its key is retired: a
+    /// state that was lost may have flipped to it, so a later backup may need it, and a key that is given up is unlinked at once. Whether
+    /// a flip was lost is asked of nobody: epochs rise at an accepted restore too, and the node that accepts may not be the one that saw
+    /// most. Master lock exclusive.
+    async fn accept_restore(&self, at_least: AtLeast) -> Result<Accepted, StoreError>;
 }
 
 impl DekRecord {

@@ -2,6 +2,7 @@
 //!
 //! Everything lies in schema `containarium`, every name is qualified, and no session keeps any state but its prepared statements.
 
+mod backups;
 mod change;
 mod columns;
 mod deks;

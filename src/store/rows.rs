@@ -3,8 +3,10 @@
 //! Columns come from LEFT JOINs, so each is optional here; a prefix says whose it is (`t_` tenants, `s_` secrets, `v_`
 //! secret_versions, `d_` deks). Lengths of ciphertexts and wrapped DEKs are not looked at: that is the first thing that opening them does.
 
+mod backups;
 mod rotation;
 
+pub(super) use backups::{DatabaseBackupRow, DrillRow, column};
 pub(super) use rotation::{
     DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, master_key_state, micros, retired_without_time,
     tenant,
@@ -386,6 +388,14 @@ pub(super) fn active_kid(bytes: &[u8]) -> Result<Kid, StoreError> {
     read_kid(bytes, &RowName::KeyState, "active_kid")
 }
 
+/// The staged key's id alone.
+///
+/// # Errors
+/// [`StoreError::Corrupt`]
+pub(super) fn staged_kid(bytes: &[u8]) -> Result<Kid, StoreError> {
+    read_kid(bytes, &RowName::MasterKey(bytes), "kid")
+}
+
 /// A row of `tenants` with what its listing counts.
 #[derive(FromRow)]
 pub(super) struct TenantRow {
@@ -490,6 +500,8 @@ enum RowName<'a> {
     KeyState,
     Node(&'a str),
     Escrow(&'a str),
+    DatabaseBackup(&'a str),
+    Drill(&'a str),
 }
 
 impl RowName<'_> {
@@ -503,6 +515,8 @@ impl RowName<'_> {
             Self::KeyState => "key_state",
             Self::Node(_) => "nodes",
             Self::Escrow(_) => "escrows",
+            Self::DatabaseBackup(_) => "database_backups",
+            Self::Drill(_) => "drills",
         }
     }
 
@@ -522,7 +536,11 @@ impl RowName<'_> {
 impl fmt::Display for RowName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tenant(text) | Self::Node(text) | Self::Escrow(text) => f.write_str(text),
+            Self::Tenant(text)
+            | Self::Node(text)
+            | Self::Escrow(text)
+            | Self::DatabaseBackup(text)
+            | Self::Drill(text) => f.write_str(text),
             Self::Secret(tenant, name) => write!(f, "{tenant}/{name}"),
             Self::Version(secret, version) => write!(f, "{}/{}/{version}", secret.tenant, secret.name),
             Self::SealedVersion(tenant, name, version) => write!(f, "{tenant}/{name}/{version}"),

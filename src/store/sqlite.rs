@@ -5,6 +5,7 @@
 //! writes later fails at once with "database is locked", whatever the busy timeout. The lock that keeps a second daemon out is the data
 //! directory's, not this room's.
 
+mod backups;
 mod dek_life;
 mod deks;
 mod error;
@@ -63,6 +64,24 @@ impl SqliteStore {
     /// release's.
     pub async fn open_reading(path: &Path) -> Result<Self, StoreError> {
         open::open_reading(path).await
+    }
+
+    /// As [`SqliteStore::open_reading`], for a copy: no file is made beside it.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open_reading`].
+    pub async fn open_copy(path: &Path) -> Result<Self, StoreError> {
+        open::open_copy(path).await
+    }
+
+    /// Copies the database at `from`, which a daemon may have open, into the empty file `to`: one consistent state, whoever writes
+    /// meanwhile. The caller makes `to`, with the mode that it is to have, and syncs it. For a process that has neither open.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where there is no database, or no space; [`StoreError::Unusable`] where it is none or is damaged;
+    /// [`StoreError::Refused`] for a name that is not UTF-8, and for a file that is not empty.
+    pub async fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+        backups::copy(from, to).await
     }
 
     /// Whether the database at `path` holds a key state or rows of tenants; read without changing a byte of it. For a file that this

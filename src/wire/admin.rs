@@ -114,4 +114,7 @@ pub struct HealthAnswer {
     /// Why it is not ready; on the socket only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<String>,
+    /// What an operator should do something about although it is ready; on the socket only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

@@ -49,6 +49,9 @@ pub struct RestorePlanAnswer {
     pub generation: Option<u64>,
     /// The keys that the database needs, the active one first.
     pub needed: Vec<NeededKeyItem>,
+    /// The kid of the key that is staged: it is retired, and its rotation ends. Absent where none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retires: Option<String>,
     /// What is done again, by tenant.
     pub replay: Vec<ReplayItem>,
     /// Whether this node's log holds everything up to what it saw last.
@@ -94,4 +97,7 @@ pub struct AcceptRestoreAnswer {
     pub generation: u64,
     /// What was done again.
     pub replayed: Vec<ReplayItem>,
+    /// The kid of the key that was staged, and is retired now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retired: Option<String>,
 }

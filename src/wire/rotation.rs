@@ -8,8 +8,9 @@ use utoipa::ToSchema;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RotateMasterRequest {
     pub mode: RotateMasterMode,
-    #[serde(default)]
-    pub escrow: EscrowChoice,
+    /// Absent: `gcp` where the daemon has `[backup.gcp]`, else `prove`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escrow: Option<EscrowChoice>,
     /// Of `resume`: the copy of the staged key that was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<ProofOfCopy>,
@@ -32,11 +33,12 @@ pub enum RotateMasterMode {
 }
 
 /// How the key is to be known off the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EscrowChoice {
+    /// By a copy in Google Secret Manager whose checksum was confirmed; the daemon makes it.
+    Gcp,
     /// A copy is fed back from there.
-    #[default]
     Prove,
     /// Not at all; recorded with who said so.
     WaiveOffHostCopy,
@@ -48,8 +50,9 @@ pub enum EscrowChoice {
 pub struct DestroyOldRequest {
     /// A retired key's.
     pub kid: String,
-    #[serde(default)]
-    pub escrow: EscrowChoice,
+    /// Only `waive-off-host-copy` changes anything: otherwise a copy must have been read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escrow: Option<EscrowChoice>,
     /// The copy of the old key that was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<ProofOfCopy>,

@@ -1,8 +1,9 @@
 //! A daemon as a node: keys that come and go beside it, copies of it, and databases that went back.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Instant;
 
 use containarium::crypto::{self, KeyfileImage, MasterKey};
@@ -10,14 +11,19 @@ use containarium::model::{Kid, Tenant};
 use containarium::store::deks::ShredWhen;
 use serde_json::Value;
 
+use super::backup::{Cloud, as_restorer};
 use super::on_both_stores;
+use super::rotation::{WAIVE, phase, refused, rotated};
 use crate::support::site::{Daemon, PATIENCE, Site, wait_for};
 
 on_both_stores![
+    a_node_that_lacks_the_active_key_and_has_secret_manager_names_the_command_that_fetches_it,
     a_node_that_lacks_the_new_active_key_serves_what_it_can_until_install_key_gives_it,
     a_node_without_any_key_is_refused_and_starts_once_install_key_gave_it_the_key,
     install_key_takes_nothing_but_a_key_that_the_database_wants,
+    install_key_leaves_a_key_that_was_given_up_while_it_waited_for_the_lock,
     an_older_database_closes_writes_until_it_is_accepted_and_shreds_are_done_again,
+    a_key_that_is_staged_in_a_restored_database_is_kept_for_the_backups_of_what_was_lost,
     a_log_with_gaps_is_told_of_before_a_database_is_accepted,
     a_key_file_that_was_replaced_by_an_older_one_is_put_right,
     files_of_aborted_and_destroyed_keys_disappear_and_no_others,
@@ -89,6 +95,25 @@ fn until(daemon: &Daemon, what: &str, holds: impl Fn(&Daemon) -> bool) {
 fn waiting_for(daemon: &Daemon) -> String {
     let ready = daemon.get("/readyz");
     if ready.status == 200 { String::new() } else { ready.json()["waitingFor"].to_string() }
+}
+
+fn a_node_that_lacks_the_active_key_and_has_secret_manager_names_the_command_that_fetches_it(site: &Site) {
+    let cloud = Cloud::of(site);
+    let mut daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    let key = Key::new();
+    flip(site, &key);
+    daemon.told("STATUS=Not ready");
+    let waiting = waiting_for(&daemon);
+    for part in [&*key.kid.to_string(), "`containarium backup restore`", "containarium admin install-key"] {
+        assert!(waiting.contains(part), "{part}: {waiting}");
+    }
+    cloud.add(&key.bytes);
+    daemon.hush();
+    let restored = as_restorer(site, &["backup", "restore"]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    daemon.told("STATUS=Secrets store ready");
+    assert_eq!(daemon.set("bob", "KEY", b"value").status, 200);
 }
 
 fn a_node_that_lacks_the_new_active_key_serves_what_it_can_until_install_key_gives_it(site: &Site) {
@@ -167,6 +192,36 @@ fn install_key_takes_nothing_but_a_key_that_the_database_wants(site: &Site) {
     }
     assert!(files() == before, "nothing was written");
     assert_eq!(daemon.get("/readyz").status, 200);
+}
+
+fn install_key_leaves_a_key_that_was_given_up_while_it_waited_for_the_lock(site: &Site) {
+    assert_eq!(site.start().stop().code(), Some(0));
+    let key = Key::new();
+    enter(site, &key, "staged");
+    let lock = site.path("etc/secrets.key.lock");
+    let held = std::fs::File::open(&lock).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut command = site.command(["admin", "install-key"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&key.bytes).unwrap();
+    // It opens the lock once it has seen that the key is wanted.
+    let open = format!("/proc/{}/fd", child.id());
+    let waits = || {
+        let mut open = std::fs::read_dir(&open).unwrap().flatten();
+        open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == lock))
+    };
+    let begun = Instant::now();
+    while !waits() {
+        assert!(begun.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(), "it never waited for the lock");
+        std::thread::yield_now();
+    }
+    site.run_sql(&format!("UPDATE master_keys SET state = 'aborted' WHERE kid = {}", key.sql(site)));
+    drop(held);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(said(&output).contains("aborted"), "{}", said(&output));
+    assert!(!retained(site).join(key.kid.to_string()).exists(), "nothing was written");
 }
 
 /// A daemon that shredded one tenant, plans to shred another, and spared a third, after the copy was made.
@@ -258,6 +313,54 @@ fn an_older_database_closes_writes_until_it_is_accepted_and_shreds_are_done_agai
     assert_eq!(site.start().get("/readyz").status, 200, "and so it stays");
 }
 
+/// The key was in use in the state that was lost: nobody can give it up any more, and a later dump opens after all.
+fn a_key_that_is_staged_in_a_restored_database_is_kept_for_the_backups_of_what_was_lost(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"value");
+    let kid = rotated(site, &[])["kid"].as_str().unwrap().to_owned();
+    assert_eq!(daemon.stop().code(), Some(0));
+    site.keep_copy();
+    let daemon = site.start();
+    assert_eq!(rotated(site, &["--resume", WAIVE[0], WAIVE[1]])["end"], "rotated");
+    assert_eq!(daemon.set("late", "KEY", b"late").status, 200);
+    assert_eq!(daemon.stop().code(), Some(0));
+    site.swap_with_copy();
+
+    let daemon = site.start();
+    let (code, told) = refused(site, &["--abort"]);
+    assert_eq!(code, Some(5), "{told}");
+    assert!(told.contains("containarium admin accept-restore"), "{told}");
+    let accepted = site.cli(["admin", "accept-restore", "--yes"], b"");
+    assert!(accepted.status.success(), "{accepted:?}");
+    let (asked, answered) =
+        (format!("staged master key {kid} will be retired"), String::from_utf8(accepted.stdout.clone()));
+    assert!(said(&accepted).contains(&asked), "{}", said(&accepted));
+    assert!(answered.unwrap().contains(&format!("staged master key {kid} is retired")));
+    assert_eq!(phase(site), "idle");
+    let (code, told) = refused(site, &["--abort"]);
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("nothing is staged"), "{told}");
+    let (code, told) = refused(site, &["--destroy-old", "--yes", WAIVE[0], WAIVE[1]]);
+    assert_eq!(code, Some(6), "{told}");
+    assert!(told.contains(&kid) && told.contains("not before 20"), "{told}");
+    // The old key is the one in use again, and in its place.
+    until(&daemon, "the old key is promoted", |_| crypto::kid(&main_key(site)).to_string() != kid);
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+    assert_eq!(rotated(site, &WAIVE)["end"], "rotated", "another key can be staged");
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(retained(site).join(&kid).exists());
+
+    site.swap_with_copy();
+    let daemon = site.start();
+    assert_eq!(daemon.value("late", "KEY").unwrap(), b"late");
+    assert_eq!(daemon.value("alice", "KEY").unwrap(), b"value");
+}
+
+fn main_key(site: &Site) -> MasterKey {
+    let mut bytes: &[u8] = &std::fs::read(site.key_file()).unwrap();
+    KeyfileImage::read_from(&mut bytes).unwrap().master().unwrap()
+}
+
 fn a_log_with_gaps_is_told_of_before_a_database_is_accepted(site: &Site) {
     with_an_older_copy(site);
     std::fs::remove_file(site.data_dir().join("critical.jsonl")).unwrap();
@@ -319,10 +422,11 @@ fn files_of_aborted_and_destroyed_keys_disappear_and_no_others(site: &Site) {
     });
     assert!(there(&retired) && there(&staged) && there(&unknown));
     assert_eq!(daemon.get("/readyz").status, 200);
-    let durable = answer(&site.cli(["admin", "nodes", "-o", "json"], b""))["nodes"][0]["durableKids"].to_string();
-    assert!(durable.contains(&staged.kid.to_string()), "{durable}");
-    until(&daemon, "the heartbeat says so", |daemon| {
-        !daemon.get("/v1/admin/nodes").json().to_string().contains(&destroyed.kid.to_string())
+    // The files go first, and the heartbeat follows.
+    until(&daemon, "the heartbeat says so", |_| {
+        let nodes = answer(&site.cli(["admin", "nodes", "-o", "json"], b""));
+        let durable = nodes["nodes"][0]["durableKids"].to_string();
+        durable.contains(&staged.kid.to_string()) && !durable.contains(&destroyed.kid.to_string())
     });
 }
 

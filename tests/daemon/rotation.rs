@@ -1,8 +1,12 @@
 //! Rotating the master key of a real daemon, on both stores.
 
+mod disks;
+mod escrow;
 mod kills;
 mod nodes;
-mod refusals;
+pub(super) mod refusals;
+#[cfg(feature = "failpoints")]
+mod rounds;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -23,6 +27,7 @@ on_both_stores![
     a_second_rotation_follows_the_first,
     a_compromised_key_opens_nothing_after_its_rotation,
     an_old_key_is_destroyed_once_its_time_has_come,
+    two_old_keys_are_kept_for_their_time_and_destroyed_one_after_the_other,
 ];
 
 /// A place on another file system than the site's, as a copy off the host is. In memory: Linux has it everywhere.
@@ -389,4 +394,38 @@ fn an_old_key_is_destroyed_once_its_time_has_come(site: &Site) {
     check(&daemon, 2);
     assert_eq!(daemon.stop().code(), Some(0));
     check(&site.start(), 2);
+}
+
+fn two_old_keys_are_kept_for_their_time_and_destroyed_one_after_the_other(site: &Site) {
+    let destroy = ["--destroy-old", "--yes", WAIVE[0], WAIVE[1]];
+    let daemon = site.start();
+    fill(&daemon, 2);
+    let mut kids = vec![active(&daemon)];
+    for _ in 0..2 {
+        kids.push(rotated(site, &WAIVE)["kid"].as_str().unwrap().to_owned());
+    }
+    let on_disk = |site: &Site| kids.iter().map(|kid| staged_file(site, kid).exists()).collect::<Vec<_>>();
+    let whole: Vec<Vec<u8>> = kids.iter().map(|kid| std::fs::read(staged_file(site, kid)).unwrap()).collect();
+    let (code, said) = refused(site, &destroy);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains(&kids[0]) && said.contains("not before 20"), "the older one is asked for first: {said}");
+    assert_eq!(daemon.stop().code(), Some(0));
+
+    std::fs::write(site.path("config.toml"), "[keys]\nretain_old = \"0s\"\n").unwrap();
+    let daemon = site.start();
+    let kept: Vec<Vec<u8>> = kids.iter().map(|kid| std::fs::read(staged_file(site, kid)).unwrap()).collect();
+    assert_eq!((kept, std::fs::read(site.key_file()).unwrap()), (whole.clone(), whole[2].clone()));
+    for (index, rest) in [(0, [false, true, true]), (1, [false, false, true])] {
+        let report = rotated(site, &destroy);
+        assert_eq!((report["end"].as_str(), report["kid"].as_str()), (Some("destroyed"), Some(kids[index].as_str())));
+        assert_eq!(on_disk(site), rest);
+        check(&daemon, 2);
+    }
+    let (code, said) = refused(site, &destroy);
+    assert_eq!(code, Some(3), "the active one is no old one: {said}");
+    assert_eq!(on_disk(site), [false, false, true]);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let daemon = site.start();
+    check(&daemon, 2);
+    assert_eq!(active(&daemon), kids[2]);
 }

@@ -28,6 +28,9 @@ fn the_first_start_makes_a_key_and_says_so_and_the_second_uses_it(site: &Site) {
     assert!(site.log().contains("no backup of the master key is proven"), "{}", site.log());
     let warnings = daemon.get("/v1/admin/status").json()["warnings"].to_string();
     assert!(warnings.contains("no backup of the master key is proven"), "{warnings}");
+    let ready = daemon.get("/readyz");
+    assert_eq!(ready.status, 200);
+    assert!(ready.json()["warnings"].to_string().contains("no backup of the master key is proven"), "{ready:?}");
     daemon.set("alice", "KEY", b"value");
     let before = std::fs::read(site.key_file()).unwrap();
     assert_eq!(daemon.stop().code(), Some(0));

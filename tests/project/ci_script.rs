@@ -4,11 +4,14 @@ use super::machine::Machine;
 
 const DOORS: &str = "doors::every_path_in_src_goes_through_a_door_of_the_architecture";
 const REFERENCE: &str = "crypto::tests::with_reference::the_vectors_are_what_the_reference_prints";
+const KILLS: &str = "daemon::rotation::kills::rounds::a_kill_at_any_point_loses_nothing_on_sqlite";
+const ROUNDS: &str = "daemon::rotation::rounds::random_rounds_of_load_kills_and_rotations_lose_nothing";
+const ALL: [&str; 4] = [DOORS, REFERENCE, KILLS, ROUNDS];
 
 /// All that it would install is there, and every check passes.
 fn machine() -> Machine {
     let machine = Machine::new();
-    for tool in ["strace", "age", "python3", "cargo-deny"] {
+    for tool in ["strace", "age", "openssl", "python3", "cargo-deny"] {
         machine.program(&format!("bin/{tool}"), "");
     }
     machine.program("clone/scripts/check-migrations", "");
@@ -19,7 +22,7 @@ fn machine() -> Machine {
     )
     .unwrap();
     released(&machine, b"\x7fELF and all else");
-    cargo(&machine, "", &[DOORS, REFERENCE], 3);
+    cargo(&machine, "", &ALL, 3);
     machine
 }
 
@@ -60,7 +63,34 @@ fn it_names_every_check_and_passes_when_all_do() {
         assert!(text.contains(&format!("ci: ok      {step} ")), "{step}: {text}");
     }
     assert!(text.contains("all passed: 6 tests"), "{text}");
-    assert!(!text.contains("NOT checked"), "{text}");
+    assert!(!text.contains("advisories were NOT checked"), "{text}");
+    assert_eq!(text.matches("for gcloud were NOT tried: gcloud is not installed").count(), 1, "{text}");
+}
+
+/// With what checks terraform/ beside the clone.
+fn with_offline_check(machine: Machine) -> Machine {
+    std::fs::create_dir_all(machine.path("shared/terraform")).unwrap();
+    machine.program("shared/terraform/offline-check", "");
+    machine.program("bin/terraform", "");
+    machine.program("clone/scripts/check-terraform", r#"[ -x "$1" ] && echo why; exit 1"#);
+    machine
+}
+
+#[test]
+fn terraform_is_checked_where_it_can_be_and_else_a_line_says_that_it_was_not() {
+    let (status, text) = run(&with_offline_check(machine()));
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("ci: FAILED  terraform ") && text.contains("why\n"), "{text}");
+    let machine_with = with_offline_check(machine());
+    machine_with.program("clone/scripts/check-terraform", "");
+    let (status, text) = run(&machine_with);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("ci: ok      terraform ") && !text.contains("NOT checked"), "{text}");
+    for missing in ["bin/terraform", "shared/terraform/offline-check"] {
+        let (status, text) = run(&with_offline_check(machine()).without(missing));
+        assert_eq!(status, Some(0), "{text}");
+        assert!(text.contains("terraform/ was NOT checked: it needs terraform, and ../shared/"), "{text}");
+    }
 }
 
 #[test]
@@ -75,7 +105,7 @@ fn each_check_that_fails_fails_the_run_and_shows_why() {
         ("doc*--no-deps) echo why; exit 101;;", "documentation"),
     ] {
         let machine = machine();
-        cargo(&machine, cases, &[DOORS, REFERENCE], 3);
+        cargo(&machine, cases, &ALL, 3);
         let (status, text) = run(&machine);
         assert_eq!(status, Some(1), "{step}: {text}");
         assert!(text.contains(&format!("ci: FAILED  {step} ")) && text.contains("why\n"), "{step}: {text}");
@@ -88,7 +118,7 @@ fn each_check_that_fails_fails_the_run_and_shows_why() {
 #[test]
 fn advisories_that_could_not_be_fetched_are_said() {
     let machine = machine();
-    cargo(&machine, "*'fetch db') exit 1;; *advisories) exit 1;;", &[DOORS, REFERENCE], 3);
+    cargo(&machine, "*'fetch db') exit 1;; *advisories) exit 1;;", &ALL, 3);
     let (status, text) = run(&machine);
     assert_eq!(status, Some(0), "{text}");
     assert!(text.contains("advisories were NOT checked"), "{text}");
@@ -96,16 +126,20 @@ fn advisories_that_could_not_be_fetched_are_said() {
 
 #[test]
 fn a_run_without_its_tests_is_a_failure() {
-    for (ran, passed, readme, words) in [
-        (&[DOORS, REFERENCE][..], 0, false, "ci: FAILED  tests"),
-        (&[REFERENCE][..], 3, false, "no test of this name ran: doors::"),
-        (&[DOORS][..], 3, false, "no test of this name ran: crypto::"),
-        (&[DOORS, REFERENCE][..], 3, true, "no test of this name ran: readme::"),
+    for (ran, passed, document, words) in [
+        (&ALL[..], 0, None, "ci: FAILED  tests"),
+        (&ALL[1..], 3, None, "no test of this name ran: doors::"),
+        (&[DOORS, KILLS, ROUNDS][..], 3, None, "no test of this name ran: crypto::"),
+        (&[DOORS, REFERENCE, ROUNDS][..], 3, None, "no test of this name ran: daemon::rotation::kills::"),
+        (&ALL[..3], 3, None, "no test of this name ran: daemon::rotation::rounds::"),
+        (&ALL[..], 3, Some("README.md"), "no test of this name ran: readme::"),
+        (&ALL[..], 3, Some("docs/OPERATIONS.md"), "no test of this name ran: daemon::backup::runbook::"),
     ] {
         let machine = machine();
         cargo(&machine, "", ran, passed);
-        if readme {
-            std::fs::write(machine.path("clone/README.md"), "").unwrap();
+        if let Some(document) = document {
+            std::fs::create_dir_all(machine.path("clone/docs")).unwrap();
+            std::fs::write(machine.path("clone").join(document), "").unwrap();
         }
         let (status, text) = run(&machine);
         assert_eq!(status, Some(1), "{text}");

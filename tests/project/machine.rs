@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-const TOOLS: [&str; 13] =
-    ["awk", "bash", "cat", "chmod", "dirname", "env", "grep", "id", "mkdir", "mktemp", "rm", "tail", "tee"];
+const TOOLS: [&str; 15] = [
+    "awk", "bash", "cat", "chmod", "cp", "dirname", "env", "grep", "id", "mkdir", "mktemp", "rm", "tail", "tee",
+    "timeout",
+];
 
 pub(crate) struct Machine(TempDir);
 
@@ -16,7 +18,7 @@ impl Machine {
     /// Has a C compiler, a PostgreSQL server, and a cargo that runs no test but says what it was given.
     pub(crate) fn new() -> Self {
         let machine = Self(tempfile::tempdir().unwrap());
-        for directory in ["bin", "pg", "clone/scripts", "clone/.ci"] {
+        for directory in ["bin", "pg", "clone/scripts", "clone/.ci", "clone/terraform/examples/one"] {
             fs::create_dir_all(machine.path(directory)).unwrap();
         }
         for tool in TOOLS {

@@ -1,5 +1,6 @@
 //! One suite for every store: each test is written once, over a fixture, and runs on each store under its name.
 
+mod backups;
 mod batches;
 mod corrupt;
 mod dek_versions;
@@ -187,15 +188,22 @@ macro_rules! conformance {
                 two_rotations_follow_each_other,
                 the_generation_rises_by_one,
                 an_accepted_restore_lowers_nothing,
+                an_accepted_restore_retires_a_key_that_was_staged,
             }
             escrows {
                 an_escrow_comes_back_as_it_was_added,
                 what_is_no_escrow_is_refused,
                 an_escrow_advances_and_keeps_what_was_stamped,
+                a_confirmed_escrow_is_not_overwritten_by_a_second_answer,
                 only_a_retired_key_is_destroyed,
                 a_retired_key_is_destroyed_when_its_time_has_come_and_its_copy_was_read_back,
                 a_waiver_stands_for_a_copy_that_was_read_back,
                 a_key_with_quarantined_deks_is_not_destroyed,
+            }
+            backups {
+                the_newest_copy_of_the_database_is_the_last_one,
+                the_newest_drill_is_the_last_one,
+                a_backup_or_drill_that_breaks_the_rule_is_named,
             }
             dek_versions {
                 deks_are_found_by_tenant_and_version,

@@ -38,7 +38,10 @@ impl Site {
     }
 
     pub(crate) fn postgres() -> Self {
-        let database = wait_for(PostgresDatabase::create());
+        Self::on_database(wait_for(PostgresDatabase::create()))
+    }
+
+    pub(crate) fn on_database(database: Arc<PostgresDatabase>) -> Self {
         Self { dir: tempfile::tempdir().unwrap(), postgres: Some(database), server_url: None }
     }
 
@@ -73,6 +76,19 @@ impl Site {
             Some(database) => wait_for(database.put_copy_back()),
             None => drop(std::fs::copy(self.path("copy.db"), self.data_dir().join("containarium.db")).unwrap()),
         }
+    }
+
+    /// Puts the database back as it was kept, and keeps what it was until now; no daemon may have it open.
+    pub(crate) fn swap_with_copy(&self) {
+        let Some(database) = &self.postgres else {
+            let (live, copy, aside) =
+                (self.data_dir().join("containarium.db"), self.path("copy.db"), self.path("aside.db"));
+            for (from, to) in [(&live, &aside), (&copy, &live), (&aside, &copy)] {
+                std::fs::rename(from, to).unwrap();
+            }
+            return;
+        };
+        wait_for(database.swap_with_copy());
     }
 
     /// Runs a statement past the daemon, with every guard of the database on.
@@ -349,12 +365,28 @@ impl Daemon {
         }
     }
 
+    /// How it ended, where it did.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn gone(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+        if status.is_some() {
+            self.child = None;
+        }
+        status
+    }
+
+    /// Whether it stopped itself (SIGSTOP).
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = format!("/proc/{}/stat", self.child.as_ref().unwrap().id());
+        std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T "))
+    }
+
     #[cfg(feature = "failpoints")]
     /// Waits until it stopped itself (SIGSTOP).
     pub(crate) fn stopped(&self) {
         let begun = Instant::now();
-        let stat = format!("/proc/{}/stat", self.child.as_ref().unwrap().id());
-        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        while !self.is_stopped() {
             assert!(begun.elapsed() < PATIENCE, "it goes on");
             std::thread::yield_now();
         }

@@ -96,7 +96,7 @@ pub(super) async fn rotate(client: &Client, format: Format, arguments: RotateDek
 
 fn hint(mode: RotateDekMode, answer: &RotateDekAnswer) -> Option<&'static str> {
     if answer.quarantined > 0 {
-        return Some("quarantined DEKs were left, with what they sealed: docs/operations.md, \"A damaged DEK\"");
+        return Some("quarantined DEKs were left, with what they sealed: docs/OPERATIONS.md, \"A damaged DEK\"");
     }
     let only_rotated = mode == RotateDekMode::Rotate && answer.rotated > 0;
     only_rotated.then_some("what was sealed before stays under the DEK before; --reencrypt seals it anew")

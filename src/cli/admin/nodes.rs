@@ -137,7 +137,9 @@ pub(super) async fn accept_restore(
         Format::Json => print_json(&answer),
         Format::Table => {
             let replayed = answer.replayed.iter().map(|item| format!("{}\n", plain(&replay_line("done again", item))));
-            let text = format!("{}\n{}", plain(&answer.message), replayed.collect::<String>());
+            let retired = answer.retired.iter().map(|kid| format!("{}\n", plain(&retired_line("is retired", kid))));
+            let text =
+                format!("{}\n{}{}", plain(&answer.message), replayed.collect::<String>(), retired.collect::<String>());
             print(text.as_bytes())
         }
     }
@@ -149,6 +151,7 @@ fn plan_lines(plan: &RestorePlanAnswer) -> Vec<String> {
     lines.extend(
         plan.needed.iter().map(|key| format!("needs master key {}, {}: {}", key.kid, key.state, held(key.held))),
     );
+    lines.extend(plan.retires.iter().map(|kid| retired_line("will be retired", kid)));
     lines.extend(plan.replay.iter().map(|item| replay_line("will be done again", item)));
     if plan.replay.is_empty() {
         lines.push("no shred has to be done again".to_owned());
@@ -162,6 +165,13 @@ fn plan_lines(plan: &RestorePlanAnswer) -> Vec<String> {
     }
     lines.push("what was written after the restored state is not there; accepting does not bring it back".to_owned());
     lines
+}
+
+fn retired_line(what: &str, kid: &str) -> String {
+    format!(
+        "the staged master key {kid} {what}, and its rotation ends: a state that was lost may have had it in use, and its backups need it. \
+         Its file is kept like that of any old key; begin anew with `containarium admin rotate-master`"
+    )
 }
 
 fn replay_line(when: &str, item: &ReplayItem) -> String {

@@ -42,9 +42,10 @@ struct What {
 pub(super) struct RotateMasterArgs {
     #[command(flatten)]
     what: What,
-    /// How the key is to be known off the host: prove a copy by feeding it back, or say that there is to be none (recorded with who said so)
-    #[arg(long, value_name = "HOW", default_value = "prove")]
-    escrow: EscrowArg,
+    /// How the key is to be known off the host: by a copy that the daemon pushes to Google Secret Manager (gcp), by a copy that you feed back
+    /// (prove), or not at all, recorded with who said so. Default: gcp where the daemon has `[backup.gcp]`, else prove
+    #[arg(long, value_name = "HOW")]
+    escrow: Option<EscrowArg>,
     /// With --resume or --destroy-old: read the copy of the key here, in this process; - is standard input
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     prove_from: Option<PathBuf>,
@@ -58,6 +59,7 @@ pub(super) struct RotateMasterArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EscrowArg {
+    Gcp,
     Prove,
     WaiveOffHostCopy,
 }
@@ -65,11 +67,15 @@ enum EscrowArg {
 impl From<EscrowArg> for EscrowChoice {
     fn from(escrow: EscrowArg) -> Self {
         match escrow {
+            EscrowArg::Gcp => Self::Gcp,
             EscrowArg::Prove => Self::Prove,
             EscrowArg::WaiveOffHostCopy => Self::WaiveOffHostCopy,
         }
     }
 }
+
+/// The command that shows how things stand.
+const SHOWN_BY: &str = "containarium admin status";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -85,7 +91,7 @@ fn node(text: &str) -> Result<NodeId, &'static str> {
 
 pub(super) async fn run(client: &Client, format: Format, arguments: RotateMasterArgs) -> Result<(), Failure> {
     let RotateMasterArgs { what, escrow, prove_from, without_nodes, yes } = arguments;
-    let escrow = escrow.into();
+    let escrow = escrow.map(EscrowChoice::from);
     if prove_from.is_some() && !(what.resume || what.destroy_old) {
         let failure =
             Failure::usage("--prove-from goes with --resume or --destroy-old; nothing was asked of the daemon");
@@ -97,7 +103,7 @@ pub(super) async fn run(client: &Client, format: Format, arguments: RotateMaster
     }
     if what.abort {
         let answer = followed(|say| async move { client.abort_rotation(say).await }).await;
-        return render(format, &of_request("give the staged key up", answer)?);
+        return render(format, &given_up(of_request("give the staged key up", answer)?)?);
     }
     let mode = match (what.dry_run, what.resume, what.compromised) {
         (true, _, _) => RotateMasterMode::DryRun,
@@ -112,6 +118,15 @@ pub(super) async fn run(client: &Client, format: Format, arguments: RotateMaster
     let without_nodes = without_nodes.iter().map(ToString::to_string).collect();
     let request = RotateMasterRequest { mode, escrow, proof, without_nodes };
     render(format, &of_request("rotate the master key", rotate(client, &request).await)?)
+}
+
+/// The run that was to be given up may have ended otherwise in the same moment.
+fn given_up(report: RotationReport) -> Result<RotationReport, Failure> {
+    if report.end == "aborted" {
+        return Ok(report);
+    }
+    let failure = Failure::new(Exit::Conflict, format!("the key was not given up: the run ended as `{}`", report.end));
+    Err(failure.mend(format!("`{SHOWN_BY}` shows the phase; while it is `staged`, ask again")))
 }
 
 /// A rotation that is under way and is asked to go on is watched.
@@ -132,7 +147,13 @@ async fn followed<T, F: Future<Output = T>>(ask: impl FnOnce(Box<dyn FnMut(Progr
 }
 
 fn of_request<T>(verb: &str, answer: Result<T, ClientError>) -> Result<T, Failure> {
-    answer.map_err(|error| Failure::of_request(&Deed::on_daemon_changing(verb, "containarium admin status"), &error))
+    answer.map_err(|error| {
+        let failure = Failure::of_request(&Deed::on_daemon_changing(verb, SHOWN_BY), &error);
+        // What stopped it names its own way on; what mends a caller's 403 or a daemon's 503 would lead away from that.
+        let mended =
+            matches!(&error, ClientError::Problem { detail, .. } if detail.contains("rotate-master --resume`"));
+        if mended { failure.mend(format!("`{SHOWN_BY}` shows the phase")) } else { failure }
+    })
 }
 
 async fn keys(client: &Client) -> Result<RotationKeysAnswer, Failure> {
@@ -163,7 +184,7 @@ fn copy(from: &Path, wanted: &[&str], key_file: &str) -> Result<ProofOfCopy, Fai
 async fn destroy_old(
     client: &Client,
     format: Format,
-    escrow: EscrowChoice,
+    escrow: Option<EscrowChoice>,
     prove_from: Option<&Path>,
     consent: Consent,
 ) -> Result<(), Failure> {
@@ -175,7 +196,8 @@ async fn destroy_old(
     let retired: Vec<&str> = keys.retired.iter().map(|key| key.kid.as_str()).collect();
     let proof = prove_from.map(|from| copy(from, &retired, &keys.key_file)).transpose()?;
     let kid = proof.as_ref().map_or(&oldest.kid, |proof| &proof.kid).clone();
-    let without = if escrow == EscrowChoice::WaiveOffHostCopy { ", without a copy that was read back" } else { "" };
+    let without =
+        if escrow == Some(EscrowChoice::WaiveOffHostCopy) { ", without a copy that was read back" } else { "" };
     confirm(&format!("destroy master key {kid} on every node for good{without}"), &kid, consent)?;
     let request = DestroyOldRequest { kid, escrow, proof };
     let answer = followed(|say| {
@@ -226,4 +248,20 @@ fn values(report: &RotationReport) -> Table {
         table.row(["and further tenants", &report.more_tenants.to_string(), "`containarium admin tenants` lists them"]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_key_that_was_given_up_is_told_as_that() {
+        let report = |end: &str| -> RotationReport {
+            serde_json::from_value(serde_json::json!({"end": end, "deks": 0, "did": []})).unwrap()
+        };
+        assert!(given_up(report("aborted")).is_ok());
+        for end in ["staged", "rotated", "destroyed", "nothing", "dry-run"] {
+            assert!(given_up(report(end)).is_err(), "{end}");
+        }
+    }
 }

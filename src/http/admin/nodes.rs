@@ -10,7 +10,7 @@ use super::super::extract::{Caller, Id, read_json, read_nothing};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use crate::model::{Action, NodeId};
-use crate::service::node::{Agreed, Deed, Gaps, Replay, RestorePlan};
+use crate::service::node::{AcceptedRestore, Agreed, Deed, Gaps, Replay, RestorePlan};
 use crate::wire::Problem;
 use crate::wire::nodes::{
     AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NeededKeyItem, NodeItem, NodesAnswer, ReplayItem,
@@ -97,6 +97,7 @@ fn plan_answer(plan: &RestorePlan) -> RestorePlanAnswer {
             .iter()
             .map(|key| NeededKeyItem { kid: key.kid.to_string(), state: key.state.to_string(), held: key.held })
             .collect(),
+        retires: plan.retires.map(|kid| kid.to_string()),
         replay: plan.replay.iter().map(replay_item).collect(),
         complete: plan.complete,
     }
@@ -131,12 +132,13 @@ pub(in crate::http) async fn accept_restore(
     let asked: AcceptRestoreRequest = read_json(body).await?;
     let gaps = if asked.accept_gaps { Gaps::Accept } else { Gaps::Refuse };
     let agreed = Agreed { epoch: asked.epoch, generation: asked.generation, gaps };
-    let (mark, replayed) = app.service.accept_restore(&request, &grant, agreed).await?;
+    let AcceptedRestore { mark, replayed, retired } = app.service.accept_restore(&request, &grant, agreed).await?;
     let answer = AcceptRestoreAnswer {
         message: format!("database accepted at {mark}; writes are open"),
         epoch: mark.epoch,
         generation: mark.generation,
         replayed: replayed.iter().map(replay_item).collect(),
+        retired: retired.map(|kid| kid.to_string()),
     };
     Ok(json(StatusCode::OK, &answer))
 }

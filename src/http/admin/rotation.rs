@@ -37,7 +37,7 @@ pub(in crate::http) async fn rotate(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::RotateMaster).await?;
     let body: RotateMasterRequest = read_json(body).await?;
-    let asked = asked(&body)?;
+    let asked = asked(&app, &body)?;
     let without = body.without_nodes.iter().map(|id| node(id)).collect::<Result<_, _>>()?;
     let watch = app.service.rotate_master(&request, &grant, asked, without).await?;
     Ok(stream::follow(request.id().to_owned(), watch, report))
@@ -64,6 +64,7 @@ pub(in crate::http) async fn follow(
 /// Give the staged key up; before the flip only.
 #[utoipa::path(post, path = "/v1/admin/rotate-master/abort", tag = "administration", responses(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
+    (status = 409, description = "Past the flip, or what is under way in this daemon cannot be given up.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
@@ -101,7 +102,7 @@ pub(in crate::http) async fn destroy_old(
     let grant = app.service.authorize_admin(&request, &caller, Action::DestroyMaster).await?;
     let body: DestroyOldRequest = read_json(body).await?;
     let proof = body.proof.as_ref().map(proof).transpose()?;
-    let asked = Asked::DestroyOld { kid: kid(&body.kid)?, proof, escrow: escrow(body.escrow) };
+    let asked = Asked::DestroyOld { kid: kid(&body.kid)?, proof, escrow: escrow(&app, body.escrow) };
     let watch = app.service.rotate_master(&request, &grant, asked, Vec::new()).await?;
     Ok(stream::follow(request.id().to_owned(), watch, report))
 }
@@ -136,8 +137,8 @@ fn keys_answer(keys: &RotationKeys) -> RotationKeysAnswer {
     }
 }
 
-fn asked(body: &RotateMasterRequest) -> Result<Asked, Refused> {
-    let (proof, escrow) = (body.proof.as_ref().map(proof).transpose()?, escrow(body.escrow));
+fn asked(app: &App, body: &RotateMasterRequest) -> Result<Asked, Refused> {
+    let (proof, escrow) = (body.proof.as_ref().map(proof).transpose()?, escrow(app, body.escrow));
     let asked = match body.mode {
         RotateMasterMode::Start => Asked::Start { mode: KeyMode::Normal, escrow },
         RotateMasterMode::Compromised => Asked::Start { mode: KeyMode::Compromised, escrow },
@@ -152,10 +153,12 @@ fn asked(body: &RotateMasterRequest) -> Result<Asked, Refused> {
     }
 }
 
-const fn escrow(choice: EscrowChoice) -> Escrow {
+fn escrow(app: &App, choice: Option<EscrowChoice>) -> Escrow {
     match choice {
-        EscrowChoice::Prove => Escrow::Prove,
-        EscrowChoice::WaiveOffHostCopy => Escrow::Waive,
+        None => app.service.usual_escrow(),
+        Some(EscrowChoice::Gcp) => Escrow::Push,
+        Some(EscrowChoice::Prove) => Escrow::Prove,
+        Some(EscrowChoice::WaiveOffHostCopy) => Escrow::Waive,
     }
 }
 

@@ -137,6 +137,11 @@ pub enum KeyfileError {
         sh(.path), Now(*.found)
     )]
     MainChanged { path: PathBuf, found: Option<Kid> },
+    #[error(
+        "{cause}. And what lay at {m} until then could not be put back: {undoing}. It is at {p}, whole: once nothing lies at {m} \
+         (`ls -l {m}`), `mv -nT {p} {m}` puts it back", p = sh(.path), m = sh(.main)
+    )]
+    NotPutBack { path: PathBuf, main: PathBuf, cause: Box<KeyfileError>, undoing: Box<KeyfileError> },
     #[error("master key {kid} is the key in use ({}); its copy is not removed", sh(.path))]
     IsMain { path: PathBuf, kid: Kid },
 }
@@ -178,6 +183,7 @@ impl KeyfileError {
             | Self::NotStaged { path, .. }
             | Self::MainIsBad { path, .. }
             | Self::MainChanged { path, .. }
+            | Self::NotPutBack { path, .. }
             | Self::IsMain { path, .. } => path,
         }
     }

@@ -17,6 +17,7 @@ use super::load::{Loaded, load};
 use super::place::Place;
 use super::{KeyLock, temporary_of};
 use crate::crypto::{self, KeyfileImage, MasterKey};
+use crate::failpoint;
 use crate::model::Kid;
 
 const KEY_MODE: Mode = Mode::RUSR;
@@ -49,9 +50,12 @@ impl KeyLock {
         if let Some(old) = &before {
             self.keep(old.key.kid, &old.image)?;
         }
+        failpoint::reached("keyfile.old-kept");
         let copy = Temporary::write(&self.dir, self.names.temporary.clone(), &new.image)?;
+        failpoint::reached("keyfile.main-unnamed");
         self.check_main_is_still(before.as_ref().map(|main| main.key.kid))?;
         self.replace_main(copy, before.as_ref())?;
+        failpoint::reached("keyfile.main-unsynced");
         self.dir.sync()
     }
 
@@ -70,20 +74,21 @@ impl KeyLock {
         place.sync()
     }
 
-    /// Removes every copy of a key that is aborted or destroyed from `secrets.key.d`, under whatever name it lies there, and answers
-    /// which they were. A file that cannot be read stays: it may be the only copy of another key.
+    /// Removes every copy of a key that is aborted or destroyed from `secrets.key.d` and from what restores set aside, under whatever
+    /// name it lies there, and answers which they were. A file that cannot be read stays: it may be the only copy of another key.
     ///
     /// # Errors
     /// [`KeyfileError::IsMain`], as for a key in use; [`KeyfileError::MainIsBad`], as it may be this very key; those of the file system.
     pub fn unlink_copies(&self, kid: Kid) -> Result<Vec<PathBuf>, KeyfileError> {
         self.check_is_not_main(kid)?;
-        let Some(place) = self.dir.child(&self.names.retained)? else { return Ok(Vec::new()) };
-        let mut removed = Vec::new();
+        let mut removed = self.unlink_replaced(kid)?;
+        let Some(place) = self.dir.child(&self.names.retained)? else { return Ok(removed) };
         for name in place.names()? {
             if matches!(load(&place, &name), Ok(Some(loaded)) if loaded.key.kid == kid) && place.unlink(&name)? {
                 removed.push(place.of(&name));
             }
         }
+        failpoint::reached("keyfile.unlinked-unsynced");
         place.sync()?;
         Ok(removed)
     }
@@ -102,8 +107,12 @@ impl KeyLock {
             return sync_entry(&place, &name_of(kid)).map(drop);
         }
         let temporary = Temporary::write(&place, temporary_of(kid), image)?;
+        failpoint::reached("keyfile.kept-unnamed");
         match temporary.rename_to_free(&name_of(kid))? {
-            Renamed::Done => place.sync(),
+            Renamed::Done => {
+                failpoint::reached("keyfile.kept-unsynced");
+                place.sync()
+            }
             Renamed::Taken => Err(KeyfileError::NameTaken { path: place.of(&name_of(kid)), kid }),
         }
     }

@@ -36,6 +36,7 @@ fn files(main: Main, kept: &[Kid]) -> Files {
         retained: kept.iter().map(|kid| retained(*kid)).collect(),
         problems: Vec::new(),
         owner: 0,
+        copies: Copies::Unknown,
     }
 }
 
@@ -144,7 +145,7 @@ fn an_old_key_without_the_active_one_waits_instead_of_exiting() {
         assert_eq!(why(&decision), Why::NotActive);
         let Decision::Locked(reason) = decision else { panic!("{decision:?}") };
         let text = reason.to_string();
-        assert!(text.contains("), and the daemon opens by itself. Or put it back by hand:"), "{text}");
+        assert!(text.contains(". Then the daemon opens by itself. Or put it back by hand:"), "{text}");
         assert!(!text.contains("start again"), "{text}");
     }
 }
@@ -154,6 +155,20 @@ fn the_active_key_without_another_that_is_needed_refuses() {
     let decision = populated(true, &files(Main::Key(kid(1)), &[]));
     assert!(matches!(decision, Decision::Refuse(_)), "{decision:?}");
     assert_eq!(why(&decision), Why::Incomplete);
+}
+
+#[test]
+fn where_copies_are_in_secret_manager_the_command_that_fetches_them_comes_first() {
+    let copies = Copies::InSecretManager;
+    for files in [files(Main::Missing, &[]), files(Main::Key(kid(3)), &[]), files(Main::Key(kid(1)), &[])] {
+        for (copies, named) in [(copies, true), (Copies::Unknown, false)] {
+            let decision = populated(true, &Files { copies, ..files.clone() });
+            let (Decision::Refuse(reason) | Decision::Locked(reason)) = decision else { panic!("{decision:?}") };
+            let text = reason.to_string();
+            assert_eq!(text.contains("`containarium backup restore`"), named, "{text}");
+            assert!(text.contains("containarium admin install-key"), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -168,8 +183,9 @@ fn a_lost_or_wrong_key_is_answered_with_what_to_type() {
              \n  needed: {one} (active), not found\
              \n  needed: {two}, not found\
              \n  found:  nothing at {PATH}\
-             \nGive each key that was not found to `containarium admin install-key < BACKUP`, with this daemon's settings and as its user (BACKUP \
-             is your copy of it, or the key file of another node), and start again. Or put it back by hand:\
+             \nBring each key that was not found back from its copy: `containarium backup restore --from COPY`, with this daemon's settings \
+             and as its user (COPY is a key file, a sheet of paper typed in, or an age file, which also needs `--identity FILE`); or from \
+             another node's key file: `containarium admin install-key < KEYFILE`. Then start again. Or put it back by hand:\
              \n  install -d -m 0700 -o root {PATH}.d\
              \n  install -m 0400 -o root BACKUP {PATH}.d/{one}\
              \n  install -m 0400 -o root BACKUP {PATH}.d/{two}\

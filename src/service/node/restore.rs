@@ -12,7 +12,7 @@ use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord};
 use crate::node::{Behind, Fate, Mark, NodeFile};
 use crate::service::{Error, Request, Service, Touched};
 use crate::store::deks::{ShredOutcome, ShredWhen};
-use crate::store::masters::AtLeast;
+use crate::store::masters::{Accepted, AtLeast};
 
 /// What accepting a restored database means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct RestorePlan {
     pub now: Option<Mark>,
     /// The keys that it needs, the active one first.
     pub needed: Vec<NeededKey>,
+    /// The key that is staged in it. Accepting ends that rotation and retires the key, which a later state may have had in use.
+    pub retires: Option<Kid>,
     /// What is done again, by tenant.
     pub replay: Vec<Replay>,
     /// Whether this node's log holds everything up to the highest generation that it saw. If not, a shred that was made since the
@@ -52,6 +54,15 @@ pub enum Deed {
     /// It is blocked, and its DEKs are destroyed then.
     ScheduleShred(Micros),
     CancelShred,
+}
+
+/// What was accepted, and what that did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptedRestore {
+    pub mark: Mark,
+    pub replayed: Vec<Replay>,
+    /// The key that was staged.
+    pub retired: Option<Kid>,
 }
 
 /// What the operator agreed to.
@@ -93,7 +104,7 @@ impl Service {
         request: &Request,
         grant: &AdminGrant,
         agreed: Agreed,
-    ) -> Result<(Mark, Vec<Replay>), Error> {
+    ) -> Result<AcceptedRestore, Error> {
         let accepted = self.node.accept_restore(agreed).await;
         let outcome = accepted.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
         self.record(request, grant.identity(), Action::AdminAcceptRestore, None, [Touched::nothing(outcome)]).await?;
@@ -115,9 +126,10 @@ impl Node {
         let mut needed: Vec<NeededKey> = survey
             .master_keys
             .iter()
-            .filter(|key| is_needed(key))
+            .filter(|key| is_needed(key) && key.state != MasterKeyState::Staged)
             .map(|key| NeededKey { kid: key.kid, state: key.state, held: loaded(key.kid) })
             .collect();
+        let staged = survey.master_keys.iter().find(|key| key.state == MasterKeyState::Staged).map(|key| key.kid);
         needed.sort_by_key(|key| key.state != MasterKeyState::Active);
         let db_id = now.map(|mark| mark.db_id);
         let (behind, complete, fates) = self
@@ -129,7 +141,8 @@ impl Node {
         if behind.is_none() {
             replay.clear();
         }
-        Ok(RestorePlan { behind, now, needed, replay: self.of_known_tenants(replay).await?, complete })
+        let (replay, retires) = (self.of_known_tenants(replay).await?, staged.filter(|_| behind.is_some()));
+        Ok(RestorePlan { behind, now, needed, retires, replay, complete })
     }
 
     /// A tenant that is younger than the restored state has nothing there to shred.
@@ -143,7 +156,7 @@ impl Node {
         Ok(known)
     }
 
-    async fn accept_restore(&self, agreed: Agreed) -> Result<(Mark, Vec<Replay>), Error> {
+    async fn accept_restore(&self, agreed: Agreed) -> Result<AcceptedRestore, Error> {
         // No tick comes between: it would see shreds being replayed.
         let mut progress = self.ticking.lock().await;
         self.tick_alone(&mut progress).await?;
@@ -171,22 +184,26 @@ impl Node {
         for replay in &plan.replay {
             self.replay(replay).await?;
         }
-        let accepted = self.accept(&mut progress, behind, now).await?;
-        Ok((accepted, plan.replay))
+        let (mark, retired) = self.accept(&mut progress, behind, now).await?;
+        Ok(AcceptedRestore { mark, replayed: plan.replay, retired })
     }
 
-    async fn accept(&self, progress: &mut Progress, behind: Behind, now: Mark) -> Result<Mark, Error> {
+    async fn accept(&self, progress: &mut Progress, behind: Behind, now: Mark) -> Result<(Mark, Option<Kid>), Error> {
         let at_least = AtLeast {
             epoch: behind.seen.epoch.max(now.epoch) + 1,
             generation: behind.seen.generation.max(now.generation) + 1,
         };
-        let mark = Mark::of(&self.store.accept_restore(at_least).await?);
+        let Accepted { state, retired } = self.store.accept_restore(at_least).await?;
+        if let Some(kid) = retired {
+            tracing::warn!("the staged master key {kid} is retired: a state that was lost may have had it in use");
+        }
+        let mark = Mark::of(&state);
         let (blocked, at) = (self.blocked_tenants().await?, self.clock.wall());
         let written = self.with_file(move |file: &mut NodeFile| file.accept(mark, at, &blocked)).await?;
         written.map_err(NodeError::from)?;
         self.stand(Seen::Good);
         self.tick_alone(progress).await?;
-        Ok(mark)
+        Ok((mark, retired))
     }
 
     async fn replay(&self, replay: &Replay) -> Result<(), Error> {

@@ -6,10 +6,9 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FileType;
-
 use super::Proof;
 use crate::crypto::{self, ImageError, KeyfileImage};
+use crate::keys::keyfile::lies_beside;
 use crate::model::Kid;
 
 /// Why a copy proves nothing.
@@ -55,10 +54,8 @@ pub fn read(from: &Path, wanted: &[Kid], key_file: &Path) -> Result<Proof, Proof
 /// What was opened is what is judged and read.
 fn judge(mut file: File, what: String, wanted: &[Kid], key_file: &Path) -> Result<Proof, ProofError> {
     let unreadable = |cause| ProofError::Unreadable { path: PathBuf::from(&what), cause };
-    let stat = rustix::fs::fstat(&file).map_err(|errno| unreadable(errno.into()))?;
-    let key = rustix::fs::stat(key_file)
-        .map_err(|errno| ProofError::NoKeyFile { key_file: key_file.to_owned(), cause: errno.into() })?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_dev == key.st_dev {
+    let beside = lies_beside(&file, key_file);
+    if beside.map_err(|cause| ProofError::NoKeyFile { key_file: key_file.to_owned(), cause })? {
         return Err(ProofError::SameFileSystem { what, key_file: key_file.to_owned() });
     }
     let image = KeyfileImage::read_from(&mut file.by_ref()).map_err(unreadable)?;

@@ -8,6 +8,7 @@ use super::plan::Stop;
 use super::walk::Walked;
 use crate::keys::keyfile::KeyFiles;
 use crate::model::{EscrowKind, KeyMode, Kid, MasterKeyRecord, Micros, NodeRecord, SecretName, Tenant};
+use crate::service::backup::confirmed_in;
 use crate::store::Store;
 
 /// Tenants whose values are named; more are counted.
@@ -126,14 +127,16 @@ impl Report {
         order: &Order,
         files: &KeyFiles,
         retain: Duration,
+        secrets: &[String],
     ) -> Self {
         match stop {
             Stop::Looked => dry_run(seen, tally, order),
             Stop::NeedsCopy(kid) => staged(kid, seen, files),
-            Stop::Rotated => rotated(seen, tally, files, retain),
+            Stop::Rotated => rotated(seen, tally, files, retain, secrets),
             Stop::Aborted => Self {
                 kid: tally.aborted,
                 did: vec!["gave the staged key up; its file is removed, and the active key is what it was".to_owned()],
+                left: tally.aborted.map(|kid| strays(kid, seen, secrets)).unwrap_or_default(),
                 ..Self::empty(End::Aborted)
             },
             Stop::Destroyed(kid) => destroyed(kid, seen),
@@ -210,7 +213,13 @@ fn install(node: &NodeRecord) -> String {
     format!("give it to node {}: `ssh NODE containarium admin install-key < FILE`", node.node)
 }
 
-fn rotated(seen: &Seen, tally: &Tally, files: &KeyFiles, retain: Duration) -> Report {
+/// Copies of a key that was given up. Nothing here destroys a version: the identity cannot, and a mistake would be one for good.
+fn strays(kid: Kid, seen: &Seen, secrets: &[String]) -> Vec<String> {
+    let copies = secrets.iter().filter_map(|secret| confirmed_in(&seen.escrows, kid, secret));
+    copies.map(|at| format!("{at} holds the key that was given up and stays there; it opens nothing")).collect()
+}
+
+fn rotated(seen: &Seen, tally: &Tally, files: &KeyFiles, retain: Duration, secrets: &[String]) -> Report {
     let kid = seen.state.active_kid;
     let last_retired = || {
         let retired = seen.keys.iter().filter(|key| key.retired_at.is_some());
@@ -232,8 +241,19 @@ fn rotated(seen: &Seen, tally: &Tally, files: &KeyFiles, retain: Duration) -> Re
     }
     let mut left = Vec::new();
     left.extend(seen.nodes.iter().filter(|node| !node.durable_kids.contains(&kid)).map(install));
-    let waived = seen.escrows.iter().any(|escrow| escrow.kid == kid && escrow.kind == EscrowKind::Copy);
-    if !waived {
+    for secret in secrets {
+        match confirmed_in(&seen.escrows, kid, secret) {
+            Some(at) => did.push(format!("a copy of it is confirmed: {at}")),
+            None => {
+                left.push(format!("no copy of {kid} is confirmed in {secret}: `containarium backup push` makes it"));
+            }
+        }
+    }
+    let proven = seen
+        .escrows
+        .iter()
+        .any(|escrow| escrow.kid == kid && escrow.kind == EscrowKind::Copy && escrow.confirmed_at.is_some());
+    if !proven {
         left.push(format!(
             "no copy of {kid} off this host is proven: the loss of {} is the loss of every secret",
             files.path().display()

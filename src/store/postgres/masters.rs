@@ -22,8 +22,8 @@ use super::PostgresStore;
 use super::tx::{run_read, run_tx};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
-    AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome, Holder,
-    Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+    Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,
+    Holder, Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
 };
 use crate::store::{Masters, StoreError, guards};
 
@@ -113,7 +113,7 @@ impl Masters for PostgresStore {
         run_tx(&self.pool, "raise_generation", &mut RaiseGeneration).await
     }
 
-    async fn accept_restore(&self, at_least: AtLeast) -> Result<KeyState, StoreError> {
+    async fn accept_restore(&self, at_least: AtLeast) -> Result<Accepted, StoreError> {
         run_tx(&self.pool, "accept_restore", &mut AcceptRestore(at_least)).await
     }
 }

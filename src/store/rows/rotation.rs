@@ -48,7 +48,7 @@ pub(in crate::store) fn durable_kids_column(kids: &[Kid]) -> String {
     kids.iter().map(Kid::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn durable_kids(text: &str) -> Option<Vec<Kid>> {
+pub(super) fn durable_kids(text: &str) -> Option<Vec<Kid>> {
     if text.is_empty() { Some(Vec::new()) } else { text.split(' ').map(Kid::from_hex).collect() }
 }
 

@@ -6,6 +6,7 @@ use super::error::store_error;
 use super::sql::dek_columns;
 use super::write::one_row;
 use super::{DekMaker, Refusal, StoreError, key_state, keys};
+use crate::failpoint;
 use crate::model::{DekBody, DekRecord, DekState, DekVersion, Kid, Tenant, WrappedDek};
 use crate::store::deks::{QuarantineOutcome, RemoveDekOutcome, RotateDekOutcome};
 use crate::store::guards;
@@ -76,6 +77,7 @@ pub(super) async fn rotate(
     // The old one first: a tenant never has two active ones, between two statements neither.
     set_state(connection, tenant, from, DekState::DecryptOnly).await?;
     keys::store_dek(connection, tenant, version, kid, &new).await?;
+    failpoint::reached("store.rotate-dek");
     let body = DekBody::Active(WrappedDek { kid, bytes: new.wrapped });
     Ok(RotateDekOutcome::Rotated(DekRecord { tenant: tenant.clone(), version, id: new.id, body }))
 }
@@ -100,6 +102,7 @@ pub(super) async fn remove(
         .bind(tenant.as_str())
         .bind(i64::from(version.get()));
     one_row(&delete.execute(connection).await.map_err(store_error)?)?;
+    failpoint::reached("store.remove-dek");
     Ok(RemoveDekOutcome::Removed)
 }
 

@@ -5,6 +5,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 use super::StoreError;
 use super::error::store_error;
 use super::sql::now;
+use crate::failpoint;
 use crate::model::{EscrowRecord, Kid};
 use crate::store::guards;
 use crate::store::masters::{EscrowStage, NewEscrow};
@@ -28,10 +29,11 @@ pub(super) async fn add(connection: &mut SqliteConnection, escrow: &NewEscrow) -
         .bind(escrow.kind.as_str())
         .bind(escrow.stage >= EscrowStage::Confirmed)
         .bind(escrow.stage >= EscrowStage::ReadBack);
-    match insert.execute(connection).await.map_err(store_error)?.rows_affected() {
-        0 => Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid))),
-        _ => Ok(()),
+    if insert.execute(connection).await.map_err(store_error)?.rows_affected() == 0 {
+        return Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid)));
     }
+    failpoint::reached("store.escrow");
+    Ok(())
 }
 
 pub(super) async fn advance(
@@ -47,7 +49,8 @@ pub(super) async fn advance(
          read_back_at = CASE ?3 WHEN 'read_back' THEN now ELSE read_back_at END \
          FROM (SELECT ",
         now!(),
-        " AS now) WHERE id = ?1 AND kind = 'copy'"
+        " AS now) WHERE id = ?1 AND kind = 'copy' \
+         AND (?3 <> 'confirmed' OR confirmed_at IS NULL OR locator = ?2)"
     );
     let stage = match stage {
         EscrowStage::Started => "started",

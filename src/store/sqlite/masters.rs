@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use super::{SqliteStore, StoreError, commit, committed, escrows, key_state, nodes, rewrap, rotation};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
-    AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome, Holder,
-    Leased, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+    Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,
+    Holder, Leased, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
 };
 
 #[async_trait]
@@ -94,7 +94,7 @@ impl Masters for SqliteStore {
         committed!(self, |tx| key_state::raise_generation(tx))
     }
 
-    async fn accept_restore(&self, at_least: AtLeast) -> Result<KeyState, StoreError> {
+    async fn accept_restore(&self, at_least: AtLeast) -> Result<Accepted, StoreError> {
         committed!(self, |tx| rotation::accept_restore(tx, at_least))
     }
 }

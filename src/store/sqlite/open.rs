@@ -39,12 +39,22 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
 }
 
 pub(super) async fn open_reading(path: &Path) -> Result<SqliteStore, StoreError> {
-    if !path.exists() {
-        let none = format!("there is no database at {}; the daemon makes it at its first start", path.display());
-        return Err(StoreError::Unavailable(none));
-    }
-    let readers = pool(1).connect_with(options(path).read_only(true).pragma("query_only", "ON"));
-    let readers = readers.await.map_err(store_error)?;
+    reader(reading(path)?).await
+}
+
+/// A file that lies there alone is read as one that nobody changes, so that SQLite makes no file beside it (a copy of a database in WAL
+/// mode would get two). One with a log or a journal beside it is only whole together with that.
+pub(super) async fn open_copy(path: &Path) -> Result<SqliteStore, StoreError> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        Path::new(&name).exists()
+    };
+    reader(reading(path)?.immutable(!beside("-wal") && !beside("-journal"))).await
+}
+
+async fn reader(options: SqliteConnectOptions) -> Result<SqliteStore, StoreError> {
+    let readers = pool(1).connect_with(options.pragma("query_only", "ON")).await.map_err(store_error)?;
     match check_current(&readers).await {
         Ok(()) => Ok(SqliteStore { writer: readers.clone(), readers }),
         Err(error) => {
@@ -52,6 +62,16 @@ pub(super) async fn open_reading(path: &Path) -> Result<SqliteStore, StoreError>
             Err(error)
         }
     }
+}
+
+/// Of a database that is there and that nothing of this process writes to. (`query_only` is not among them: VACUUM INTO, which writes
+/// to another file, is refused under it.)
+pub(super) fn reading(path: &Path) -> Result<SqliteConnectOptions, StoreError> {
+    if !path.exists() {
+        let none = format!("there is no database at {}; the daemon makes it at its first start", path.display());
+        return Err(StoreError::Unavailable(none));
+    }
+    Ok(options(path).read_only(true))
 }
 
 /// Refuses a database whose migrations are not exactly this release's.

@@ -5,6 +5,7 @@ use sqlx::{Executor, Sqlite, SqliteConnection};
 use super::error::store_error;
 use super::write::{column, one_row};
 use super::{Refusal, StoreError, keys};
+use crate::failpoint;
 use crate::model::{DekRecord, DekVersion, SecretName, SecretVersion, Tenant};
 use crate::store::deks::{ResealOutcome, Resealer, SealedVersion};
 use crate::store::rows::SealedVersionRow;
@@ -55,6 +56,7 @@ pub(super) async fn reseal(
         }
         count += 1;
     }
+    failpoint::reached("store.reseal");
     Ok(ResealOutcome::Resealed(count))
 }
 

@@ -5,6 +5,7 @@ use sqlx::{Executor, Sqlite, SqliteConnection};
 use super::error::store_error;
 use super::sql::dek_columns;
 use super::{StoreError, key_state};
+use crate::failpoint;
 use crate::model::{DekRecord, Kid};
 use crate::store::masters::{DekCursor, Fence, Fenced, Rewrapped, UnderKey};
 use crate::store::rows::{self, DekRow};
@@ -58,6 +59,7 @@ pub(super) async fn rewrap(
     for dek in deks {
         replaced += replace(connection, fence.active, dek).await?;
     }
+    failpoint::reached("store.rewrap");
     Ok(Fenced::Done(replaced))
 }
 

@@ -9,10 +9,11 @@ use super::error::store_error;
 use super::sql::now;
 use super::write::one_row;
 use super::{StoreError, escrows, key_state, nodes, rewrap};
+use crate::failpoint;
 use crate::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState, Micros, NodeId};
 use crate::store::guards;
 use crate::store::masters::{
-    AtLeast, DestroyOutcome, Fence, Fenced, FlipOutcome, NewEscrow, NewMaster, RetireOutcome, StageOutcome,
+    Accepted, AtLeast, DestroyOutcome, Fence, Fenced, FlipOutcome, NewEscrow, NewMaster, RetireOutcome, StageOutcome,
 };
 use crate::store::rows::{self, master_key_state, micros};
 
@@ -34,6 +35,7 @@ pub(super) async fn stage(
     one_row(&insert.execute(&mut *connection).await.map_err(store_error)?)?;
     (state.phase, state.mode) = (KeyPhase::Staged, key.mode);
     key_state::store(connection, &state).await?;
+    failpoint::reached("store.stage");
     Ok(Fenced::Done(StageOutcome::Staged(state)))
 }
 
@@ -51,6 +53,7 @@ pub(super) async fn abort(
     one_row(&update.bind(kid.as_bytes().as_slice()).execute(&mut *connection).await.map_err(store_error)?)?;
     let state = at_rest(state);
     key_state::store(connection, &state).await?;
+    failpoint::reached("store.abort");
     Ok(Fenced::Done(state))
 }
 
@@ -80,6 +83,7 @@ pub(super) async fn flip(
     let old = sqlx::query("UPDATE master_keys SET state = 'decrypt_only' WHERE kid = ?1 AND state = 'active'");
     let old = old.bind(state.active_kid.as_bytes().as_slice()).execute(&mut *connection);
     one_row(&old.await.map_err(store_error)?)?;
+    failpoint::reached("store.flip-half");
     let new = sqlx::query(ACTIVATE).bind(to.as_bytes().as_slice()).execute(&mut *connection);
     one_row(&new.await.map_err(store_error)?)?;
     state.active_kid = to;
@@ -87,6 +91,7 @@ pub(super) async fn flip(
     state.generation = state.generation.saturating_add(1);
     state.phase = KeyPhase::Rewrapping;
     key_state::store(connection, &state).await?;
+    failpoint::reached("store.flip");
     Ok(Fenced::Done(FlipOutcome::Flipped(state)))
 }
 
@@ -105,6 +110,7 @@ pub(super) async fn set_phase(
     }
     state.phase = to;
     key_state::store(connection, &state).await?;
+    failpoint::reached("store.phase");
     Ok(Fenced::Done(state))
 }
 
@@ -136,6 +142,7 @@ pub(super) async fn retire(
         KeyMode::Compromised => state.phase = KeyPhase::Reencrypting,
     }
     key_state::store(connection, &state).await?;
+    failpoint::reached("store.retire");
     Ok(Fenced::Done(RetireOutcome::Retired(state)))
 }
 
@@ -179,6 +186,7 @@ pub(super) async fn destroy(
     let destroy = sqlx::query(DESTROY).bind(kid.as_bytes().as_slice()).execute(&mut *connection);
     one_row(&destroy.await.map_err(store_error)?)?;
     key_state::raise_generation(connection).await?;
+    failpoint::reached("store.destroy");
     Ok(DestroyOutcome::Destroyed)
 }
 
@@ -192,12 +200,27 @@ async fn retired_at(connection: &mut SqliteConnection, kid: Kid) -> Result<i64, 
 pub(super) async fn accept_restore(
     connection: &mut SqliteConnection,
     at_least: AtLeast,
-) -> Result<KeyState, StoreError> {
+) -> Result<Accepted, StoreError> {
     let mut state = key_state::held(connection).await?;
     state.epoch = state.epoch.max(at_least.epoch);
     state.generation = state.generation.max(at_least.generation);
+    let retired = retire_staged(connection).await?;
+    if retired.is_some() {
+        state = at_rest(state);
+    }
     key_state::store(connection, &state).await?;
-    Ok(state)
+    Ok(Accepted { state, retired })
+}
+
+/// A later state than the restored one may have had this key in use, so it is kept as long as any that was.
+async fn retire_staged(connection: &mut SqliteConnection) -> Result<Option<Kid>, StoreError> {
+    const RETIRE: &str = concat!(
+        "UPDATE master_keys SET state = 'retired', wrapped_file = NULL, retired_at = ",
+        now!(),
+        " WHERE state = 'staged' RETURNING kid"
+    );
+    let staged: Option<Vec<u8>> = sqlx::query_scalar(RETIRE).fetch_optional(connection).await.map_err(store_error)?;
+    staged.map(|bytes| rows::staged_kid(&bytes)).transpose()
 }
 
 async fn master_state(connection: &mut SqliteConnection, kid: Kid) -> Result<Option<MasterKeyState>, StoreError> {

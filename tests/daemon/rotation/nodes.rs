@@ -3,14 +3,14 @@
 use super::*;
 
 /// A second node, with the first one's key.
-fn beside(site: &Site) -> Site {
+pub(super) fn beside(site: &Site) -> Site {
     let other = site.sharing();
     let key = std::fs::read(site.key_file()).unwrap();
     assert!(other.cli(["admin", "install-key"], &key).status.success());
     other
 }
 
-fn id_of(site: &Site, of: &Site) -> String {
+pub(super) fn id_of(site: &Site, of: &Site) -> String {
     let record: Value = serde_json::from_slice(&std::fs::read(of.data_dir().join("node.json")).unwrap()).unwrap();
     let ids = site.texts("SELECT node_id FROM nodes");
     ids.into_iter().find(|id| record.to_string().contains(id)).unwrap()
@@ -62,6 +62,25 @@ fn a_node_that_is_away_must_be_named_and_its_name_stops_nothing_else() {
     assert_eq!(report["end"], "rotated");
     assert!(report["left"].to_string().contains(&format!("give it to node {away}")), "{report}");
     check(&one, 5);
+}
+
+#[test]
+fn a_node_that_was_named_may_be_forgotten_while_the_rotation_goes_on() {
+    let first = Site::postgres();
+    let one = first.start();
+    fill(&one, 3);
+    let second = beside(&first);
+    second.start().kill();
+    let away = id_of(&first, &second);
+    first.run_sql(&format!("UPDATE nodes SET seen_at = 1 WHERE node_id = '{away}'"));
+    assert_eq!(rotated(&first, &["--without-node", &away])["end"], "staged");
+    let resume = ["--resume", WAIVE[0], WAIVE[1], "--without-node", &away];
+    let report = refusals::held_at_the_promotion(&first, &resume, || {
+        let forgotten = first.cli(["admin", "nodes", "forget", &away, "--yes"], b"");
+        assert_eq!(forgotten.status.code(), Some(0), "{forgotten:?}");
+    });
+    assert_eq!(report["end"], "rotated");
+    check(&one, 3);
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! What a rotation refuses, and what stops it on the way.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 
 use super::*;
+use crate::support::site::PATIENCE;
 
 on_both_stores![
     two_rotations_at_once_are_one_too_many,
+    past_the_flip_giving_up_is_refused_and_stops_nothing,
     a_copy_that_is_none_proves_nothing,
     a_dek_that_does_not_open_is_named_and_stops_it_before_anything_is_staged,
     a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_mended,
+    a_dek_that_is_damaged_after_the_flip_stops_it_without_a_cache_too,
     a_directory_that_takes_no_file_stops_the_staging_and_nothing_happened,
 ];
 
@@ -48,6 +52,38 @@ fn two_rotations_at_once_are_one_too_many(site: &Site) {
     assert_eq!(rotated(site, &["--abort"])["end"], "aborted");
     waits_for(&mut follower, r#""event":"done","end":"aborted""#);
     assert_eq!(phase(site), "idle");
+}
+
+fn past_the_flip_giving_up_is_refused_and_stops_nothing(site: &Site) {
+    let daemon = site.start();
+    fill(&daemon, 3);
+    rotated(site, &[]);
+    let report = held_at_the_promotion(site, &["--resume", WAIVE[0], WAIVE[1]], || {
+        let answer = daemon.request("POST", "/v1/admin/rotate-master/abort", b"");
+        assert_eq!((answer.status, answer.problem().contains("the way is forward")), (409, true), "{answer:?}");
+        let (code, said) = refused(site, &["--abort"]);
+        assert_eq!(code, Some(6), "{said}");
+        assert!(said.contains("phase verified: after the flip the way is forward"), "{said}");
+    });
+    assert_eq!(report["end"], "rotated", "it went on, and whoever asked for it was told");
+    check(&daemon, 3);
+}
+
+/// Asks for this, does that while the run waits to put the new key into its place, and lets it end.
+pub(super) fn held_at_the_promotion(site: &Site, arguments: &[&str], meanwhile: impl FnOnce()) -> Value {
+    std::thread::scope(|scope| {
+        let lock = std::fs::File::open(site.path("etc/secrets.key.lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let asked = scope.spawn(|| rotated(site, arguments));
+        let begun = Instant::now();
+        while !site.log().contains("rotation: promote:") {
+            assert!(begun.elapsed() < PATIENCE, "{}", site.log());
+            std::thread::yield_now();
+        }
+        meanwhile();
+        drop(lock);
+        asked.join().unwrap()
+    })
 }
 
 pub(super) fn waits_for(stream: &mut std::os::unix::net::UnixStream, text: &str) {
@@ -110,7 +146,7 @@ fn a_copy_that_is_none_proves_nothing(site: &Site) {
     assert_eq!(active(&daemon), kid);
 }
 
-pub(super) fn damage(site: &Site, tenant: &str) -> String {
+pub(in crate::daemon) fn damage(site: &Site, tenant: &str) -> String {
     let wrapped = if site.is_postgres() { "encode(wrapped, 'hex')" } else { "hex(wrapped)" };
     let whole = site.texts(&format!("SELECT {wrapped} FROM deks WHERE tenant = '{tenant}'")).remove(0);
     let mut bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(whole.as_bytes()).unwrap();
@@ -119,7 +155,7 @@ pub(super) fn damage(site: &Site, tenant: &str) -> String {
     whole
 }
 
-pub(super) fn put(site: &Site, tenant: &str, wrapped: &[u8]) {
+pub(in crate::daemon) fn put(site: &Site, tenant: &str, wrapped: &[u8]) {
     let wrapped = site.sql_bytes(wrapped);
     site.run_sql(&format!("UPDATE deks SET wrapped = {wrapped} WHERE tenant = '{tenant}'"));
 }
@@ -165,6 +201,11 @@ fn a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_men
     put(site, "t1", &data_encoding::HEXLOWER_PERMISSIVE.decode(whole.as_bytes()).unwrap());
     assert_eq!(rotated(site, &["--resume"])["end"], "rotated");
     check(&daemon, 3);
+}
+
+fn a_dek_that_is_damaged_after_the_flip_stops_it_without_a_cache_too(site: &Site) {
+    std::fs::write(site.path("config.toml"), "[cache]\nmax_entries = 0\n").unwrap();
+    a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_mended(site);
 }
 
 fn a_directory_that_takes_no_file_stops_the_staging_and_nothing_happened(site: &Site) {

@@ -79,12 +79,6 @@ pub(crate) async fn an_escrow_advances_and_keeps_what_was_stamped(f: Fixture) {
     let (locator, started, confirmed, read) = stamps("a").await;
     assert_eq!((locator.as_str(), started, confirmed), ("a safe", 1, Some(Micros(2))), "as they were");
     assert!(read.unwrap() > Micros(2));
-    // The copy was made anew, and proven again.
-    f.database.run("UPDATE escrows SET read_back_at = 3 WHERE id = 'a'").await.unwrap();
-    assert!(f.store.advance_escrow("a", EscrowStage::Confirmed, None).await.unwrap());
-    let (_, started, confirmed, read) = stamps("a").await;
-    assert_eq!((started, read), (1, Some(Micros(3))));
-    assert!(confirmed.unwrap() > Micros(2));
     // What was read back was there.
     assert_eq!(stamps("b").await.2, None, "another one is another one");
     assert!(f.store.advance_escrow("b", EscrowStage::ReadBack, None).await.unwrap());
@@ -93,6 +87,23 @@ pub(crate) async fn an_escrow_advances_and_keeps_what_was_stamped(f: Fixture) {
     // There is nothing to read back of a waiver.
     f.store.add_escrow(&waiver_of(KID, "w")).await.unwrap();
     assert!(!f.store.advance_escrow("w", EscrowStage::ReadBack, None).await.unwrap());
+}
+
+/// Two daemons find one begun row, and each makes a copy.
+pub(crate) async fn a_confirmed_escrow_is_not_overwritten_by_a_second_answer(f: Fixture) {
+    let f = f.with_key().await;
+    f.store.add_escrow(&copy_of(KID, "a", EscrowStage::Started)).await.unwrap();
+    assert!(f.store.advance_escrow("a", EscrowStage::Confirmed, Some("the first")).await.unwrap());
+    f.database.run("UPDATE escrows SET confirmed_at = 2, read_back_at = 3 WHERE id = 'a'").await.unwrap();
+    let row = async || f.store.escrows().await.unwrap().remove(0);
+    let before = row().await;
+    for locator in [Some("the second"), None] {
+        assert!(!f.store.advance_escrow("a", EscrowStage::Confirmed, locator).await.unwrap(), "{locator:?}");
+        assert_eq!(row().await, before, "{locator:?}");
+    }
+    // Whoever was not told that it was committed asks again.
+    assert!(f.store.advance_escrow("a", EscrowStage::Confirmed, Some("the first")).await.unwrap());
+    assert_eq!((row().await.locator, row().await.read_back_at), (before.locator, before.read_back_at));
 }
 
 pub(crate) async fn only_a_retired_key_is_destroyed(f: Fixture) {

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use containarium::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState};
 use containarium::store::masters::{
-    AtLeast, DekCursor, EscrowStage, Fence, Fenced, FlipOutcome, NewMaster, RetireOutcome, StageOutcome, UnderKey,
+    Accepted, AtLeast, DekCursor, EscrowStage, Fence, Fenced, FlipOutcome, NewMaster, RetireOutcome, StageOutcome,
+    UnderKey,
 };
 use containarium::store::{DekOutcome, StoreError};
 
@@ -395,15 +396,40 @@ pub(crate) async fn the_generation_rises_by_one(f: Fixture) {
 pub(crate) async fn an_accepted_restore_lowers_nothing(f: Fixture) {
     let f = f.flipped().await;
     let before = f.state().await;
-    let low = f.store.accept_restore(AtLeast { epoch: 1, generation: 1 }).await.unwrap();
+    let Accepted { state: low, .. } = f.store.accept_restore(AtLeast { epoch: 1, generation: 1 }).await.unwrap();
     assert_eq!(low, before);
-    let high = f.store.accept_restore(AtLeast { epoch: 7, generation: 1 }).await.unwrap();
+    let Accepted { state: high, .. } = f.store.accept_restore(AtLeast { epoch: 7, generation: 1 }).await.unwrap();
     assert_eq!(high, KeyState { epoch: 7, ..before.clone() });
-    let high = f.store.accept_restore(AtLeast { epoch: 2, generation: 40 }).await.unwrap();
+    let Accepted { state: high, .. } = f.store.accept_restore(AtLeast { epoch: 2, generation: 40 }).await.unwrap();
     assert_eq!(high, KeyState { epoch: 7, generation: 40, ..before });
     assert_eq!(f.state().await, high);
     // Whoever worked under the numbers from before is elsewhere.
     let outcome = f.store.rewrap(&after(KeyPhase::Rewrapping), &[]).await.unwrap();
     assert_eq!(outcome, Fenced::Elsewhere(high));
     assert!(f.store.take_lease(ONE, MINUTE).await.is_ok());
+}
+
+/// Given up it would be unlinked; and which state it was that used it, if any did, the numbers do not tell.
+pub(crate) async fn an_accepted_restore_retires_a_key_that_was_staged(f: Fixture) {
+    let f = f.staged().await;
+    let file = f.database.bytes(b"wrapped");
+    f.database.run(&format!("UPDATE master_keys SET wrapped_file = {file} WHERE state = 'staged'")).await.unwrap();
+    let staged = f.state().await;
+    let Accepted { state, retired } = f.store.accept_restore(AtLeast { epoch: 1, generation: 5 }).await.unwrap();
+    assert_eq!(retired, Some(NEW));
+    assert_eq!(phase_of(&state), (1, KID, KeyPhase::Idle));
+    assert_eq!((state.generation, state.mode, state.lease), (5, KeyMode::Normal, None));
+    assert_ne!(staged.lease, None);
+    assert_eq!(f.state().await, state);
+    assert_eq!(f.rows("master_keys WHERE wrapped_file IS NOT NULL").await, 0);
+    let keys = f.store.survey().await.unwrap().master_keys;
+    let new = keys.iter().find(|key| key.kid == NEW).unwrap();
+    assert!(new.state == MasterKeyState::Retired && new.retired_at.is_some(), "{new:?}");
+    assert_eq!(f.master_state(KID).await, Some(MasterKeyState::Active));
+    // Neither way goes on from where it was.
+    let fence = before(KeyPhase::Staged);
+    assert!(matches!(f.store.abort(&fence, NEW).await.unwrap(), Fenced::Elsewhere(_)));
+    assert!(matches!(f.store.flip(&fence, NEW, &[]).await.unwrap(), Fenced::Elsewhere(_)));
+    let again = f.store.accept_restore(AtLeast { epoch: 1, generation: 6 }).await.unwrap();
+    assert_eq!(again.retired, None);
 }

@@ -126,8 +126,8 @@ async fn a_rewrap_that_waits_for_a_change_of_epoch_is_elsewhere_at_every_default
         let rewrap = tokio::spawn(async move { other.rewrap(&after(KeyPhase::Rewrapping), &batch).await.unwrap() });
         until_waiting(&mut watcher, 2).await;
         earlier.commit().await.unwrap();
-        let state = restore.await.unwrap();
-        assert_eq!(rewrap.await.unwrap(), Fenced::Elsewhere(state), "{level}");
+        let accepted = restore.await.unwrap();
+        assert_eq!(rewrap.await.unwrap(), Fenced::Elsewhere(accepted.state), "{level}");
         assert_eq!(f.store.count_under(NEW).await.unwrap().in_use, 0, "{level}");
     }
 }

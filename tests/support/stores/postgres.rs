@@ -28,12 +28,16 @@ pub(crate) struct PostgresDatabase {
 
 impl PostgresDatabase {
     pub(crate) async fn create() -> Arc<Self> {
+        Self::create_on(&environment("DATABASE_URL")).await
+    }
+
+    /// On a server of the test's own.
+    pub(crate) async fn create_on(server: &str) -> Arc<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let server = environment("DATABASE_URL");
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let separator = if server.contains('?') { '&' } else { '?' };
         let url = format!("{server}{separator}dbname={name}");
-        let server = PgConnectOptions::from_str(&server).unwrap();
+        let server = PgConnectOptions::from_str(server).unwrap();
         let mut connection = server.connect().await.unwrap();
         connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0"))).await.unwrap();
         connection.close().await.unwrap();
@@ -55,6 +59,14 @@ impl PostgresDatabase {
         let name = &self.name;
         let forced = format!("DROP DATABASE {name} WITH (FORCE)");
         self.on_server(&[forced, format!("ALTER DATABASE {name}_copy RENAME TO {name}")]).await;
+    }
+
+    /// Puts the copy in the database's place, and keeps that as the copy; nobody may be connected.
+    pub(crate) async fn swap_with_copy(&self) {
+        let name = &self.name;
+        let turns = [("", "_aside"), ("_copy", ""), ("_aside", "_copy")];
+        let rename = |(from, to): &(&str, &str)| format!("ALTER DATABASE {name}{from} RENAME TO {name}{to}");
+        self.on_server(&turns.iter().map(rename).collect::<Vec<_>>()).await;
     }
 
     async fn on_server(&self, statements: &[String]) {

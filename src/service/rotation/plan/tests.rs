@@ -4,9 +4,10 @@ mod model;
 
 use proptest::prelude::*;
 
+use super::super::Escrow;
 use super::*;
 use crate::model::Tenant;
-use model::{Event, World};
+use model::{Cloud, Event, World};
 
 fn kid(number: u8) -> Kid {
     Kid::new([number; 16])
@@ -91,6 +92,31 @@ fn a_node_that_is_named_as_away_but_is_live_is_waited_for() {
 }
 
 #[test]
+fn a_node_that_was_named_and_is_forgotten_stops_nothing_that_is_under_way() {
+    let unknown = 9;
+    for phase in [KeyPhase::Idle, KeyPhase::Staged, KeyPhase::Rewrapping] {
+        let mut world = World::new();
+        world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Waive }));
+        while world.state.phase != phase {
+            world.plan(0).unwrap();
+            world.happen(&Event::Install(1));
+            world.happen(&Event::Act(0));
+        }
+        world.happen(&Event::Install(1));
+        world.name_as_away(0, unknown);
+        if phase == KeyPhase::Rewrapping {
+            world.ask(0, Asked::Resume { proof: None, escrow: Escrow::Prove });
+        }
+        world.run(0);
+        let expected = match phase {
+            KeyPhase::Idle => Next::Blocked(Blocked::UnknownNode(World::node_id(unknown))),
+            _ => Next::Stop(Stop::Rotated),
+        };
+        assert_eq!(world.ended(0), Some(expected), "{phase}");
+    }
+}
+
+#[test]
 fn staging_stops_for_the_proof_of_a_copy_and_only_that_keys_copy_is_taken() {
     let mut world = World::new();
     world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Prove }));
@@ -106,6 +132,51 @@ fn staging_stops_for_the_proof_of_a_copy_and_only_that_keys_copy_is_taken() {
     world.ask(0, Asked::Resume { proof: proof(staged), escrow: Escrow::Prove });
     world.run(0);
     assert_eq!(world.ended(0), Some(Next::Stop(Stop::Rotated)));
+}
+
+#[test]
+fn a_new_key_is_copied_to_the_cloud_before_the_flip_and_without_that_copy_there_is_none() {
+    let mut world = World::new();
+    world.happen(&Event::Cloud(Cloud::Away));
+    world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Push }));
+    world.run(0);
+    let staged = world.staged().unwrap();
+    let Some(Next::Blocked(blocked)) = world.ended(0) else { panic!("{:?}", world.ended(0)) };
+    for part in ["no answer within 10 s", "--resume`", "--escrow prove`", "--abort`"] {
+        assert!(blocked.to_string().contains(part), "{blocked}");
+    }
+    world.happen(&Event::Cloud(Cloud::Up));
+    world.ask(0, Asked::Resume { proof: None, escrow: Escrow::Push });
+    assert_eq!(
+        world.plan(0),
+        Some(Step::TakeLease).filter(|_| world.state.lease.is_none()).or(Some(Step::Push(staged)))
+    );
+    world.run(0);
+    assert!(matches!(world.ended(0), Some(Next::WaitForNodes { .. })), "{:?}", world.ended(0));
+    world.happen(&Event::Install(1));
+    world.run(0);
+    assert_eq!(world.ended(0), Some(Next::Stop(Stop::Rotated)));
+}
+
+#[test]
+fn what_the_cloud_refused_can_be_given_up_and_a_copy_that_was_only_begun_is_none() {
+    let mut world = World::new();
+    world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Push }));
+    while !matches!(world.plan(0), Some(Step::Push(_))) {
+        world.happen(&Event::Act(0));
+    }
+    world.happen(&Event::CrashInside(0));
+    world.happen(&Event::Restart(0));
+    world.ask(0, Asked::Resume { proof: None, escrow: Escrow::Prove });
+    world.run(0);
+    assert_eq!(world.ended(0), Some(Next::Stop(Stop::NeedsCopy(world.staged().unwrap()))));
+    world.happen(&Event::Cloud(Cloud::Away));
+    world.ask(0, Asked::Resume { proof: None, escrow: Escrow::Push });
+    world.run(0);
+    assert!(matches!(world.ended(0), Some(Next::Blocked(Blocked::NotPushed { .. }))), "{:?}", world.ended(0));
+    world.ask(0, Asked::Abort);
+    world.run(0);
+    assert_eq!(world.ended(0), Some(Next::Stop(Stop::Aborted)));
 }
 
 #[test]
@@ -167,7 +238,9 @@ fn an_old_key_is_destroyed_after_its_time_with_a_copy_or_a_waiver_and_no_quarant
     assert!(matches!(blocked(&mut world, destroy(Escrow::Waive)), Blocked::TooEarly { .. }));
     world.now.0 += i64::try_from(model::RETAIN.as_micros()).unwrap();
     world.escrows.clear();
-    assert_eq!(blocked(&mut world, destroy(Escrow::Prove)), Blocked::NotReadBack(kid(1)));
+    for escrow in [Escrow::Prove, Escrow::Push] {
+        assert_eq!(blocked(&mut world, destroy(escrow)), Blocked::NotReadBack(kid(1)));
+    }
     world.quarantined = 2;
     assert_eq!(blocked(&mut world, destroy(Escrow::Waive)), Blocked::Quarantined { kid: kid(1), deks: 2 });
     world.quarantined = 0;
@@ -211,6 +284,10 @@ fn every_reason_to_stop_names_what_mends_it() {
         Blocked::NotLoaded(kid(1)),
         Blocked::NoStagedFile(kid(1)),
         Blocked::WrongCopy { found: kid(1), wanted: kid(2) },
+        Blocked::NotPushed {
+            kid: kid(1),
+            trouble: Trouble { class: crate::service::backup::Class::Denied, why: "denied".to_owned() },
+        },
         Blocked::UnknownNode(node.node),
         Blocked::LostNodes { nodes: vec![node] },
         Blocked::Damage { deks: Vec::new(), more: 3 },

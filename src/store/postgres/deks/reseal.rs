@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 
+use crate::failpoint;
 use crate::model::{DekRecord, DekVersion, Tenant};
 use crate::store::deks::{ResealOutcome, Resealer, SealedVersion};
 use crate::store::postgres::columns::column;
@@ -40,6 +41,7 @@ impl Work for Reseal<'_> {
             }
         }
         let replaced = self.replace(tx, &active, &resealed).await?;
+        failpoint::reached("store.reseal");
         Ok(End::Commit(ResealOutcome::Resealed(replaced)))
     }
 }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 
 use super::read::lock_dek;
+use crate::failpoint;
 use crate::model::{DekBody, DekRecord, DekState, DekVersion, Tenant, WrappedDek};
 use crate::store::deks::{RemoveDekOutcome, RotateDekOutcome};
 use crate::store::postgres::failure::Failure;
@@ -55,6 +56,7 @@ impl Work for RotateDek<'_> {
         insert_dek(tx, self.tenant, version, active_kid, &new, at).await?;
         let wrapped = WrappedDek { kid: active_kid, bytes: new.wrapped };
         let dek = DekRecord { tenant: self.tenant.clone(), version, id: new.id, body: DekBody::Active(wrapped) };
+        failpoint::reached("store.rotate-dek");
         Ok(End::Commit(RotateDekOutcome::Rotated(dek)))
     }
 }
@@ -102,6 +104,7 @@ impl Work for RemoveDek<'_> {
             .bind(i64::from(self.version.get()))
             .execute(tx)
             .await?;
+        failpoint::reached("store.remove-dek");
         Ok(End::Commit(RemoveDekOutcome::Removed))
     }
 }

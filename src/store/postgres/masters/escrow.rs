@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 
+use crate::failpoint;
 use crate::model::EscrowRecord;
 use crate::store::StoreError;
 use crate::store::masters::{EscrowStage, NewEscrow};
@@ -43,10 +44,11 @@ pub(super) async fn insert_escrow(tx: &mut PgConnection, escrow: &NewEscrow) -> 
     .bind(stamp(EscrowStage::ReadBack))
     .execute(tx)
     .await?;
-    match added.rows_affected() {
-        1 => Ok(()),
-        _ => Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid)).into()),
+    if added.rows_affected() != 1 {
+        return Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid)).into());
     }
+    failpoint::reached("store.escrow");
+    Ok(())
 }
 
 pub(super) struct AdvanceEscrow<'a> {
@@ -64,7 +66,8 @@ impl Work for AdvanceEscrow<'_> {
         let stamp = |stage| (self.stage == stage).then_some(at);
         let done = sqlx::query(
             "UPDATE containarium.escrows SET confirmed_at = COALESCE($2, confirmed_at, $3), \
-                 read_back_at = COALESCE($3, read_back_at), locator = COALESCE($4, locator) WHERE id = $1 AND kind = 'copy'",
+                 read_back_at = COALESCE($3, read_back_at), locator = COALESCE($4, locator) WHERE id = $1 AND kind = 'copy' \
+                 AND ($2::bigint IS NULL OR confirmed_at IS NULL OR locator = $4)",
         )
         .bind(self.id)
         .bind(stamp(EscrowStage::Confirmed))

@@ -11,6 +11,7 @@ use super::fence::{lock_fenced, lock_key_state, master_key_state, one_row};
 use super::restore::raise_generation;
 use super::rewrap::count_under;
 use super::steps::{enter, finish};
+use crate::failpoint;
 use crate::model::{KeyMode, KeyPhase, Kid, MasterKeyState, Micros};
 use crate::store::StoreError;
 use crate::store::masters::{DestroyOutcome, Fence, Fenced, NewEscrow, RetireOutcome};
@@ -61,6 +62,7 @@ impl Work for Retire<'_> {
             KeyMode::Normal => finish(tx).await?,
             KeyMode::Compromised => enter(tx, KeyPhase::Reencrypting, state.mode).await?,
         };
+        failpoint::reached("store.retire");
         Ok(End::Commit(Fenced::Done(RetireOutcome::Retired(state))))
     }
 }
@@ -93,6 +95,7 @@ impl Work for DestroyMaster<'_> {
         .await?;
         one_row(&destroyed, "master_keys")?;
         raise_generation(tx).await?;
+        failpoint::reached("store.destroy");
         Ok(End::Commit(DestroyOutcome::Destroyed))
     }
 }

@@ -5,6 +5,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::fence::read_key_state;
+use crate::failpoint;
 use crate::model::{DekRecord, DekState, Kid};
 use crate::store::masters::{DekCursor, Fence, Fenced, Rewrapped, UnderKey};
 use crate::store::postgres::columns::dek_columns;
@@ -138,6 +139,7 @@ impl Work for Rewrap<'_> {
             .bind(self.fence.active.as_bytes().as_slice())
             .execute(tx)
             .await?;
+        failpoint::reached("store.rewrap");
         Ok(End::Commit(Fenced::Done(done.rows_affected())))
     }
 }

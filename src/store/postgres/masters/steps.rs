@@ -6,6 +6,7 @@ use sqlx::postgres::PgConnection;
 
 use super::fence::{key_state_columns, lock_fenced, master_key_state, one_row};
 use super::nodes::all_nodes;
+use crate::failpoint;
 use crate::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState, NodeId};
 use crate::store::guards;
 use crate::store::masters::{Fence, Fenced, FlipOutcome, NewMaster, StageOutcome};
@@ -41,6 +42,7 @@ impl Work for Stage<'_> {
         .execute(&mut *tx)
         .await?;
         let state = enter(tx, KeyPhase::Staged, self.key.mode).await?;
+        failpoint::reached("store.stage");
         Ok(End::Commit(Fenced::Done(StageOutcome::Staged(state))))
     }
 }
@@ -70,7 +72,9 @@ impl Work for Abort<'_> {
         if aborted == 0 {
             return Ok(End::Rollback(Fenced::Elsewhere(state)));
         }
-        Ok(End::Commit(Fenced::Done(finish(tx).await?)))
+        let state = finish(tx).await?;
+        failpoint::reached("store.abort");
+        Ok(End::Commit(Fenced::Done(state)))
     }
 }
 
@@ -101,6 +105,7 @@ impl Work for Flip<'_> {
             self.fence.active,
         )
         .await?;
+        failpoint::reached("store.flip-half");
         turn(
             "UPDATE containarium.master_keys SET state = 'active', \
                  activated_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint WHERE kid = $1 AND state = 'staged'",
@@ -115,6 +120,7 @@ impl Work for Flip<'_> {
         .bind(self.to.as_bytes().as_slice())
         .fetch_one(&mut *tx)
         .await?;
+        failpoint::reached("store.flip");
         Ok(End::Commit(Fenced::Done(FlipOutcome::Flipped(row.record()?))))
     }
 }
@@ -157,6 +163,7 @@ impl Work for SetPhase<'_> {
         };
         guards::check_phase(state.phase, self.to)?;
         let state = if self.to == KeyPhase::Idle { finish(tx).await? } else { enter(tx, self.to, state.mode).await? };
+        failpoint::reached("store.phase");
         Ok(End::Commit(Fenced::Done(state)))
     }
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::environment;
 
+/// With fsync on: what is killed at a commit means nothing without.
 pub(crate) struct Server {
     directory: TempDir,
     running: Option<Child>,
@@ -48,7 +49,7 @@ impl Server {
         let socket = format!("unix_socket_directories={}", self.directory.path().display());
         let child = self
             .command("postgres")
-            .args(["-c", "listen_addresses=", "-c", &socket, "-c", "fsync=off"])
+            .args(["-c", "listen_addresses=", "-c", &socket, "-c", "max_connections=200"])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

@@ -6,9 +6,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use super::super::super::Escrow;
 use super::super::*;
 use super::kid;
-use crate::model::{BootId, EscrowRecord, Lease};
+use crate::model::{BootId, EscrowKind, EscrowRecord, Lease};
+use crate::service::backup::Class;
 
 pub(super) const RETAIN: Duration = Duration::from_hours(35 * 24);
 const LEASE: i64 = 30_000_000;
@@ -28,13 +30,21 @@ pub(super) enum Event {
     /// The staged key's file is put on this node's disk.
     Install(usize),
     Create(usize),
+    /// Secret Manager takes copies, or answers nobody.
+    Cloud(Cloud),
     /// Leases lapse, and who does not run is no longer live.
     TimePasses,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cloud {
+    Up,
+    Away,
+}
+
 pub(super) fn event() -> impl Strategy<Value = Event> {
     let node = 0..2_usize;
-    let escrow = prop_oneof![Just(Escrow::Prove), Just(Escrow::Waive)];
+    let escrow = prop_oneof![2 => Just(Escrow::Push), 1 => Just(Escrow::Prove), 2 => Just(Escrow::Waive)];
     let mode = prop_oneof![Just(KeyMode::Normal), Just(KeyMode::Compromised)];
     let asked = prop_oneof![
         3 => (mode, escrow.clone()).prop_map(|(mode, escrow)| Asked::Start { mode, escrow }),
@@ -51,6 +61,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         2 => node.clone().prop_map(Event::Restart),
         2 => node.clone().prop_map(Event::Install),
         1 => node.prop_map(Event::Create),
+        1 => prop_oneof![Just(Cloud::Up), Just(Cloud::Away)].prop_map(Event::Cloud),
         1 => Just(Event::TimePasses),
     ]
 }
@@ -95,6 +106,7 @@ pub(super) struct World {
     pub(super) now: Micros,
     nodes: [Node; 2],
     made: u8,
+    cloud: Cloud,
 }
 
 fn record(kid: Kid, state: MasterKeyState) -> MasterKeyRecord {
@@ -117,6 +129,11 @@ fn copy_of(kid: Kid, what: EscrowKind) -> EscrowRecord {
         confirmed_at,
         read_back_at,
     }
+}
+
+fn begun_copy_of(kid: Kid) -> EscrowRecord {
+    let target = "secret-manager".to_owned();
+    EscrowRecord { target, confirmed_at: None, read_back_at: None, ..copy_of(kid, EscrowKind::Copy) }
 }
 
 impl World {
@@ -153,6 +170,7 @@ impl World {
             now: Micros(0),
             nodes: [node(), node()],
             made: 1,
+            cloud: Cloud::Up,
         }
     }
 
@@ -264,6 +282,8 @@ impl World {
                         let made = self.make_key();
                         self.nodes[node].durable.insert(made);
                     }
+                    // The row that comes before the call; whether the version was added nobody will know.
+                    Some((Step::Push(kid), _)) => self.escrows.push(begun_copy_of(kid)),
                     Some((step, seen)) => self.act(node, step, &seen),
                     None => {}
                 }
@@ -291,6 +311,7 @@ impl World {
                     self.deks.push(ModelDek { kid: active, made_in: self.state.epoch });
                 }
             }
+            Event::Cloud(cloud) => self.cloud = cloud,
             Event::TimePasses => {
                 self.now.0 += LEASE + 1;
                 for node in 0..2 {
@@ -389,6 +410,7 @@ impl World {
         assert!(!fenced || lease.is_some(), "{step:?} without the lease");
         let holds = match step {
             Step::TakeLease | Step::Preflight | Step::Waive(_) | Step::Record(_) | Step::Promote(_) => true,
+            Step::Push(kid) => self.state.phase == KeyPhase::Staged && me.durable.contains(kid),
             Step::Stage(_) => self.state.phase == KeyPhase::Idle && me.run.preflighted,
             Step::Flip { to, without } => self.may_flip(*to, without) && me.durable.contains(to),
             Step::Rewrap { old, .. } => self.state.phase == KeyPhase::Rewrapping && me.loaded.contains(old),
@@ -410,9 +432,14 @@ impl World {
     }
 
     fn may_flip(&self, to: Kid, without: &[NodeId]) -> bool {
-        let escrowed = self.escrows.iter().any(|escrow| escrow.kid == to);
+        let escrowed = self.is_escrowed(to);
         let held = |node: &NodeRecord| node.durable_kids.contains(&to) || (!node.live && without.contains(&node.node));
         self.state.phase == KeyPhase::Staged && self.staged() == Some(to) && escrowed && self.nodes().iter().all(held)
+    }
+
+    /// A row that was only begun is no copy.
+    fn is_escrowed(&self, kid: Kid) -> bool {
+        self.escrows.iter().any(|escrow| escrow.kid == kid && escrow.confirmed_at.is_some())
     }
 
     fn make_key(&mut self) -> Kid {
@@ -449,6 +476,7 @@ impl World {
                 }
                 fenced
             }
+            Step::Push(kid) => self.push(index, kid),
             Step::Waive(kid) => {
                 self.escrows.push(copy_of(kid, EscrowKind::Waiver));
                 true
@@ -523,6 +551,17 @@ impl World {
         self.nodes[index].run.carried |= changed;
     }
 
+    fn push(&mut self, index: usize, kid: Kid) -> bool {
+        match self.cloud {
+            Cloud::Up => self.escrows.push(EscrowRecord { confirmed_at: Some(self.now), ..begun_copy_of(kid) }),
+            Cloud::Away => {
+                let why = "no answer within 10 s".to_owned();
+                self.nodes[index].run.unpushed = Some(Trouble { class: Class::Unavailable, why });
+            }
+        }
+        true
+    }
+
     fn set_phase(&mut self, fenced: bool, to: KeyPhase) -> bool {
         if fenced {
             self.state.phase = to;
@@ -540,7 +579,7 @@ impl World {
             self.keys.iter().filter(|key| key.state == MasterKeyState::Active).map(|key| key.kid).collect();
         prop_assert_eq!(active, vec![self.state.active_kid], "one active key, always");
         for dek in &self.deks {
-            let escrowed = self.escrows.iter().any(|escrow| escrow.kid == dek.kid);
+            let escrowed = self.is_escrowed(dek.kid);
             prop_assert!(escrowed, "a DEK whose key is neither proven off the host nor waived: {:?}", self);
             let durable = self.nodes.iter().any(|node| node.durable.contains(&dek.kid));
             prop_assert!(durable, "a DEK whose key lies on no disk: {:?}", self);

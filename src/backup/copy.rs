@@ -1,0 +1,91 @@
+//! A copy in hand, and the ways in which one can come from a file.
+
+use std::io::Read;
+
+use zeroize::Zeroizing;
+
+use super::age::{self, Identities};
+use super::error::BackupError;
+use super::paper;
+use crate::crypto::{ImageError, KeyfileImage, kid};
+use crate::model::Kid;
+
+/// A key file's bytes that came back from somewhere.
+pub struct KeyCopy(KeyfileImage);
+
+impl KeyCopy {
+    #[must_use]
+    pub const fn new(image: KeyfileImage) -> Self {
+        Self(image)
+    }
+
+    /// The copy's identity.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        self.0.sha256()
+    }
+
+    /// Which key it is.
+    ///
+    /// # Errors
+    /// Each [`ImageError`]: what it is instead of the 32 bytes of a key.
+    pub fn kid(&self) -> Result<Kid, ImageError> {
+        self.0.master().map(|master| kid(&master))
+    }
+
+    #[must_use]
+    pub const fn image(&self) -> &KeyfileImage {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn into_image(self) -> KeyfileImage {
+        self.0
+    }
+}
+
+/// How a copy was written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The key file's bytes as they are.
+    Plain,
+    Age,
+    Paper,
+}
+
+/// A copy that was read, and how.
+pub struct ReadCopy {
+    pub form: Form,
+    pub copy: KeyCopy,
+    /// The kid that is written beside it; only paper has one.
+    pub written_kid: Option<Kid>,
+}
+
+/// The most bytes that a copy in a file may have: 64 KiB in base64, with room for headers and checks.
+pub const READ_LIMIT: usize = 256 * 1024;
+
+/// Reads a copy of whatever form from a file or a pipe. An age file needs the `identities` that open it.
+///
+/// # Errors
+/// `Read` (the reader's), `TooLong`, `NeedsIdentity`, `Age`, `Paper`. A plain copy is not judged here: [`KeyCopy::kid`] does.
+pub fn read_copy(reader: &mut impl Read, identities: Option<&Identities>) -> Result<ReadCopy, BackupError> {
+    let bytes = read_bounded(reader, READ_LIMIT)?;
+    if age::is_age(&bytes) {
+        let identities = identities.ok_or(BackupError::NeedsIdentity)?;
+        let copy = KeyCopy::new(age::open(&bytes, identities)?);
+        Ok(ReadCopy { form: Form::Age, copy, written_kid: None })
+    } else if paper::is_paper(&bytes) {
+        let (copy, kid) = paper::read(&bytes)?;
+        Ok(ReadCopy { form: Form::Paper, copy, written_kid: Some(kid) })
+    } else {
+        Ok(ReadCopy { form: Form::Plain, copy: KeyCopy::new(KeyfileImage::new(bytes)), written_kid: None })
+    }
+}
+
+/// Into one allocation that is wiped and never moved.
+pub(super) fn read_bounded(reader: &mut impl Read, limit: usize) -> Result<Zeroizing<Vec<u8>>, BackupError> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    reader.take(most).read_to_end(&mut bytes).map_err(|cause| BackupError::Read { cause })?;
+    if bytes.len() > limit { Err(BackupError::TooLong { limit }) } else { Ok(bytes) }
+}

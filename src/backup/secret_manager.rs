@@ -1,0 +1,248 @@
+//! Copies as versions of a Secret Manager secret.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use super::copy::KeyCopy;
+use super::error::BackupError;
+use crate::crypto::{ImageError, KeyfileImage};
+use crate::gcp::{Endpoint, GcpError, Limits, SecretManager, SecretPath, VersionFacts, VersionNumber, VersionState};
+use crate::model::{Kid, Micros};
+
+/// One secret that copies are pushed to and fetched from, with the identity of this process. Made inside a tokio runtime.
+pub struct SecretManagerTarget {
+    google: SecretManager,
+    secret: SecretPath,
+}
+
+/// A copy that Google confirmed with its checksum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    pub number: NonZeroU64,
+    /// The version's full name, as an escrow records it.
+    pub locator: String,
+    /// Of what was pushed.
+    pub sha256: [u8; 32],
+}
+
+/// A version as the list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub number: NonZeroU64,
+    pub locator: String,
+    pub state: CopyState,
+    pub created_at: Option<Micros>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CopyState {
+    Enabled,
+    Disabled,
+    Destroyed,
+    Unknown,
+}
+
+/// What is known of the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    pub created_at: Option<Micros>,
+    /// Google will delete it with all copies in it: it is no place for backups.
+    pub expires: bool,
+}
+
+/// A copy that was fetched.
+pub struct Fetched {
+    pub number: NonZeroU64,
+    pub locator: String,
+    pub copy: KeyCopy,
+}
+
+/// What a search for keys found, and what else it met.
+pub struct Search {
+    /// One copy for each key, the newest of those that there are.
+    pub found: Vec<Fetched>,
+    /// Every version that was looked at, the newest first; empty only where there is none.
+    pub looked_at: Vec<LookedAt>,
+    /// The keys that none of those holds.
+    pub missing: Vec<Kid>,
+    /// Why the search ended before its end: what is missing may be in a version that was not looked at.
+    pub stopped: Option<BackupError>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookedAt {
+    pub number: NonZeroU64,
+    pub was: WhatItWas,
+}
+
+/// What a version turned out to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhatItWas {
+    Key(Kid),
+    NoKey(ImageError),
+    /// It cannot be read in this state.
+    NotEnabled(CopyState),
+    /// Its checksum is not that of what came.
+    Damaged,
+    /// It did not come, for a reason that is this version's and need not be another's.
+    Unread(GcpError),
+}
+
+impl SecretManagerTarget {
+    /// `endpoint` is where Secret Manager is asked, Google's own where `None`; `secret` is `projects/P/secrets/S`; no call of this target
+    /// takes longer than `deadline`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Endpoint`, `SecretName`, `NoTime`, and `Google` where this process has no usable credentials file.
+    pub fn connect(endpoint: Option<&str>, secret: &str, deadline: Duration) -> Result<Self, BackupError> {
+        let endpoint = Endpoint::secret_manager(endpoint).map_err(|cause| BackupError::Endpoint { cause })?;
+        let secret = SecretPath::parse(secret)
+            .map_err(|cause| BackupError::SecretName { name: secret.escape_debug().to_string(), cause })?;
+        if deadline.is_zero() {
+            return Err(BackupError::NoTime { deadline });
+        }
+        Ok(Self { google: SecretManager::connect(&endpoint, Limits::within(deadline), &secret)?, secret })
+    }
+
+    /// The secret's full name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.secret.to_string()
+    }
+
+    /// Adds a copy. Whoever calls this has recorded that it is about to; after any error a copy may have been added all the same, and
+    /// the same bytes may be pushed again.
+    ///
+    /// # Errors
+    /// `Google`.
+    pub async fn push(&self, image: &KeyfileImage) -> Result<Pushed, BackupError> {
+        let number = self.google.add(&self.secret, image).await?;
+        Ok(Pushed { number: number.into(), locator: self.secret.version(number), sha256: image.sha256() })
+    }
+
+    /// Every version, the newest first. What they hold is not known from a list.
+    ///
+    /// # Errors
+    /// `Google`.
+    pub async fn list(&self) -> Result<Vec<Listed>, BackupError> {
+        let listed = |version: VersionFacts| Listed {
+            number: version.number.into(),
+            locator: self.secret.version(version.number),
+            state: version.state.into(),
+            created_at: version.created_at,
+        };
+        Ok(self.google.list(&self.secret).await?.into_iter().map(listed).collect())
+    }
+
+    /// # Errors
+    /// `Google`.
+    pub async fn describe(&self) -> Result<Described, BackupError> {
+        let facts = self.google.secret(&self.secret).await?;
+        Ok(Described { created_at: facts.created_at, expires: facts.expires })
+    }
+
+    /// The copy of this number, whatever it holds.
+    ///
+    /// # Errors
+    /// `Google`.
+    pub async fn fetch(&self, number: NonZeroU64) -> Result<Fetched, BackupError> {
+        let version = VersionNumber::from(number);
+        let copy = KeyCopy::new(self.google.access(&self.secret, version).await?);
+        Ok(Fetched { number, locator: self.secret.version(version), copy })
+    }
+
+    /// Fetches versions, the newest first, until it has every one of these keys or there is none left. A version that is disabled,
+    /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one; what the next version
+    /// would meet too (no right, no connection, no time) stops the search. What was found by then stays found.
+    pub async fn search(&self, wanted: &[Kid]) -> Search {
+        let mut search = Search { found: Vec::new(), looked_at: Vec::new(), missing: wanted.to_vec(), stopped: None };
+        search.missing.sort_unstable();
+        search.missing.dedup();
+        if let Err(error) = self.look_through(&mut search).await {
+            search.stopped = Some(error);
+        }
+        search
+    }
+
+    async fn look_through(&self, search: &mut Search) -> Result<(), BackupError> {
+        for version in self.list().await? {
+            if search.missing.is_empty() && !search.looked_at.is_empty() {
+                break;
+            }
+            let was = match version.state {
+                CopyState::Disabled | CopyState::Destroyed => WhatItWas::NotEnabled(version.state),
+                CopyState::Enabled | CopyState::Unknown => self.look_at(version.number, search).await?,
+            };
+            search.looked_at.push(LookedAt { number: version.number, was });
+        }
+        Ok(())
+    }
+
+    async fn look_at(&self, number: NonZeroU64, search: &mut Search) -> Result<WhatItWas, BackupError> {
+        let fetched = match self.fetch(number).await {
+            Ok(fetched) => fetched,
+            Err(BackupError::Google(error)) => return of_one_version(error).map_err(BackupError::Google),
+            Err(error) => return Err(error),
+        };
+        Ok(match fetched.copy.kid() {
+            Ok(kid) => {
+                if let Some(at) = search.missing.iter().position(|missing| *missing == kid) {
+                    search.missing.remove(at);
+                    search.found.push(fetched);
+                }
+                WhatItWas::Key(kid)
+            }
+            Err(damage) => WhatItWas::NoKey(damage),
+        })
+    }
+}
+
+/// What an error says of the version that was read; an error where the next version would meet it too.
+fn of_one_version(error: GcpError) -> Result<WhatItWas, GcpError> {
+    match error {
+        // Changed since the list was made.
+        GcpError::VersionDisabled { .. } => Ok(WhatItWas::NotEnabled(CopyState::Disabled)),
+        GcpError::VersionDestroyed { .. } => Ok(WhatItWas::NotEnabled(CopyState::Destroyed)),
+        GcpError::BadChecksum { .. } => Ok(WhatItWas::Damaged),
+        GcpError::NoSuchVersion { .. }
+        | GcpError::NotConfirmed { .. }
+        | GcpError::AnswerTooLong { .. }
+        | GcpError::NotUnderstood { .. } => Ok(WhatItWas::Unread(error)),
+        _ => Err(error),
+    }
+}
+
+impl From<VersionState> for CopyState {
+    fn from(state: VersionState) -> Self {
+        match state {
+            VersionState::Enabled => Self::Enabled,
+            VersionState::Disabled => Self::Disabled,
+            VersionState::Destroyed => Self::Destroyed,
+            VersionState::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for CopyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::Destroyed => "destroyed",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl fmt::Display for WhatItWas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(kid) => write!(f, "master key {kid}"),
+            Self::NoKey(damage) => write!(f, "no master key: {damage}"),
+            Self::NotEnabled(state) => state.fmt(f),
+            Self::Damaged => f.write_str("damaged: its checksum is not that of what came"),
+            Self::Unread(error) => error.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `containarium backup verify`
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::client::{Client, ClientError};
+use crate::compose;
+use crate::config::Config;
+use crate::service::backup::Class;
+use crate::service::backup::verify::{Unproven, Verified, VerifyError, verify as read_back, verify_copy};
+use crate::wire::backup::{ReadBackItem, ReadBackRequest, TroubleItem};
+
+use super::super::failure::{Deed, Exit, Failure};
+use super::super::output::{Format, Table, note, print_json};
+use super::super::settings::{OutputArgs, SettingsArgs};
+use super::copy::{Copy, CopyArgs, config};
+use super::{exit, read_back_item, trouble_item};
+
+#[derive(Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    copy: CopyArgs,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// `backup verify -o json`
+#[derive(Serialize)]
+struct VerifiedAnswer {
+    /// Read back and found right.
+    good: Vec<ReadBackItem>,
+    bad: Vec<BadItem>,
+    /// Whether a running daemon recorded what is good.
+    recorded: bool,
+}
+
+#[derive(Serialize)]
+struct BadItem {
+    kid: String,
+    secret: String,
+    trouble: TroubleItem,
+}
+
+pub(super) async fn verify(arguments: VerifyArgs) -> Result<(), Failure> {
+    let format = arguments.output.format();
+    let copy = arguments.copy.open()?;
+    let config = config(arguments.settings)?;
+    let verified = compare(&config, copy).await?;
+    let good: Vec<ReadBackItem> = verified.good.iter().map(read_back_item).collect();
+    let recorded = if good.is_empty() { false } else { record(&config, &good).await? };
+    match format {
+        Format::Json => {
+            print_json(&VerifiedAnswer { good, bad: verified.bad.iter().map(bad_item).collect(), recorded })?;
+        }
+        Format::Table => table(&verified).print()?,
+    }
+    if !verified.good.is_empty() && !recorded {
+        note("no daemon runs here, so that the copies were read back is not recorded; run it again beside the daemon");
+    }
+    failure(&verified.bad).map_or(Ok(()), Err)
+}
+
+async fn compare(config: &Config, copy: Option<Copy>) -> Result<Verified, Failure> {
+    let reader = compose::reader(config).await.map_err(|error| {
+        Failure::new(Exit::Unavailable, error.to_string())
+            .mend("run it with the daemon's settings; `containarium config show` prints them")
+    })?;
+    let verified = match copy {
+        None => read_back(&*reader.store, &reader.destinations).await,
+        Some(mut copy) => {
+            let locator = copy.locator();
+            let mut identity = copy.identity.take();
+            let identity = identity.as_mut().map(|file| file as &mut (dyn std::io::Read + Send));
+            let one = verify_copy(&*reader.store, &reader.files.path(), &mut copy.file, identity, locator).await;
+            one.map(|good| Verified { good: vec![good], bad: Vec::new() })
+        }
+    };
+    reader.store.close().await;
+    verified.map_err(|error| failed(&error))
+}
+
+fn failed(error: &VerifyError) -> Failure {
+    let mend = match error {
+        VerifyError::Store(_) | VerifyError::NoKey => {
+            "see that the database runs, and that these are the daemon's settings (`containarium config show`)"
+        }
+        VerifyError::NotConfigured => {
+            "name a secret in `[backup.gcp] secrets`, or the copy to read: `containarium backup verify --from FILE`"
+        }
+        VerifyError::Identities(_) => "name an identity file as age-keygen writes it: --identity FILE",
+        VerifyError::Copy(_) => "mend the copy as said, or make another: `containarium backup export`",
+        VerifyError::Image(_) => "that copy is worth nothing; make another: `containarium backup export`",
+        VerifyError::BesideKeyFile { .. } => {
+            "feed it back from where it is kept: `ssh HOST cat FILE | containarium backup verify --from -`"
+        }
+        VerifyError::Unknown { .. } => {
+            "it is another deployment's key, or these are another daemon's settings (`containarium config show`)"
+        }
+    };
+    Failure::new(exit(error.class()), error.to_string()).mend(mend)
+}
+
+fn failure(bad: &[Unproven]) -> Option<Failure> {
+    let first = bad.first()?;
+    let lines: Vec<String> = bad
+        .iter()
+        .map(|bad| format!("no proven copy of master key {} in {}: {}", bad.kid, bad.secret, bad.trouble.why))
+        .collect();
+    let mend = match first.trouble.class {
+        Class::Denied => "run it with credentials that may read the copies (the restore identity)",
+        Class::Unavailable => "try again; nothing was changed",
+        _ => "make a good copy: `containarium backup push`, then verify again",
+    };
+    Some(Failure::new(exit(first.trouble.class), lines.join("\n")).mend(mend))
+}
+
+/// False where no daemon runs. What it refuses is a failure.
+async fn record(config: &Config, good: &[ReadBackItem]) -> Result<bool, Failure> {
+    let client = Client::new(config.socket.clone());
+    match client.backup_read_back(&ReadBackRequest { copies: good.to_vec() }).await {
+        Ok(_) => Ok(true),
+        Err(ClientError::NoDaemon { .. } | ClientError::NoConnection { .. }) => Ok(false),
+        Err(error) => {
+            let deed = Deed::on_daemon_changing("record that the copies were read back", "containarium backup list");
+            Err(Failure::of_request(&deed, &error))
+        }
+    }
+}
+
+fn bad_item(bad: &Unproven) -> BadItem {
+    BadItem { kid: bad.kid.to_string(), secret: bad.secret.clone(), trouble: trouble_item(&bad.trouble) }
+}
+
+fn table(verified: &Verified) -> Table {
+    let mut table = Table::new();
+    table.row(["KEY", "READ BACK", "COPY"]);
+    for good in &verified.good {
+        table.row([&*good.kid.to_string(), "yes", good.locator.as_deref().unwrap_or("standard input")]);
+    }
+    for bad in &verified.bad {
+        table.row([&*bad.kid.to_string(), "NO", &bad.secret]);
+    }
+    table
+}

@@ -1,0 +1,128 @@
+//! Google's side: names of resources, and endpoints that key bytes may be sent to.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::Uri;
+
+/// `[backup.gcp]`: where copies of the master key go.
+pub struct BackupGcp {
+    /// At least one, each once; the primary one first.
+    pub secrets: Vec<SecretPlace>,
+    /// Google's own where absent.
+    pub endpoint: Option<Endpoint>,
+    pub first_start: FirstStart,
+}
+
+/// What the start that makes the master key does about its backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstStart {
+    Warn,
+    Push,
+}
+
+/// `projects/PROJECT/secrets/SECRET`, without a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretPlace(Box<str>);
+
+impl SecretPlace {
+    fn parse(text: &str) -> Option<Self> {
+        let holds = match text.split('/').collect::<Vec<_>>()[..] {
+            ["projects", project, "secrets", secret] => is_project(project) && is_id(secret, 255),
+            _ => false,
+        };
+        holds.then(|| Self(text.into()))
+    }
+}
+
+/// Where a client of Google's speaks to: https, or http on this machine. Nothing else keeps a key that is sent there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(Box<str>);
+
+impl Endpoint {
+    /// # Errors
+    /// The rule, where it does not hold.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let holds = text.parse::<Uri>().is_ok_and(|uri| {
+            let bare = matches!(uri.path(), "" | "/") && uri.query().is_none() && !text.contains(['@', '#']);
+            let host = uri.host().unwrap_or_default();
+            bare && !host.is_empty()
+                && match uri.scheme_str() {
+                    Some("https") => true,
+                    Some("http") => is_loopback(host),
+                    _ => false,
+                }
+        });
+        let rule =
+            "it must be https://HOST or https://HOST:PORT, or http on 127.0.0.1 or [::1], and nothing after that";
+        if holds { Ok(Self(text.trim_end_matches('/').into())) } else { Err(rule.to_owned()) }
+    }
+}
+
+/// A line for each.
+pub(super) fn secrets(lines: &str) -> Result<Vec<SecretPlace>, String> {
+    let mut places = Vec::new();
+    for line in lines.lines() {
+        let rule = "each must be projects/PROJECT/secrets/SECRET, without a version";
+        let place = SecretPlace::parse(line).ok_or(rule)?;
+        if places.contains(&place) {
+            return Err("one of them is there twice: a second copy in the same place is no second copy".to_owned());
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+pub(super) fn first_start(text: &str) -> Result<FirstStart, String> {
+    match text {
+        "true" => Ok(FirstStart::Push),
+        "false" => Ok(FirstStart::Warn),
+        _ => Err("it must be true or false".to_owned()),
+    }
+}
+
+macro_rules! as_text {
+    ($($type:ty),*) => { $(
+        impl $type {
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )* };
+}
+
+as_text!(SecretPlace, Endpoint);
+
+/// By id or by number; an id of old has its domain before it (`example.com:id`).
+fn is_project(text: &str) -> bool {
+    let (domain, id) = text.rsplit_once(':').unwrap_or(("a", text));
+    let is_domain = !domain.is_empty() && domain.bytes().all(|b| is_lower(b) || b == b'.');
+    let is_name = (6..=30).contains(&id.len())
+        && id.bytes().all(is_lower)
+        && id.starts_with(|first: char| first.is_ascii_lowercase())
+        && !id.ends_with('-');
+    let is_number = !id.is_empty() && id.len() <= 20 && id.bytes().all(|b| b.is_ascii_digit());
+    is_domain && (is_name || is_number)
+}
+
+fn is_id(text: &str, most: usize) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    (1..=most).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+const fn is_lower(b: u8) -> bool {
+    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
+}
+
+/// By address: a name is whatever a resolver says.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}

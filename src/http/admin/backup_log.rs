@@ -1,0 +1,77 @@
+//! Copies of the database and drills, as their makers tell of them.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::super::App;
+use super::super::extract::{Caller, Id, read_json};
+use super::super::problem::Refused;
+use super::super::secrets::json;
+use crate::model::{Action, Kid, Micros};
+use crate::service::{CopiedState, MadeCopy, RanDrill};
+use crate::wire::Problem;
+use crate::wire::backup_log::{CopiedStateItem, RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
+
+/// Remembers that a copy of the database was made.
+#[utoipa::path(post, path = "/v1/admin/backup/database", tag = "administration", request_body = RecordDatabaseRequest, responses(
+    (status = 200, body = RecordedAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "It is no copy of this database.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn record_database(
+    State(app): State<App>,
+    Id(request): Id,
+    Caller(caller): Caller,
+    body: Body,
+) -> Result<Response, Refused> {
+    let grant = app.service.authorize_admin(&request, &caller, Action::RecordDatabaseBackup).await?;
+    let asked: RecordDatabaseRequest = read_json(body).await?;
+    let made = MadeCopy { target: asked.target, state: asked.state.as_ref().map(state).transpose()? };
+    let backup = app.service.record_database_backup(&request, &grant, made).await?;
+    let (taken_at, generation) = (backup.taken_at, backup.generation);
+    let message = format!("copy of the database as of {taken_at}, generation {generation}, recorded");
+    Ok(json(StatusCode::OK, &RecordedAnswer { message }))
+}
+
+fn state(item: &CopiedStateItem) -> Result<CopiedState, Refused> {
+    let taken_at = Micros(item.taken_at_micros);
+    Ok(CopiedState { db_id: db_id(&item.db_id)?, epoch: item.epoch, generation: item.generation, taken_at })
+}
+
+fn db_id(text: &str) -> Result<[u8; 16], Refused> {
+    let id = Kid::from_hex(text).map(|id| *id.as_bytes());
+    id.ok_or_else(|| Refused::invalid("a database's id is 32 hex digits, in lower case"))
+}
+
+/// Remembers a drill.
+#[utoipa::path(post, path = "/v1/admin/backup/drill", tag = "administration", request_body = RecordDrillRequest, responses(
+    (status = 200, body = RecordedAnswer),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 408, body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "It was one on another database.", body = Problem, content_type = "application/problem+json"),
+    (status = 413, body = Problem, content_type = "application/problem+json"),
+    (status = 500, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn record_drill(
+    State(app): State<App>,
+    Id(request): Id,
+    Caller(caller): Caller,
+    body: Body,
+) -> Result<Response, Refused> {
+    let grant = app.service.authorize_admin(&request, &caller, Action::RecordDrill).await?;
+    let asked: RecordDrillRequest = read_json(body).await?;
+    let kids = asked.kids.iter().map(|kid| Kid::from_hex(kid)).collect::<Option<Vec<_>>>();
+    let kids = kids.ok_or_else(|| Refused::invalid("a kid is 32 hex digits, in lower case"))?;
+    let RecordDrillRequest { db_id: id, source, deks_opened, deks_failed, .. } = asked;
+    let ran = RanDrill { db_id: db_id(&id)?, source, kids, deks_opened, deks_failed };
+    let drill = app.service.record_drill(&request, &grant, ran).await?;
+    let message = format!("drill of {} recorded: {} DEKs opened, {} did not", drill.ran_at, deks_opened, deks_failed);
+    Ok(json(StatusCode::OK, &RecordedAnswer { message }))
+}

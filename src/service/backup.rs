@@ -1,0 +1,176 @@
+//! Copies of the master keys off the host: pushed and listed by the daemon, with an identity that can read none of them; proven and
+//! brought back in a command's own process, with its caller's credentials.
+//!
+//! What is copied is the key file's bytes, and they are known by their SHA-256. A row in `escrows` comes before each call, and only an
+//! answer with a confirmed checksum makes it a copy. That a copy was confirmed and that it was read back are two facts.
+
+pub mod export;
+pub mod fetch;
+mod list;
+mod push;
+mod read_back;
+pub mod restore;
+pub mod verify;
+
+use std::time::Duration;
+
+use crate::backup::{BackupError, Kind, SecretManagerTarget};
+use crate::model::{EscrowKind, EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
+use crate::store::Survey;
+
+use super::Error;
+
+pub use list::{BackupList, KeyCopies, ListedSecret, ListedVersion};
+pub use push::{KeyCopyOutcome, Outcome, PushedKeys};
+pub use read_back::ReadBack;
+
+/// How long one call to Google may take, its retries and waits in it.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// `escrows.target` of a copy in Secret Manager.
+pub(super) const SECRET_MANAGER: &str = "secret-manager";
+
+/// The secrets that copies go to, and where they are asked for. Each call makes its own connection: credentials may come and go while
+/// a daemon runs.
+#[derive(Debug, Clone, Default)]
+pub struct Destinations {
+    secrets: Vec<String>,
+    endpoint: Option<String>,
+}
+
+impl Destinations {
+    /// `projects/P/secrets/S` each, the primary one first; `endpoint` is Google's own where `None`.
+    #[must_use]
+    pub const fn new(secrets: Vec<String>, endpoint: Option<String>) -> Self {
+        Self { secrets, endpoint }
+    }
+
+    /// The same endpoint, and one secret alone.
+    #[must_use]
+    pub fn only(&self, secret: &str) -> Self {
+        Self { secrets: vec![secret.to_owned()], endpoint: self.endpoint.clone() }
+    }
+
+    #[must_use]
+    pub fn secrets(&self) -> &[String] {
+        &self.secrets
+    }
+
+    fn target(&self, secret: &str) -> Result<SecretManagerTarget, BackupError> {
+        SecretManagerTarget::connect(self.endpoint.as_deref(), secret, DEADLINE)
+    }
+}
+
+/// What a caller can make of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Invalid,
+    NotFound,
+    Denied,
+    Conflict,
+    Unavailable,
+    Failed,
+}
+
+/// Why something with one copy did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub class: Class,
+    pub why: String,
+}
+
+impl From<Kind> for Class {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Invalid => Self::Invalid,
+            Kind::NotFound => Self::NotFound,
+            Kind::Denied => Self::Denied,
+            Kind::Unavailable => Self::Unavailable,
+            Kind::Failed => Self::Failed,
+        }
+    }
+}
+
+impl Class {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not-found",
+            Self::Denied => "denied",
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// What [`Class::as_str`] wrote; another release's words are a failure.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let all = [Self::Invalid, Self::NotFound, Self::Denied, Self::Conflict, Self::Unavailable];
+        all.into_iter().find(|class| class.as_str() == text).unwrap_or(Self::Failed)
+    }
+}
+
+impl From<&BackupError> for Trouble {
+    fn from(error: &BackupError) -> Self {
+        Self { class: error.kind().into(), why: error.to_string() }
+    }
+}
+
+impl Trouble {
+    pub(super) fn into_error(self) -> Error {
+        match self.class {
+            Class::Invalid => Error::Invalid(self.why),
+            Class::NotFound => Error::NotFound(self.why),
+            Class::Denied => Error::Denied(self.why),
+            Class::Conflict => Error::Conflict(self.why),
+            Class::Unavailable => Error::Unavailable(self.why),
+            Class::Failed => Error::Incomplete(self.why),
+        }
+    }
+}
+
+/// Keys without which something of the database does not open: the active one first, then those of other DEKs.
+pub(super) fn needed(survey: &Survey) -> Vec<Kid> {
+    let active = survey.key_state.as_ref().map(|state| state.active_kid);
+    let others = survey.master_keys.iter().filter(|key| key.in_use && Some(key.kid) != active).map(|key| key.kid);
+    active.into_iter().chain(others).collect()
+}
+
+/// Keys of which copies are wanted: those, and ones that are on their way in or out.
+fn to_copy(survey: &Survey) -> Vec<Kid> {
+    let mut kids = needed(survey);
+    let is_loaded = |key: &&MasterKeyRecord| matches!(key.state, MasterKeyState::Staged | MasterKeyState::DecryptOnly);
+    for key in survey.master_keys.iter().filter(is_loaded) {
+        if !kids.contains(&key.kid) {
+            kids.push(key.kid);
+        }
+    }
+    kids
+}
+
+/// Whether the row is a confirmed version of this secret.
+pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
+    escrow.kind == EscrowKind::Copy
+        && escrow.target == SECRET_MANAGER
+        && escrow.confirmed_at.is_some()
+        && version_number(escrow, secret).is_some()
+}
+
+/// Where the copy of this key in this secret is, if one is confirmed there.
+pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &str) -> Option<&'a str> {
+    escrows.iter().find(|escrow| escrow.kid == kid && is_version_of(escrow, secret))?.locator.as_deref()
+}
+
+fn version_number(escrow: &EscrowRecord, secret: &str) -> Option<std::num::NonZeroU64> {
+    escrow.locator.as_deref()?.strip_prefix(secret)?.strip_prefix("/versions/")?.parse().ok()
+}
+
+fn kids(kids: &[Kid]) -> String {
+    if kids.is_empty() {
+        "none".to_owned()
+    } else {
+        kids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}

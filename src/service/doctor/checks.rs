@@ -1,0 +1,337 @@
+//! The checks: each from what was found to a verdict. docs/OPERATIONS.md ("Doctor") lists the limits, which are all here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::keys::keyfile::{MainFile, Scan};
+use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind};
+
+use super::Check;
+use super::ledger::{Ledger, Proof, list};
+
+/// A copy of the key that was not read back for longer than this may have gone bad.
+const READ_BACK_WARNING: Duration = days(35);
+const READ_BACK_FAILURE: Duration = days(100);
+/// What is written after the last copy of the database is lost with the database.
+const DATABASE_BACKUP_WARNING: Duration = days(2);
+/// The drill is monthly.
+const DRILL_WARNING: Duration = days(35);
+/// A rotation takes minutes, and its waiting for copies and nodes no more than a day.
+const ROTATION_WARNING: Duration = days(1);
+/// Ages are told by comparing the two clocks.
+const CLOCK_WARNING: Duration = Duration::from_secs(5);
+const CLOCK_FAILURE: Duration = Duration::from_mins(1);
+
+/// Under which free space it warns, and under which it fails, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoomLimits {
+    warning: u64,
+    failure: u64,
+}
+
+pub(super) const DATA_ROOM: RoomLimits = RoomLimits { warning: 1024 * MIB, failure: 64 * MIB };
+/// A key file has 32 bytes; a rotation, or a key that must come back, still needs a place.
+pub(super) const KEY_ROOM: RoomLimits = RoomLimits { warning: 16 * MIB, failure: MIB };
+
+const MIB: u64 = 1024 * 1024;
+
+const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 24 * 60 * 60)
+}
+
+pub(super) fn daemon(waiting_for: &[String]) -> Check {
+    if waiting_for.is_empty() {
+        return Check::ok("daemon", concat!("release ", env!("CARGO_PKG_VERSION"), ", ready"));
+    }
+    Check::failure("daemon", format!("not ready: {}", waiting_for.join("; "))).mended_by("containarium admin status")
+}
+
+pub(super) fn no_daemon(why: &str) -> Check {
+    let known = "memory locking, loaded keys and what this node waits for are known to it alone";
+    Check::failure("daemon", format!("{why}; {known}"))
+        .mended_by("systemctl start containarium.service (`journalctl -u containarium.service` says why it does not)")
+}
+
+pub(super) fn database(ledger: &Result<Ledger, String>) -> Check {
+    match ledger {
+        Err(why) => Check::failure("database", why.clone()).mended_by("containarium config show"),
+        Ok(ledger) => match ledger.state() {
+            None => Check::failure("database", format!("{}: it has never held a key", ledger.kind))
+                .mended_by("containarium config show (is this the daemon's database?)"),
+            Some(state) => Check::ok(
+                "database",
+                format!("{}, reachable, migrated; epoch {}, generation {}", ledger.kind, state.epoch, state.generation),
+            ),
+        },
+    }
+}
+
+pub(super) fn clock(wall: Micros, database: Micros) -> Check {
+    let apart = Duration::from_micros(wall.0.abs_diff(database.0));
+    let finding = format!("{} s between this host's clock and the database's", apart.as_secs());
+    let check = match apart {
+        apart if apart >= CLOCK_FAILURE => Check::failure("clock", finding),
+        apart if apart >= CLOCK_WARNING => Check::warning("clock", finding),
+        _ => return Check::ok("clock", finding),
+    };
+    check.mended_by("timedatectl set-ntp true (on the host that is wrong)")
+}
+
+const BRING_BACK: &str = "containarium backup restore, or containarium admin install-key < BACKUP";
+
+/// The error names what mends it.
+pub(super) fn key_file(scan: &Scan) -> Check {
+    match &scan.main {
+        MainFile::Key(key) => Check::ok("key-file", format!("{} holds master key {}", scan.path.display(), key.kid)),
+        MainFile::Missing => {
+            Check::failure("key-file", format!("{} is not there", scan.path.display())).mended_by(BRING_BACK)
+        }
+        MainFile::Bad(error) => Check::failure("key-file", error.to_string()),
+    }
+}
+
+/// The keys that the database needs, against those that are here.
+pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Check {
+    let main = match &scan.main {
+        MainFile::Key(key) => Some(key.kid),
+        MainFile::Missing | MainFile::Bad(_) => None,
+    };
+    let on_disk: Vec<Kid> = main.into_iter().chain(scan.retained.iter().map(|key| key.kid)).collect();
+    let lacking = |held: &[Kid]| {
+        let lacking: Vec<_> = ledger.needed().iter().map(|key| key.kid).filter(|kid| !held.contains(kid)).collect();
+        (!lacking.is_empty()).then(|| list(lacking))
+    };
+    if let Some(kids) = lacking(&on_disk) {
+        return Check::failure("keys", format!("the database needs master keys that are not in the key files: {kids}"))
+            .mended_by(BRING_BACK);
+    }
+    if let Some(kids) = loaded.and_then(lacking) {
+        return Check::failure("keys", format!("the database needs master keys that are not loaded: {kids}"))
+            .mended_by("containarium admin status (it says why)");
+    }
+    if let Some(problem) = scan.problems.first() {
+        return Check::warning("keys", problem.to_string());
+    }
+    let known = |kid: &Kid| ledger.survey.master_keys.iter().any(|key| key.kid == *kid);
+    let strangers: Vec<Kid> = on_disk.iter().copied().filter(|kid| !known(kid)).collect();
+    if !strangers.is_empty() {
+        let kids = list(strangers);
+        return Check::warning("keys", format!("key files hold master keys that the database does not know: {kids}"))
+            .mended_by("containarium config show (do key files and database belong together?)");
+    }
+    if let (Some(main), Some(state)) = (main, ledger.state())
+        && main != state.active_kid
+    {
+        let active = state.active_kid;
+        return Check::warning("keys", format!("{} holds {main}, and the active key is {active}", scan.path.display()))
+            .mended_by("containarium admin status (a daemon puts it right by itself)");
+    }
+    Check::ok("keys", format!("needed and here: {}", list(ledger.needed().iter().map(|key| key.kid))))
+}
+
+/// `secrets` are those that copies go to. One copy of a key is enough not to lose it; a secret without one is one that an operator
+/// counts on, and that is not there on the day when the other is gone.
+pub(super) fn key_backup(ledger: &Ledger, secrets: &[String]) -> Check {
+    const NAME: &str = "key-backup";
+    let proofs = ledger.proofs();
+    let mut findings = Vec::new();
+    let unproven: Vec<_> = proofs.iter().filter(|proof| proof.confirmed.is_none()).collect();
+    if !unproven.is_empty() {
+        let waived = if unproven.iter().any(|proof| proof.waived) { " (waived when it was rotated to)" } else { "" };
+        let kids = list(unproven.iter().map(|proof| proof.key.kid));
+        findings.push(format!(
+            "no copy off this host is proven of master key {kids}{waived}: without it every secret is lost"
+        ));
+    }
+    for proof in &proofs {
+        let lacking: Vec<&str> = proof.lacking(secrets).collect();
+        if !lacking.is_empty() {
+            findings.push(format!("no confirmed copy of master key {} is in {}", proof.key.kid, lacking.join(", ")));
+        }
+    }
+    if findings.is_empty() {
+        return Check::ok(NAME, proofs.iter().map(describe).collect::<Vec<_>>().join("; "));
+    }
+    let mend = if secrets.is_empty() {
+        "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
+    } else if unproven.is_empty() {
+        "containarium backup push"
+    } else {
+        "containarium backup push, or containarium backup export and then containarium backup verify --from FILE"
+    };
+    Check::warning(NAME, findings.join("; ")).mended_by(mend)
+}
+
+fn describe(proof: &Proof<'_>) -> String {
+    let copy = |escrow: &&crate::model::EscrowRecord| match &escrow.locator {
+        Some(locator) => format!("{} {locator}", escrow.target),
+        None => escrow.target.clone(),
+    };
+    let copies: Vec<String> = proof.copies.iter().map(copy).collect();
+    format!("master key {}: {}", proof.key.kid, copies.join(", "))
+}
+
+/// A copy that was never read back ages from when its key was made: from then on only a hope stands for it.
+pub(super) fn key_backup_read_back(ledger: &Ledger, secrets: &[String]) -> Check {
+    const NAME: &str = "key-backup-read-back";
+    let proofs = ledger.proofs().into_iter();
+    let aged = proofs.map(|proof| (age(ledger.now, proof.read_back.unwrap_or(proof.key.created_at)), proof));
+    let worst = aged.max_by_key(|(age, _)| *age);
+    let Some((age, proof)) = worst else { return Check::ok(NAME, "no key is needed") };
+    let kid = proof.key.kid;
+    let finding = match proof.read_back {
+        Some(at) => format!("a copy of master key {kid} was last read back {} ago, at {at}", words(age)),
+        None => format!("no copy of master key {kid} was ever read back; it was made {} ago", words(age)),
+    };
+    let check = match (age, proof.read_back) {
+        (age, _) if age > READ_BACK_FAILURE => {
+            Check::failure(NAME, format!("{finding} (the limit is {})", words(READ_BACK_FAILURE)))
+        }
+        (age, _) if age > READ_BACK_WARNING => {
+            Check::warning(NAME, format!("{finding} (the limit is {})", words(READ_BACK_WARNING)))
+        }
+        (_, None) => Check::warning(NAME, finding),
+        (_, Some(_)) => return Check::ok(NAME, finding),
+    };
+    check.mended_by(if secrets.is_empty() {
+        "containarium backup verify --from COPY"
+    } else {
+        "containarium backup verify"
+    })
+}
+
+pub(super) fn database_backup(ledger: &Ledger) -> Check {
+    const NAME: &str = "database-backup";
+    let limit = words(DATABASE_BACKUP_WARNING);
+    let mend = match ledger.kind {
+        StoreKind::Sqlite => "containarium backup database FILE --record",
+        StoreKind::Postgres => {
+            "containarium backup database FILE (prints the pg_dump line), and containarium backup database FILE --record after it"
+        }
+    };
+    let Some(backup) = &ledger.database_backup else {
+        return Check::warning(NAME, format!("no copy of the database is recorded (the limit is {limit})"))
+            .mended_by(mend);
+    };
+    let age = age(ledger.now, backup.taken_at);
+    let finding = format!("the last copy is {} old: {}, generation {}", words(age), backup.target, backup.generation);
+    if age > DATABASE_BACKUP_WARNING {
+        return Check::warning(NAME, format!("{finding} (the limit is {limit})")).mended_by(mend);
+    }
+    Check::ok(NAME, finding)
+}
+
+pub(super) fn drill(ledger: &Ledger, secrets: &[String]) -> Check {
+    const NAME: &str = "drill";
+    let mend = if secrets.is_empty() {
+        "containarium backup drill --from COPY --record"
+    } else {
+        "containarium backup drill --record"
+    };
+    let Some(drill) = &ledger.drill else {
+        return Check::warning(NAME, "no drill is recorded: whether the copies open this database is a hope")
+            .mended_by(mend);
+    };
+    let age = age(ledger.now, drill.ran_at);
+    let finding = format!("the last drill, {} ago on {}, opened {} DEKs", words(age), drill.source, drill.deks_opened);
+    if drill.deks_failed > 0 {
+        return Check::failure(NAME, format!("{finding}, and {} did not open", drill.deks_failed)).mended_by(mend);
+    }
+    if age > DRILL_WARNING {
+        return Check::warning(NAME, format!("{finding} (the limit is {})", words(DRILL_WARNING))).mended_by(mend);
+    }
+    Check::ok(NAME, finding)
+}
+
+pub(super) fn rotation(ledger: &Ledger) -> Check {
+    const NAME: &str = "rotation";
+    let phase = ledger.state().map_or(KeyPhase::Idle, |state| state.phase);
+    let Some(since) = ledger.rotating_since() else { return Check::ok(NAME, "none runs") };
+    let age = age(ledger.now, since);
+    let finding = format!("a rotation is {phase}, begun {} ago", words(age));
+    if age > ROTATION_WARNING {
+        return Check::warning(NAME, finding).mended_by("containarium admin status");
+    }
+    Check::ok(NAME, finding)
+}
+
+/// How much is free on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) bytes: u64,
+    /// Absent on file systems that do not count them.
+    pub(super) files: Option<u64>,
+}
+
+impl Room {
+    pub(super) fn of(dir: &Path) -> Result<Self, String> {
+        let stat = rustix::fs::statvfs(dir).map_err(|errno| errno.to_string())?;
+        let files = (stat.f_files > 0).then_some(stat.f_favail);
+        Ok(Self { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), files })
+    }
+}
+
+pub(super) fn disk(name: &'static str, dir: &Path, room: Result<Room, String>, limits: RoomLimits) -> Check {
+    let dir = dir.display();
+    let room = match room {
+        Ok(room) => room,
+        Err(why) => return Check::failure(name, format!("{dir}: {why}")).mended_by(format!("ls -ld {dir}")),
+    };
+    if room.files == Some(0) {
+        return Check::failure(name, format!("{dir}: no file can be made, all inodes are used"))
+            .mended_by(format!("df -i {dir}"));
+    }
+    let finding = format!("{dir}: {} MiB free", room.bytes / MIB);
+    let check = match room.bytes {
+        bytes if bytes < limits.failure => Check::failure(name, finding),
+        bytes if bytes < limits.warning => Check::warning(name, finding),
+        _ => return Check::ok(name, finding),
+    };
+    check.mended_by(format!("df -h {dir}"))
+}
+
+/// Each warning names what mends it.
+pub(super) fn memory(unprotected: &[String]) -> Check {
+    if unprotected.is_empty() {
+        return Check::ok("memory", "locked, and closed to other processes");
+    }
+    Check::warning("memory", unprotected.join("; "))
+}
+
+pub(super) fn node(problems: &[String], ledger: Option<&Ledger>, this: Option<NodeId>) -> Check {
+    const NAME: &str = "node";
+    if !problems.is_empty() {
+        return Check::warning(NAME, problems.join("; "));
+    }
+    let nodes = ledger.map_or(&[][..], |ledger| &ledger.nodes);
+    let gone: Vec<_> = nodes.iter().filter(|node| !node.live && Some(node.node) != this).collect();
+    // Without a daemon its own node is one of them, and which one is not known here.
+    if this.is_some()
+        && let Some(node) = gone.first()
+    {
+        let more = if gone.len() > 1 { format!(", and {} more", gone.len() - 1) } else { String::new() };
+        let finding = format!("node {} was last seen at {}{more}; a rotation waits for it", node.node, node.seen_at);
+        return Check::warning(NAME, finding).mended_by(format!(
+            "start its daemon, or containarium admin nodes forget {} where it is gone for good",
+            node.node
+        ));
+    }
+    let live = nodes.iter().filter(|node| node.live).count();
+    Check::ok(NAME, format!("{live} of {} nodes live", nodes.len()))
+}
+
+fn age(now: Micros, then: Micros) -> Duration {
+    Duration::from_micros(u64::try_from(now.0.saturating_sub(then.0)).unwrap_or(0))
+}
+
+fn words(age: Duration) -> String {
+    let hours = age.as_secs() / 3600;
+    match hours {
+        0 => format!("{} minutes", age.as_secs() / 60),
+        1..48 => format!("{hours} hours"),
+        _ => format!("{} days", hours / 24),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! What the database knows of keys, backups and nodes, read at once for doctor and metrics.
+
+use crate::model::{
+    DatabaseBackup, Drill, EscrowKind, EscrowRecord, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros,
+    NodeRecord, StoreKind,
+};
+use crate::service::backup::is_version_of;
+use crate::store::{Store, StoreError, Survey};
+
+pub(super) struct Ledger {
+    pub(super) kind: StoreKind,
+    pub(super) now: Micros,
+    pub(super) survey: Survey,
+    pub(super) escrows: Vec<EscrowRecord>,
+    pub(super) database_backup: Option<DatabaseBackup>,
+    pub(super) drill: Option<Drill>,
+    pub(super) nodes: Vec<NodeRecord>,
+}
+
+/// When keys and database were last backed up, as metrics say it. Of several keys that the database needs, the one that is worst off counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackupTimes {
+    /// Of the active key.
+    pub key_created: Micros,
+    /// Absent while a key that is needed has no confirmed copy.
+    pub key_confirmed: Option<Micros>,
+    /// Absent while no copy of a key that is needed was read back.
+    pub key_read_back: Option<Micros>,
+    /// Copies that configured secrets lack, of each key that is needed.
+    pub copies_missing: u64,
+    pub database: Option<Micros>,
+    pub drill: Option<Micros>,
+    /// Of the last drill.
+    pub drill_failed: u64,
+    pub phase: KeyPhase,
+    /// Since the rotation's key was made; zero while none runs.
+    pub rotating_for_micros: i64,
+}
+
+/// What a key's copies have come to.
+pub(super) struct Proof<'a> {
+    pub(super) key: &'a MasterKeyRecord,
+    pub(super) confirmed: Option<Micros>,
+    pub(super) read_back: Option<Micros>,
+    /// Its confirmed copies.
+    pub(super) copies: Vec<&'a EscrowRecord>,
+    pub(super) waived: bool,
+}
+
+impl Proof<'_> {
+    /// Of these secrets the ones that have no confirmed copy of the key.
+    pub(super) fn lacking<'a>(&self, secrets: &'a [String]) -> impl Iterator<Item = &'a str> {
+        let has = |secret: &str| self.copies.iter().any(|copy| is_version_of(copy, secret));
+        secrets.iter().map(String::as_str).filter(move |secret| !has(secret))
+    }
+}
+
+impl Ledger {
+    pub(super) async fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        Ok(Self {
+            kind: store.kind(),
+            now: store.now().await?,
+            survey: store.survey().await?,
+            escrows: store.escrows().await?,
+            database_backup: store.last_database_backup().await?,
+            drill: store.last_drill().await?,
+            nodes: store.nodes().await?,
+        })
+    }
+
+    pub(super) const fn state(&self) -> Option<&KeyState> {
+        self.survey.key_state.as_ref()
+    }
+
+    /// The keys without which something would be lost: the active one, and those under which DEKs in use are; the active one first.
+    pub(super) fn needed(&self) -> Vec<&MasterKeyRecord> {
+        let mut needed: Vec<_> = self.survey.master_keys.iter().filter(|key| is_needed(key)).collect();
+        needed.sort_unstable_by_key(|key| (key.state != MasterKeyState::Active, key.kid));
+        needed
+    }
+
+    pub(super) fn proofs(&self) -> Vec<Proof<'_>> {
+        self.needed().into_iter().map(|key| self.proof(key)).collect()
+    }
+
+    fn proof<'a>(&'a self, key: &'a MasterKeyRecord) -> Proof<'a> {
+        let of_key = || self.escrows.iter().filter(|escrow| escrow.kid == key.kid && escrow.confirmed_at.is_some());
+        let copies: Vec<_> = of_key().filter(|escrow| escrow.kind == EscrowKind::Copy).collect();
+        Proof {
+            key,
+            confirmed: copies.iter().filter_map(|escrow| escrow.confirmed_at).max(),
+            read_back: copies.iter().filter_map(|escrow| escrow.read_back_at).max(),
+            waived: of_key().any(|escrow| escrow.kind == EscrowKind::Waiver),
+            copies,
+        }
+    }
+
+    /// Since when a rotation has run: since its key was made.
+    pub(super) fn rotating_since(&self) -> Option<Micros> {
+        let state = self.state().filter(|state| state.phase != KeyPhase::Idle)?;
+        let created = |wanted: &dyn Fn(&MasterKeyRecord) -> bool| {
+            self.survey.master_keys.iter().find(|key| wanted(key)).map(|key| key.created_at)
+        };
+        created(&|key| key.state == MasterKeyState::Staged).or_else(|| created(&|key| key.kid == state.active_kid))
+    }
+
+    pub(super) fn times(&self, secrets: &[String]) -> Option<BackupTimes> {
+        let state = self.state()?;
+        let active = self.survey.master_keys.iter().find(|key| key.kid == state.active_kid)?;
+        let proofs = self.proofs();
+        // Of Options none is less than any time.
+        let worst = |time: fn(&Proof<'_>) -> Option<Micros>| proofs.iter().map(time).min().flatten();
+        Some(BackupTimes {
+            key_created: active.created_at,
+            key_confirmed: worst(|proof| proof.confirmed),
+            key_read_back: worst(|proof| proof.read_back),
+            copies_missing: proofs.iter().map(|proof| proof.lacking(secrets).count() as u64).sum(),
+            database: self.database_backup.as_ref().map(|backup| backup.taken_at),
+            drill: self.drill.as_ref().map(|drill| drill.ran_at),
+            drill_failed: self.drill.as_ref().map_or(0, |drill| drill.deks_failed),
+            phase: state.phase,
+            rotating_for_micros: self.rotating_since().map_or(0, |since| self.now.0.saturating_sub(since.0).max(0)),
+        })
+    }
+}
+
+fn is_needed(key: &MasterKeyRecord) -> bool {
+    key.state == MasterKeyState::Active || key.in_use
+}
+
+/// Kids in a sentence.
+pub(super) fn list(kids: impl IntoIterator<Item = Kid>) -> String {
+    kids.into_iter().map(|kid| kid.to_string()).collect::<Vec<_>>().join(", ")
+}

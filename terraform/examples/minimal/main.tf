@@ -1,0 +1,44 @@
+# One copy of the master key in one project, and a group that can restore it.
+
+terraform {
+  required_version = ">= 1.9.0"
+  required_providers {
+    google = {
+      source  = "hashicorp/google"
+      version = ">= 7.33.0, < 9.0.0"
+    }
+  }
+}
+
+variable "project_id" {
+  description = "The project of the daemon's machine and of the backup."
+  type        = string
+}
+
+variable "restore_group" {
+  description = "The group that may restore, such as \"group:security@example.com\"."
+  type        = string
+}
+
+provider "google" {
+  project = var.project_id
+}
+
+# The daemon's machine runs as this account.
+resource "google_service_account" "daemon" {
+  account_id   = "containarium-daemon"
+  display_name = "containarium daemon"
+}
+
+module "containarium" {
+  source = "../.."
+
+  project_id      = var.project_id
+  daemons         = { host = google_service_account.daemon.member }
+  restore_members = [var.restore_group]
+}
+
+output "config" {
+  description = "terraform output -raw config >> /etc/containarium/config.toml"
+  value       = module.containarium.config
+}
