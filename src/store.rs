@@ -16,10 +16,12 @@ pub mod masters;
 mod postgres;
 mod rows;
 mod sqlite;
+pub mod trail;
 
 pub use backups::BackupLog;
 pub use deks::Deks;
 pub use masters::Masters;
+pub use trail::Trail;
 
 pub use crate::model::{Expect, Page, Which, WriteOutcome, Written};
 pub use postgres::PostgresStore;
@@ -268,9 +270,10 @@ pub enum DekOutcome {
     Refused(SealRefusal),
 }
 
-/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`].
+/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`], that of changes in
+/// [`Trail`].
 #[async_trait]
-pub trait Store: Masters + Deks + BackupLog + Send + Sync {
+pub trait Store: Masters + Deks + BackupLog + Trail + Send + Sync {
     fn kind(&self) -> StoreKind;
 
     /// One round trip.

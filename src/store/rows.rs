@@ -5,12 +5,15 @@
 
 mod backups;
 mod rotation;
+mod trail;
 
 pub(super) use backups::{DatabaseBackupRow, DrillRow, column};
 pub(super) use rotation::{
     DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, master_key_state, micros, retired_without_time,
     tenant,
 };
+
+pub(super) use trail::{ChainColumns, StartColumns, TrailColumns, trail_column};
 
 use std::fmt;
 

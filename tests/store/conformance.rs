@@ -15,6 +15,7 @@ mod races;
 mod reading;
 mod rotating;
 mod shredding;
+mod trail;
 mod writing;
 
 /// Makes a module of tests for the store that `support::stores` names so.
@@ -229,6 +230,12 @@ macro_rules! conformance {
                 blocked_tenants_come_in_pages_by_name,
                 the_systems_tenant_is_never_shredded,
                 a_rotation_passes_over_what_is_shredded,
+            }
+            trail {
+                every_change_tells_what_it_touched_and_has_its_record,
+                a_call_that_changes_nothing_has_no_record,
+                a_change_that_cannot_be_recorded_is_not_made,
+                a_record_gets_its_place_once_and_the_head_goes_with_it,
             }
             races {
                 no_dek_that_is_made_during_a_rotation_lands_under_the_retired_key,
