@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::Access;
-use crate::audit::Audit;
+use crate::audit::{Audit, Origin};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
@@ -13,10 +13,11 @@ use crate::keys::start::{Adopt, Copies};
 use crate::keys::{CacheLimits, Keyring};
 use crate::service::backup::Destinations;
 use crate::service::node::{Node, NodeError, NodeParts};
-use crate::service::open::Opener;
+use crate::service::open::{Opener, OpenerParts};
 use crate::service::rotation::verify::Verifier;
 use crate::service::{Parts, Service};
 
+use crate::store::masters::Holder;
 use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
 
 /// Why the parts could not be put together.
@@ -73,7 +74,6 @@ pub fn check(config: &Config) -> Result<(), ComposeError> {
 pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     let store = open_store(config).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let audit = Arc::new(Audit::open(&config.data_dir.join("audit.jsonl")).map_err(ComposeError::Audit)?);
     let limits = CacheLimits { max_entries: config.cache.max_entries, max_age: config.cache.max_age };
     let keys = Arc::new(Keyring::locked("not opened yet".to_owned(), limits));
     let adopt = match config.existing_key {
@@ -90,7 +90,19 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         copies,
         data_dir: config.data_dir.clone(),
     })?);
-    let opener = Opener::new(Arc::clone(&store), Arc::clone(&keys), files.clone(), (adopt, copies), Arc::clone(&node));
+    let Holder { node: id, boot } = node.holder();
+    let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot });
+    let audit = Arc::new(audit.map_err(ComposeError::Audit)?);
+    let opener = Opener::new(OpenerParts {
+        store: Arc::clone(&store),
+        keys: Arc::clone(&keys),
+        files: files.clone(),
+        adopt,
+        copies,
+        node: Arc::clone(&node),
+        audit: Arc::clone(&audit),
+        clock: Arc::clone(&clock),
+    });
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
         keys,

@@ -120,6 +120,16 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
         }
     });
 
+    // Apart from the others: it waits for a disk.
+    let ticked = Arc::clone(&service);
+    let auditing = tokio::spawn(async move {
+        let mut ticks = interval(TICK);
+        loop {
+            ticks.tick().await;
+            ticked.tick_audit().await;
+        }
+    });
+
     let ended = tokio::select! {
         () = signals.wait() => Ok(()),
         ended = &mut keeping => Err(StartError::Node(ended.unwrap_or(NodeError::Panicked))),
@@ -148,6 +158,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     }
     keeping.abort();
     ticking.abort();
+    auditing.abort();
     socket.file.remove();
     // The audit last: what a request that was cut off had under way in the store is still recorded.
     match drained {

@@ -2,6 +2,8 @@
 
 pub mod backup;
 mod backup_log;
+pub mod chain;
+mod change;
 pub mod copy;
 mod dek;
 pub mod deks;
@@ -32,6 +34,7 @@ use crate::model::{Action, SecretName, SecretVersion, Tenant};
 use crate::store::Store;
 
 use backup::{Destinations, PushedKeys};
+use change::Change;
 use deks::RotatedDeks;
 use job::{Job, Workers};
 use node::Node;
@@ -238,8 +241,7 @@ impl Service {
         match decided {
             Ok(grant) => Ok(grant),
             Err(denied) => {
-                let touched = [Touched::nothing(Outcome::Denied)];
-                self.record(request, caller.identity(), action, tenant, touched).await?;
+                self.record_denial(request, caller.identity(), action, tenant).await?;
                 Err(Error::Denied(denied.to_string()))
             }
         }
@@ -277,6 +279,33 @@ impl Service {
         self.write_records(&by, action, tenant, touched).await
     }
 
+    /// Counted where it happens again within the second: strangers cannot fill a disk.
+    async fn record_denial(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        action: Action,
+        tenant: Option<&Tenant>,
+    ) -> Result<(), Error> {
+        request.recorded.store(true, Ordering::Relaxed);
+        let Identity::Socket { pid, .. } = identity;
+        let record = Record {
+            at: self.clock.wall(),
+            request_id: request.id.clone(),
+            identity: identity.to_string(),
+            pid: *pid,
+            action,
+            tenant: tenant.cloned(),
+            name: None,
+            version: None,
+            blob: None,
+            replaces: None,
+            outcome: Outcome::Denied,
+            count: 1,
+        };
+        self.audit.write_denial(record).await.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
     async fn write_records(
         &self,
         by: &By<'_>,
@@ -296,7 +325,10 @@ impl Service {
                 tenant: tenant.cloned(),
                 name: touched.name,
                 version: touched.version,
+                blob: None,
+                replaces: None,
                 outcome: touched.outcome,
+                count: 1,
             })
             .collect();
         let made = action.changes() && records.iter().any(|record| record.outcome == Outcome::Ok);
@@ -333,6 +365,24 @@ impl Service {
     ) -> Result<T, Error> {
         let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
         self.record(request, grant.identity(), action, Some(tenant), [Touched::nothing(outcome)]).await?;
+        result
+    }
+
+    /// Hands a change's result on, whose record lies in its transaction; where nothing was changed, or it failed, that is recorded.
+    async fn recorded_change<T>(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        change: &Change,
+        touched: impl FnOnce(Outcome) -> Vec<Touched>,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if result.is_ok() && change.is_recorded() {
+            request.recorded.store(true, Ordering::Relaxed);
+            return result;
+        }
+        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, identity, change.action(), change.tenant(), touched(outcome)).await?;
         result
     }
 

@@ -3,7 +3,7 @@
 use super::{SecretRecord, SecretVersion};
 
 /// What a caller does, as audit records name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     Get,
     BatchGet,
@@ -19,6 +19,9 @@ pub enum Action {
     AdminStatus,
     RotateMaster,
     RotationDryRun,
+    StageMaster,
+    FlipMaster,
+    RetireMaster,
     AbortRotation,
     DestroyMaster,
     FollowRotation,
@@ -28,6 +31,10 @@ pub enum Action {
     FollowRotateDek,
     /// Seals a tenant's versions anew under its active DEK.
     Reencrypt,
+    /// Seals one version anew.
+    Reseal,
+    /// Makes new versions of the system's own keys.
+    RenewSystemKeys,
     /// Blocks a tenant whose DEKs are to be destroyed later.
     ScheduleShred,
     CancelShred,
@@ -46,6 +53,10 @@ pub enum Action {
     BackupPush,
     FollowBackupPush,
     BackupList,
+    /// Records that a copy of a master key is off the host.
+    ConfirmCopy,
+    /// Records that an operator wants no copy of a master key.
+    WaiveCopy,
     /// Records that copies were read back.
     BackupReadBack,
     /// A path or a method that no route takes.
@@ -79,10 +90,15 @@ impl Action {
             | Self::Undelete
             | Self::Destroy
             | Self::RotateMaster
+            | Self::StageMaster
+            | Self::FlipMaster
+            | Self::RetireMaster
             | Self::AbortRotation
             | Self::DestroyMaster
             | Self::RotateDek
             | Self::Reencrypt
+            | Self::Reseal
+            | Self::RenewSystemKeys
             | Self::ScheduleShred
             | Self::CancelShred
             | Self::Shred
@@ -91,6 +107,8 @@ impl Action {
             | Self::AdminForgetNode
             | Self::AdminAcceptRestore
             | Self::BackupPush
+            | Self::ConfirmCopy
+            | Self::WaiveCopy
             | Self::BackupReadBack
             | Self::RecordDatabaseBackup
             | Self::RecordDrill => true,
@@ -113,6 +131,9 @@ impl Action {
             Self::AdminStatus => "admin.status",
             Self::RotateMaster => "admin.rotate-master",
             Self::RotationDryRun => "admin.rotate-master.dry-run",
+            Self::StageMaster => "admin.rotate-master.stage",
+            Self::FlipMaster => "admin.rotate-master.flip",
+            Self::RetireMaster => "admin.rotate-master.retire",
             Self::AbortRotation => "admin.rotate-master.abort",
             Self::DestroyMaster => "admin.rotate-master.destroy-old",
             Self::FollowRotation => "admin.rotate-master.follow",
@@ -120,6 +141,8 @@ impl Action {
             Self::RotateDek => "admin.rotate-dek",
             Self::FollowRotateDek => "admin.rotate-dek.follow",
             Self::Reencrypt => "admin.reencrypt",
+            Self::Reseal => "secret.reseal",
+            Self::RenewSystemKeys => "admin.renew-system-keys",
             Self::ScheduleShred => "admin.shred.schedule",
             Self::CancelShred => "admin.shred.cancel",
             Self::Shred => "admin.shred",
@@ -135,6 +158,8 @@ impl Action {
             Self::BackupPush => "backup.push",
             Self::FollowBackupPush => "backup.push.follow",
             Self::BackupList => "backup.list",
+            Self::ConfirmCopy => "backup.confirm",
+            Self::WaiveCopy => "backup.waive",
             Self::BackupReadBack => "backup.read-back",
             Self::Unknown => "unknown",
         }

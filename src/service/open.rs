@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use crate::audit::Audit;
+use crate::clock::Clock;
 use crate::crypto::{self, DekPlace, MasterKey, NoRandom, SecretPlace, SecretValue};
 use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
 use crate::keys::start::{self, Adopt, Copies, Decision, Files};
@@ -13,13 +15,15 @@ use crate::keys::{Keyring, Ring};
 use crate::model::{DekVersion, Kid, NameError, SecretName, SecretVersion, Tenant};
 use crate::store::{FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, Store, StoreError, Survey};
 
+use super::chain;
 use super::node::Node;
 use super::status::NO_BACKUP;
 
 /// The line that operators look for.
 const READY: &str = "Secrets store ready (file-keyed, AES-256-GCM)";
 /// The system's own secrets: the keys that authenticate token rows and chain audit records.
-pub(super) const SYSTEM_SECRETS: [&str; 2] = ["TOKEN_MAC", "AUDIT_CHAIN"];
+pub(super) const SYSTEM_SECRETS: [&str; 2] = ["TOKEN_MAC", AUDIT_CHAIN];
+pub(super) const AUDIT_CHAIN: &str = "AUDIT_CHAIN";
 
 /// How an attempt to open the keys ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,18 +56,27 @@ pub struct Opener {
     adopt: Adopt,
     copies: Copies,
     node: Arc<Node>,
+    audit: Arc<Audit>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What opening needs.
+pub struct OpenerParts {
+    pub store: Arc<dyn Store>,
+    pub keys: Arc<Keyring>,
+    pub files: KeyFiles,
+    pub adopt: Adopt,
+    pub copies: Copies,
+    pub node: Arc<Node>,
+    pub audit: Arc<Audit>,
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Opener {
     /// The node has ticked: it knows whether the database went back.
-    pub fn new(
-        store: Arc<dyn Store>,
-        keys: Arc<Keyring>,
-        files: KeyFiles,
-        (adopt, copies): (Adopt, Copies),
-        node: Arc<Node>,
-    ) -> Self {
-        Self { store, keys, files, adopt, copies, node }
+    pub fn new(parts: OpenerParts) -> Self {
+        let OpenerParts { store, keys, files, adopt, copies, node, audit, clock } = parts;
+        Self { store, keys, files, adopt, copies, node, audit, clock }
     }
 
     /// Looks, decides, and carries the decision out; says so in the log once it is ready.
@@ -211,6 +224,7 @@ impl Opener {
             return Err(OpenError::NotMade(format!("the key file of {active} changed while it was read; start again")));
         }
         self.keys.open(ring);
+        chain::unlock(&self.audit, &self.node, &*self.store, &self.keys, &*self.clock).await;
         tracing::info!("{READY}");
         if !self.store.has_confirmed_escrow(active).await? {
             tracing::warn!("{NO_BACKUP}: {}", self.files.path().display());

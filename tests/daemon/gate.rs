@@ -62,7 +62,6 @@ fn every_refusal_leaves_one_record_with_what_its_path_says(site: &Site) {
     const KEY: &str = r#""tenant":"alice","name":"KEY","#;
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
-    let audit = || std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
     let huge = " ".repeat(409_601);
     let cas = r#"{"username":"alice","name":"KEY","value":"x","cas":7}"#;
     let delivery = r#"{"username":"alice","name":"KEY","value":"x","delivery":"mail"}"#;
@@ -88,23 +87,22 @@ fn every_refusal_leaves_one_record_with_what_its_path_says(site: &Site) {
         ("GET", "/nothing", "", 404, r#""unknown","outcome":"not_found""#.into()),
     ];
     for (method, path, body, status, record) in cases {
-        let before = audit().lines().count();
+        let before = site.audit_lines().len();
         let answer = daemon.request(method, path, body.as_bytes());
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
-        let text = audit();
-        let new: Vec<&str> = text.lines().skip(before).collect();
+        let new: Vec<String> = site.audit_lines().into_iter().skip(before).collect();
         assert!(new.len() == 1 && new[0].contains(&record), "{method} {path}: {record} is not {new:?}");
         assert!(new[0].contains(&answer.headers["x-request-id"]), "{method} {path}: {new:?}");
     }
-    let before = audit().lines().count();
+    let before = site.audit_lines().len();
     daemon.request_with("DELETE", "/v1/secrets/alice/KEY", &[("If-Match", "\"1\"")], b"");
     daemon.request_with("PUT", "/v1/secrets/alice/KEY", &[("If-Match", "1")], br#"{"value":"x"}"#);
-    assert_eq!(audit().lines().count(), before + 2);
+    assert_eq!(site.audit_lines().len(), before + 2);
     // Who asks whether it lives leaves none, right or wrong.
     for path in ["/livez?x=1", "/readyz", "/metrics?x=1", "/openapi.json"] {
         daemon.get(path);
     }
-    assert_eq!(audit().lines().count(), before + 2);
+    assert_eq!(site.audit_lines().len(), before + 2);
 }
 
 /// Asks as a user without rights; `None` where this test cannot become one.
@@ -147,9 +145,9 @@ fn a_caller_without_rights_is_turned_away_before_anything_they_said_is_looked_at
         assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
         assert!(answer.problem().contains("uid 65534"), "{answer:?}");
     }
-    let text = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
-    assert_eq!(text.lines().count(), asked.len(), "one record for each:\n{text}");
-    for (line, (_, path, _, record)) in text.lines().zip(asked) {
+    let lines = site.audit_lines();
+    assert_eq!(lines.len(), asked.len(), "one record for each: {lines:?}");
+    for (line, (_, path, _, record)) in lines.iter().zip(asked) {
         assert!(line.contains(record), "{path}: {line}");
     }
     for path in ["/metrics?x=1", "/openapi.json?x=1"] {

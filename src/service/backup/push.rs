@@ -13,6 +13,7 @@ use crate::failpoint;
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
 use crate::service::job::{self, Reporter, Watch};
 use crate::service::{By, Error, Failure, Request, Service, Touched};
+use crate::store::Store;
 use crate::store::masters::{EscrowStage, NewEscrow};
 
 use super::{DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
@@ -251,7 +252,7 @@ impl Service {
         let id = match escrows.iter().find(|escrow| is_pending(escrow, secret)) {
             Some(pending) => pending.id.clone(),
             // The locator is that of the version once it has a number.
-            None => self.add_escrow(secret.to_owned(), kid, sha256, EscrowStage::Started).await?,
+            None => add_escrow(&*self.store, secret.to_owned(), kid, sha256, EscrowStage::Started).await?,
         };
         failpoint::reached("backup.begun");
         match target.push(image).await {
@@ -259,35 +260,37 @@ impl Service {
                 failpoint::reached("backup.added");
                 let locator = pushed.locator;
                 // Another daemon found the same begun row, and was quicker: its copy keeps it, and this one has a row of its own.
-                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
-                    self.add_escrow(locator.clone(), kid, sha256, EscrowStage::Confirmed).await?;
+                // The row that the call was begun with says nothing yet; from here on a rotation may rely on it.
+                let change = self.own_change(Action::ConfirmCopy, None).await?;
+                if !change.store().advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
+                    add_escrow(change.store(), locator.clone(), kid, sha256, EscrowStage::Confirmed).await?;
                 }
                 Ok(Outcome::Pushed { locator })
             }
             Err(error) => Ok(Outcome::Missing((&error).into())),
         }
     }
+}
 
-    async fn add_escrow(
-        &self,
-        locator: String,
-        kid: Kid,
-        sha256: [u8; 32],
-        stage: EscrowStage,
-    ) -> Result<String, Error> {
-        let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
-        let escrow = NewEscrow {
-            id: id.clone(),
-            kid,
-            target: SECRET_MANAGER.to_owned(),
-            locator: Some(locator),
-            content_sha256: Some(sha256),
-            kind: EscrowKind::Copy,
-            stage,
-        };
-        self.store.add_escrow(&escrow).await?;
-        Ok(id)
-    }
+async fn add_escrow(
+    store: &dyn Store,
+    locator: String,
+    kid: Kid,
+    sha256: [u8; 32],
+    stage: EscrowStage,
+) -> Result<String, Error> {
+    let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
+    let escrow = NewEscrow {
+        id: id.clone(),
+        kid,
+        target: SECRET_MANAGER.to_owned(),
+        locator: Some(locator),
+        content_sha256: Some(sha256),
+        kind: EscrowKind::Copy,
+        stage,
+    };
+    store.add_escrow(&escrow).await?;
+    Ok(id)
 }
 
 /// Begun, and not known to have come to its end: the answer was lost, or there was none.

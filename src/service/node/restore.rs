@@ -11,6 +11,7 @@ use crate::keys::Keys;
 use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord};
 use crate::node::{Behind, Fate, Mark, NodeFile};
 use crate::service::{Error, Request, Service, Touched};
+use crate::store::Store;
 use crate::store::deks::{ShredOutcome, ShredWhen};
 use crate::store::masters::{Accepted, AtLeast};
 
@@ -105,10 +106,11 @@ impl Service {
         grant: &AdminGrant,
         agreed: Agreed,
     ) -> Result<AcceptedRestore, Error> {
-        let accepted = self.node.accept_restore(agreed).await;
-        let outcome = accepted.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
-        self.record(request, grant.identity(), Action::AdminAcceptRestore, None, [Touched::nothing(outcome)]).await?;
-        accepted
+        // Whoever asks for this has decided that the database may be written; nothing was before.
+        let change = self.change_behind_the_gate(request, grant.identity(), Action::AdminAcceptRestore, None).await?;
+        let accepted = self.node.accept_restore(change.store(), agreed).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, accepted).await
     }
 }
 
@@ -156,7 +158,7 @@ impl Node {
         Ok(known)
     }
 
-    async fn accept_restore(&self, agreed: Agreed) -> Result<AcceptedRestore, Error> {
+    async fn accept_restore(&self, store: &dyn Store, agreed: Agreed) -> Result<AcceptedRestore, Error> {
         // No tick comes between: it would see shreds being replayed.
         let mut progress = self.ticking.lock().await;
         self.tick_alone(&mut progress).await?;
@@ -182,18 +184,24 @@ impl Node {
             ));
         }
         for replay in &plan.replay {
-            self.replay(replay).await?;
+            self.replay(store, replay).await?;
         }
-        let (mark, retired) = self.accept(&mut progress, behind, now).await?;
+        let (mark, retired) = self.accept(store, &mut progress, behind, now).await?;
         Ok(AcceptedRestore { mark, replayed: plan.replay, retired })
     }
 
-    async fn accept(&self, progress: &mut Progress, behind: Behind, now: Mark) -> Result<(Mark, Option<Kid>), Error> {
+    async fn accept(
+        &self,
+        store: &dyn Store,
+        progress: &mut Progress,
+        behind: Behind,
+        now: Mark,
+    ) -> Result<(Mark, Option<Kid>), Error> {
         let at_least = AtLeast {
             epoch: behind.seen.epoch.max(now.epoch) + 1,
             generation: behind.seen.generation.max(now.generation) + 1,
         };
-        let Accepted { state, retired } = self.store.accept_restore(at_least).await?;
+        let Accepted { state, retired } = store.accept_restore(at_least).await?;
         if let Some(kid) = retired {
             tracing::warn!("the staged master key {kid} is retired: a state that was lost may have had it in use");
         }
@@ -206,19 +214,19 @@ impl Node {
         Ok((mark, retired))
     }
 
-    async fn replay(&self, replay: &Replay) -> Result<(), Error> {
+    async fn replay(&self, store: &dyn Store, replay: &Replay) -> Result<(), Error> {
         let Replay { tenant, deed } = replay;
         let outcome = match *deed {
             Deed::Shred => {
-                self.store.schedule_shred(tenant, Duration::ZERO).await?;
-                self.store.shred(tenant, ShredWhen::Now).await?
+                store.schedule_shred(tenant, Duration::ZERO).await?;
+                store.shred(tenant, ShredWhen::Now).await?
             }
             Deed::ScheduleShred(at) => {
                 let wait = at.0.saturating_sub(self.store.now().await?.0);
                 let wait = Duration::from_micros(u64::try_from(wait).unwrap_or(0));
-                self.store.schedule_shred(tenant, wait).await?
+                store.schedule_shred(tenant, wait).await?
             }
-            Deed::CancelShred => self.store.cancel_shred(tenant).await?,
+            Deed::CancelShred => store.cancel_shred(tenant).await?,
         };
         match outcome {
             ShredOutcome::Done { .. } => tracing::warn!(%tenant, "replayed into the restored database: {deed:?}"),

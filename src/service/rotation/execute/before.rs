@@ -8,7 +8,7 @@ use super::super::walk;
 use super::{Carrier, Renewal, Trouble, elsewhere};
 use crate::crypto::MasterKey;
 use crate::failpoint;
-use crate::model::{KeyMode, KeyState, Kid, NodeId};
+use crate::model::{Action, KeyMode, KeyState, Kid, NodeId};
 use crate::service::Error;
 use crate::store::StoreError;
 use crate::store::masters::{Fence, Fenced, FlipOutcome, NewMaster, StageOutcome};
@@ -61,7 +61,8 @@ impl Carrier {
         })?;
         failpoint::reached("rotation.staged-file");
         self.run.staged = Some(kid);
-        let entered = self.service.store.stage(fence, &NewMaster { kid, mode, wrapped_file: None }).await;
+        let change = self.change(Action::StageMaster, None).await?;
+        let entered = change.store().stage(fence, &NewMaster { kid, mode, wrapped_file: None }).await;
         failpoint::reached("rotation.staged-row");
         let in_database = match entered {
             Ok(Fenced::Done(StageOutcome::Staged(_))) => true,
@@ -101,7 +102,8 @@ impl Carrier {
 
     pub(super) async fn flip(&mut self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<(), Trouble> {
         failpoint::reached("rotation.flipping");
-        let flipped = self.service.store.flip(fence, to, without).await?;
+        let change = self.change(Action::FlipMaster, None).await?;
+        let flipped = change.store().flip(fence, to, without).await?;
         failpoint::reached("rotation.flipped");
         match flipped {
             Fenced::Done(FlipOutcome::Flipped(state)) => {
@@ -119,7 +121,8 @@ impl Carrier {
 
     pub(super) async fn abort(&mut self, fence: &Fence, kid: Kid) -> Result<(), Trouble> {
         failpoint::reached("rotation.aborting");
-        match self.service.store.abort(fence, kid).await? {
+        let change = self.change(Action::AbortRotation, None).await?;
+        match change.store().abort(fence, kid).await? {
             Fenced::Done(_) => {
                 failpoint::reached("rotation.aborted");
                 self.run.ended = Some(Ended::Aborted);

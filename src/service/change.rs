@@ -1,0 +1,147 @@
+//! A change and its record, in one transaction.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Error, Request, Service};
+use crate::access::Identity;
+use crate::audit::{Audit, Outcome, Record};
+use crate::clock::Clock;
+use crate::crypto;
+use crate::model::{Action, Tenant};
+use crate::store::Store;
+use crate::store::trail::{Scribe, Touched, TrailRow};
+
+/// A store whose every transaction that changes something holds the record of it.
+pub(super) struct Change {
+    store: Arc<dyn Store>,
+    scribe: Arc<ChangeScribe>,
+}
+
+impl Change {
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(super) fn action(&self) -> Action {
+        self.scribe.action
+    }
+
+    pub(super) fn tenant(&self) -> Option<&Tenant> {
+        self.scribe.tenant.as_ref()
+    }
+
+    /// Whether something was changed, and so recorded.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.scribe.committed.load(Ordering::Acquire)
+    }
+}
+
+struct ChangeScribe {
+    audit: Arc<Audit>,
+    clock: Arc<dyn Clock>,
+    request_id: String,
+    identity: String,
+    pid: Option<i32>,
+    action: Action,
+    tenant: Option<Tenant>,
+    committed: AtomicBool,
+}
+
+impl Scribe for ChangeScribe {
+    fn records(&self, touched: &[Touched]) -> Vec<TrailRow> {
+        let blank = Record {
+            at: self.clock.wall(),
+            request_id: self.request_id.clone(),
+            identity: self.identity.clone(),
+            pid: self.pid,
+            action: self.action,
+            tenant: self.tenant.clone(),
+            name: None,
+            version: None,
+            blob: None,
+            replaces: None,
+            outcome: Outcome::Ok,
+            count: 1,
+        };
+        let record = |touched: &Touched| Record {
+            tenant: Some(touched.tenant.clone()),
+            name: Some(touched.name.clone()),
+            version: Some(touched.version),
+            blob: touched.ciphertext.as_deref().map(crypto::blob_sha256),
+            replaces: touched.replaced.as_deref().map(crypto::blob_sha256),
+            ..blank.clone()
+        };
+        let records: Vec<Record> = if touched.is_empty() { vec![blank] } else { touched.iter().map(record).collect() };
+        records.iter().filter_map(|record| self.audit.row(record)).collect()
+    }
+
+    fn committed(&self) {
+        self.committed.store(true, Ordering::Release);
+    }
+}
+
+impl Service {
+    /// Where a call makes its changes.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while this node may not write, or the database takes no records.
+    pub(super) async fn change(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        action: Action,
+        tenant: Option<&Tenant>,
+    ) -> Result<Change, Error> {
+        self.node.may_write().await?;
+        self.change_behind_the_gate(request, identity, action, tenant).await
+    }
+
+    /// As [`Service::change`], where the change is the one that opens the gate.
+    pub(super) async fn change_behind_the_gate(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        action: Action,
+        tenant: Option<&Tenant>,
+    ) -> Result<Change, Error> {
+        let Identity::Socket { pid, .. } = identity;
+        self.change_by(request.id(), identity.to_string(), *pid, action, tenant).await
+    }
+
+    /// As [`Service::change`], by the daemon itself.
+    pub(super) async fn own_change(&self, action: Action, tenant: Option<&Tenant>) -> Result<Change, Error> {
+        self.node.may_write().await?;
+        let id = crypto::random_id().map_err(|_| Error::Unavailable("no random bytes for a record's id".to_owned()))?;
+        self.change_by(&id, "daemon".to_owned(), None, action, tenant).await
+    }
+
+    async fn change_by(
+        &self,
+        request_id: &str,
+        identity: String,
+        pid: Option<i32>,
+        action: Action,
+        tenant: Option<&Tenant>,
+    ) -> Result<Change, Error> {
+        if !self.audit.takes_changes() {
+            // Each call tries, so that it heals without waiting for the next second.
+            self.audit.link(&*self.store, self.clock.wall()).await?;
+        }
+        if !self.audit.takes_changes() {
+            return Err(Error::Unavailable("audit records cannot be written; nothing was changed".to_owned()));
+        }
+        let scribe = Arc::new(ChangeScribe {
+            audit: Arc::clone(&self.audit),
+            clock: Arc::clone(&self.clock),
+            request_id: request_id.to_owned(),
+            identity,
+            pid,
+            action,
+            tenant: tenant.cloned(),
+            committed: AtomicBool::new(false),
+        });
+        let store = self.store.recorded(Arc::clone(&scribe) as Arc<dyn Scribe>);
+        Ok(Change { store, scribe })
+    }
+}
