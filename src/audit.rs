@@ -8,6 +8,7 @@ mod denials;
 mod file;
 mod record;
 mod table;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

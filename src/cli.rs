@@ -4,6 +4,7 @@
 //! control character of anybody else's text reaches a terminal.
 
 mod admin;
+mod audit;
 mod backup;
 mod configuration;
 mod failure;
@@ -69,6 +70,7 @@ pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
         Command::VerifyDeks => verify::run().await,
         Command::Secrets(arguments) => secrets::run(arguments).await,
         Command::Admin(arguments) => admin::run(arguments).await,
+        Command::Audit(arguments) => audit::run(arguments).await,
         Command::Backup(arguments) => backup::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
         Command::Completions { shell } => shell::completions(shell, Arguments::command()),
@@ -146,6 +148,8 @@ enum Command {
     Secrets(secrets::SecretsArgs),
     /// Look at the daemon
     Admin(admin::AdminArgs),
+    /// Read and verify the audit trail, without the daemon
+    Audit(audit::AuditArgs),
     /// Copy the master keys and the database, prove the copies, and bring keys back
     Backup(backup::BackupArgs),
     /// Show or check the daemon's settings

@@ -19,6 +19,7 @@ mod room;
 pub mod rotation;
 mod secrets;
 mod status;
+pub mod trail;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,0 +1,250 @@
+//! The audit trail, over the real binary and on both stores.
+
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use super::on_both_stores;
+use crate::support::site::{Daemon, PATIENCE, Site};
+
+on_both_stores!(
+    a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second,
+    a_start_goes_on_after_the_one_before_it,
+    a_whole_trail_verifies_with_the_daemon_and_without_it,
+    what_is_done_to_the_file_is_found,
+    what_is_done_to_the_database_is_found,
+    an_old_row_of_a_secret_put_back_is_found,
+    records_are_found_by_what_they_say,
+);
+
+/// Waits until no record waits for its place.
+fn linked(site: &Site) {
+    let begun = Instant::now();
+    while site.number("SELECT count(*) FROM audit WHERE position IS NULL") > 0 {
+        assert!(begun.elapsed() < PATIENCE, "records are not linked:\n{}", site.log());
+        std::thread::yield_now();
+    }
+}
+
+fn a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    daemon.set("alice", "KEY", b"two");
+    daemon.set("alice", "KEY", b"two");
+    daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
+    daemon.request("DELETE", "/v1/secrets/alice/KEY", b"");
+    daemon.request("DELETE", "/v1/secrets/alice/KEY", b"");
+    let shown: Vec<String> = site
+        .audit()
+        .iter()
+        .map(|r| format!("{} {} {}", r["action"].as_str().unwrap(), r["version"], r["outcome"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "secret.set 1 ok",
+            "secret.set 2 ok",
+            "secret.set 2 ok",
+            "secret.destroy 1 ok",
+            "secret.delete 2 ok",
+            "secret.delete null not_found"
+        ]
+    );
+    assert_eq!(site.audit_lines().len(), 2, "what changed nothing is the file's");
+    let hex = if site.is_postgres() { "encode(ciphertext, 'hex')" } else { "lower(hex(ciphertext))" };
+    let blob = site.texts(&format!("SELECT {hex} FROM secret_versions WHERE tenant = 'alice' AND version = 2"));
+    let blob = data_encoding::HEXLOWER.decode(blob[0].as_bytes()).unwrap();
+    assert_eq!(site.audit()[1]["blobSha256"], data_encoding::HEXLOWER.encode(&Sha256::digest(&blob)));
+    linked(site);
+    assert_eq!(site.number("SELECT max(position) FROM audit"), 5, "the beginning and four changes");
+    let head = "SELECT count(*) FROM audit_chains c JOIN audit a ON a.boot_id = c.boot_id \
+                AND a.position = c.position AND a.link = c.link WHERE c.kind = 'table'";
+    assert_eq!(site.number(head), 1);
+    let begun = Instant::now();
+    while site.number("SELECT count(*) FROM audit_chains WHERE kind = 'file' AND position = 3") == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the file's head is not entered");
+        std::thread::yield_now();
+    }
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+fn a_start_goes_on_after_the_one_before_it(site: &Site) {
+    let mut daemon = site.start();
+    for number in 0..3 {
+        daemon.set("alice", "KEY", format!("value {number}").as_bytes());
+        daemon.kill();
+        daemon = site.start();
+    }
+    linked(site);
+    // Each start but the first is linked to the end of the one before it, whatever was unlinked when that was killed.
+    let follows = "SELECT count(*) FROM audit_chains c JOIN audit_chains p ON p.boot_id = c.previous_boot_id \
+                   AND p.kind = c.kind AND p.link = c.previous_link WHERE c.kind = 'table'";
+    assert_eq!(site.number(follows), 3);
+    assert_eq!(site.number("SELECT count(*) FROM audit_chains WHERE kind = 'table' AND previous_boot_id IS NULL"), 1);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+/// Exit code, and what was found.
+fn verify(site: &Site, more: &[&str]) -> (Option<i32>, Vec<String>) {
+    let output = site.cli(["audit", "verify", "-o", "json"].iter().chain(more), b"");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
+    let found = said["findings"].as_array().unwrap().iter();
+    let found: Vec<String> = found.map(|f| format!("{}: {}", f["place"], f["what"])).collect();
+    assert_eq!(said["ok"], found.is_empty());
+    (output.status.code(), found)
+}
+
+#[track_caller]
+fn whole(site: &Site) {
+    assert_eq!(verify(site, &[]), (Some(0), vec![]));
+}
+
+/// Exactly one finding, which says this.
+#[track_caller]
+fn finds(site: &Site, what: &str) {
+    let (code, found) = verify(site, &[]);
+    assert!(code == Some(1) && found.len() == 1 && found[0].contains(what), "{what:?} is not {found:?}");
+}
+
+/// A daemon with some reads and changes, heads entered.
+fn used(site: &Site) -> Daemon {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    daemon.set("alice", "KEY", b"two");
+    daemon.set("bob", "KEY", b"three");
+    for _ in 0..3 {
+        daemon.get("/v1/secrets/alice/KEY");
+    }
+    headed(site);
+    daemon
+}
+
+/// Waits until the heads are those of what was written.
+fn headed(site: &Site) {
+    linked(site);
+    let lines = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    let entered = format!(
+        "SELECT count(*) FROM audit_chains WHERE kind = 'file' AND boot_id = '{}' AND position = {}",
+        last["boot"].as_str().unwrap(),
+        last["n"]
+    );
+    let begun = Instant::now();
+    while site.number(&entered) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the file's head is not entered");
+        std::thread::yield_now();
+    }
+}
+
+fn a_whole_trail_verifies_with_the_daemon_and_without_it(site: &Site) {
+    let daemon = used(site);
+    whole(site);
+    let rotated = site.cli(["admin", "rotate-dek", "alice", "--reencrypt"], b"");
+    assert_eq!(rotated.status.code(), Some(0), "{rotated:?}");
+    daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
+    whole(site);
+    daemon.kill();
+    let daemon = site.start();
+    daemon.get("/v1/secrets/alice/KEY");
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    whole(site);
+}
+
+fn what_is_done_to_the_file_is_found(site: &Site) {
+    let daemon = used(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let file = site.data_dir().join("audit.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    let joined = |lines: &[&str]| lines.join("\n") + "\n";
+    let cases = [
+        ("was changed", text.replacen("alice", "alicf", 1)),
+        ("records 3 to 3 were removed", joined(&[lines[0], lines[1], lines[3]])),
+        ("records 2 to 2 were removed", joined(&[lines[0], lines[2], lines[1], lines[3]])),
+        ("those before it are missing", joined(&lines[1..])),
+        ("its chain was cut: it has 3 records, and had 4", joined(&lines[..3])),
+        ("is no record of a chain", format!("{text}{{}}\n")),
+        ("the file is missing", String::new()),
+    ];
+    for (what, changed) in cases {
+        std::fs::write(&file, changed).unwrap();
+        finds(site, what);
+    }
+    // A file that was moved away is given by its path.
+    let moved = site.path("moved.jsonl");
+    std::fs::write(&moved, &text).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    finds(site, "the file is missing");
+    assert_eq!(verify(site, &["--file", moved.to_str().unwrap()]), (Some(0), vec![]));
+}
+
+fn what_is_done_to_the_database_is_found(site: &Site) {
+    let daemon = used(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let cases = [
+        ("DELETE FROM audit WHERE position = 2", "records 2 to 2 were removed"),
+        ("DELETE FROM audit WHERE position = 4", "its chain was cut: it has 3 records, and had 4"),
+        ("UPDATE audit SET tenant = 'carol' WHERE position = 4", "its columns say something else"),
+        ("DELETE FROM audit", "all of its 4 records were removed"),
+    ];
+    for (sql, what) in cases {
+        site.keep_copy();
+        site.run_sql(sql);
+        let (code, found) = verify(site, &[]);
+        assert!(
+            code == Some(1) && found.iter().any(|found| found.contains(what)),
+            "{sql}: {what:?} is not in {found:?}"
+        );
+        site.put_copy_back();
+        whole(site);
+    }
+}
+
+fn an_old_row_of_a_secret_put_back_is_found(site: &Site) {
+    let daemon = used(site);
+    site.run_sql("CREATE TABLE kept AS SELECT * FROM secret_versions WHERE tenant = 'alice'");
+    let rotated = site.cli(["admin", "rotate-dek", "bob", "--reencrypt"], b"");
+    assert_eq!(rotated.status.code(), Some(0), "{rotated:?}");
+    // Another's ciphertext in its place.
+    site.run_sql(
+        "UPDATE secret_versions SET ciphertext = (SELECT ciphertext FROM kept WHERE version = 1) \
+         WHERE tenant = 'alice' AND version = 2",
+    );
+    finds(site, "alice/KEY version 2\": \"is not what was written");
+    site.run_sql(
+        "UPDATE secret_versions SET ciphertext = (SELECT ciphertext FROM kept WHERE version = 2) \
+         WHERE tenant = 'alice' AND version = 2",
+    );
+    whole(site);
+    // One that was destroyed.
+    daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
+    whole(site);
+    site.damage_sql("DELETE FROM secret_versions WHERE tenant = 'alice' AND version = 1");
+    site.damage_sql("INSERT INTO secret_versions SELECT * FROM kept WHERE version = 1");
+    finds(site, "alice/KEY version 1\": \"was destroyed, and is there again");
+}
+
+fn records_are_found_by_what_they_say(site: &Site) {
+    let daemon = used(site);
+    daemon.get("/v1/secrets/alice/NONE");
+    let searched = |arguments: &[&str]| {
+        let output = site.cli(["audit", "search", "-o", "json"].iter().chain(arguments), b"");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    };
+    assert_eq!(searched(&["--tenant", "alice"]), 6);
+    assert_eq!(searched(&["--tenant", "alice", "--action", "secret.get"]), 4);
+    assert_eq!(searched(&["--tenant", "alice", "--name", "NONE"]), 1);
+    assert_eq!(searched(&["--tenant", "alice", "--since", "2000-01-01", "--until", "2001-01-01"]), 0);
+    assert_eq!(searched(&["--tenant", "bob", "--since", "2000-01-01"]), 1);
+    assert_eq!(searched(&["--identity", "uid:4711"]), 0);
+    let tail = site.cli(["audit", "tail", "--lines", "1"], b"");
+    let tail = String::from_utf8(tail.stdout).unwrap();
+    assert!(tail.lines().count() == 2 && tail.contains("NONE") && tail.contains("not_found"), "{tail}");
+    let wrong = site.cli(["audit", "search", "--since", "yesterday"], b"");
+    assert_eq!(wrong.status.code(), Some(2));
+}
