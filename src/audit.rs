@@ -91,6 +91,11 @@ impl Audit {
         self.table.link(store, self.file.head()).await
     }
 
+    /// The database was put back to an earlier state, in which this start's chain may not have begun: the next [`Audit::link`] looks.
+    pub fn begin_again(&self) {
+        self.table.begin_again();
+    }
+
     /// Whether changes can be recorded.
     pub fn takes_changes(&self) -> bool {
         self.table.is_begun()

@@ -52,6 +52,12 @@ impl Table {
         lock(&self.keys).insert(key.version().get(), key);
     }
 
+    /// What is known of the database does not hold any more.
+    pub(super) fn begin_again(&self) {
+        self.begun.store(false, Ordering::Release);
+        *lock(&self.entered) = None;
+    }
+
     pub(super) fn is_begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
     }

@@ -94,19 +94,22 @@ impl Service {
         tenant: Option<&Tenant>,
     ) -> Result<Change, Error> {
         self.node.may_write().await?;
-        self.change_behind_the_gate(request, identity, action, tenant).await
+        let Identity::Socket { pid, .. } = identity;
+        self.change_by(request.id(), identity.to_string(), *pid, action, tenant).await
     }
 
-    /// As [`Service::change`], where the change is the one that opens the gate.
-    pub(super) async fn change_behind_the_gate(
+    /// As [`Service::change`], where the change is the one that opens the gate to a database that went back.
+    pub(super) async fn change_that_opens(
         &self,
         request: &Request,
         identity: &Identity,
         action: Action,
-        tenant: Option<&Tenant>,
     ) -> Result<Change, Error> {
+        if self.node.behind().is_some() {
+            self.audit.begin_again();
+        }
         let Identity::Socket { pid, .. } = identity;
-        self.change_by(request.id(), identity.to_string(), *pid, action, tenant).await
+        self.change_by(request.id(), identity.to_string(), *pid, action, None).await
     }
 
     /// As [`Service::change`], by the daemon itself.

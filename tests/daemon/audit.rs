@@ -14,6 +14,7 @@ on_both_stores!(
     what_is_done_to_the_file_is_found,
     what_is_done_to_the_database_is_found,
     an_old_row_of_a_secret_put_back_is_found,
+    a_trail_verifies_after_an_older_database_was_put_back_and_accepted,
     records_are_found_by_what_they_say,
 );
 
@@ -226,6 +227,40 @@ fn an_old_row_of_a_secret_put_back_is_found(site: &Site) {
     site.damage_sql("DELETE FROM secret_versions WHERE tenant = 'alice' AND version = 1");
     site.damage_sql("INSERT INTO secret_versions SELECT * FROM kept WHERE version = 1");
     finds(site, "alice/KEY version 1\": \"was destroyed, and is there again");
+}
+
+/// On PostgreSQL under a running daemon, whose chain may not have begun in what was put back.
+fn a_trail_verifies_after_an_older_database_was_put_back_and_accepted(site: &Site) {
+    assert_eq!(used(site).stop().code(), Some(0));
+    site.keep_copy();
+    let mut daemon = site.start();
+    daemon.set("alice", "KEY", b"lost");
+    let shred = site.cli(["admin", "shred", "bob", "--yes"], b"");
+    assert_eq!(shred.status.code(), Some(0), "{shred:?}");
+    if site.is_postgres() {
+        site.put_copy_back();
+    } else {
+        assert_eq!(daemon.stop().code(), Some(0));
+        site.put_copy_back();
+        daemon = site.start();
+    }
+    let begun = Instant::now();
+    while !String::from_utf8_lossy(&daemon.get("/readyz").body).contains("accept-restore") {
+        assert!(begun.elapsed() < PATIENCE, "it does not notice:\n{}", site.log());
+        std::thread::yield_now();
+    }
+    assert_eq!(daemon.set("alice", "KEY", b"refused").status, 503);
+    let accepted = site.cli(["admin", "accept-restore", "--yes"], b"");
+    assert_eq!(accepted.status.code(), Some(0), "{accepted:?}");
+    assert_eq!(daemon.set("alice", "KEY", b"new").status, 200);
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let daemon = site.start();
+    daemon.get("/v1/secrets/alice/KEY");
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
 }
 
 fn records_are_found_by_what_they_say(site: &Site) {

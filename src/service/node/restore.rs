@@ -107,7 +107,7 @@ impl Service {
         agreed: Agreed,
     ) -> Result<AcceptedRestore, Error> {
         // Whoever asks for this has decided that the database may be written; nothing was before.
-        let change = self.change_behind_the_gate(request, grant.identity(), Action::AdminAcceptRestore, None).await?;
+        let change = self.change_that_opens(request, grant.identity(), Action::AdminAcceptRestore).await?;
         let accepted = self.node.accept_restore(change.store(), agreed).await;
         let touched = |outcome| vec![Touched::nothing(outcome)];
         self.recorded_change(request, grant.identity(), &change, touched, accepted).await
