@@ -333,6 +333,9 @@ impl Verifier {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// The columns are what a search finds by, and nothing authenticates them but this.
 fn says_the_same(row: &TrailRow, record: &Line) -> bool {
     let blob = row.blob_sha256.map(|sha| data_encoding::HEXLOWER.encode(&sha));

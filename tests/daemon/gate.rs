@@ -6,7 +6,8 @@ use crate::support::site::{Answer, Daemon, Site};
 
 on_both_stores![
     while_keys_are_locked_nothing_is_read_changed_or_destroyed,
-    every_refusal_leaves_one_record_with_what_its_path_says
+    every_refusal_leaves_one_record_with_what_its_path_says,
+    a_flood_of_refused_calls_is_counted_by_the_second,
 ];
 
 /// Each route that serves or changes secrets, in an order in which none takes away what the next one needs.
@@ -154,4 +155,37 @@ fn a_caller_without_rights_is_turned_away_before_anything_they_said_is_looked_at
         assert_eq!(ask_as_a_stranger(&site, &daemon, "GET", path, "").unwrap().status, 403, "{path}");
     }
     assert_eq!(ask_as_a_stranger(&site, &daemon, "GET", "/livez", "").unwrap().status, 200);
+}
+
+fn a_flood_of_refused_calls_is_counted_by_the_second(site: &Site) {
+    const CALLERS: u64 = 64;
+    const CALLS_EACH: u64 = 4;
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let daemon = site.start();
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for _ in 0..CALLS_EACH {
+                    let answer = ask_as_a_stranger(site, &daemon, "GET", "/v1/secrets/alice/KEY", "").unwrap();
+                    assert_eq!(answer.status, 403, "{answer:?}");
+                }
+            });
+        }
+    });
+    // In a second the first has a record of its own, and the others share one.
+    let most = 2 * (begun.elapsed().as_secs() + 2);
+    let lines = site.audit_lines();
+    let records: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(records.iter().all(|record| record["outcome"] == "denied" && record["identity"] == "uid:65534"));
+    let counted: u64 = records.iter().map(|record| record["count"].as_u64().unwrap_or(1)).sum();
+    assert_eq!(counted, CALLERS * CALLS_EACH, "each is counted: {lines:?}");
+    assert!(lines.len() as u64 <= most, "{} lines, of which {most} would be enough: {lines:?}", lines.len());
+    // A key below a directory that anybody may write is refused.
+    std::fs::set_permissions(site.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let verified = site.cli(["audit", "verify"], b"");
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
 }
