@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
+use crate::audit;
 use crate::compose::{self, ComposeError, Composed};
 use crate::config::{Config, FirstStart, LogFormat};
 use crate::http::listen::{self, Ended, Order};
@@ -76,6 +77,9 @@ pub async fn run(config: Config, unprotected: &[Warning]) -> Result<(), StartErr
     });
     for warning in unprotected {
         tracing::warn!("{warning}");
+    }
+    if audit::IS_OFF {
+        tracing::error!("this build is for benchmarks only: it records neither reads nor refusals");
     }
     serve(config, unprotected).await.inspect_err(|error| tracing::error!("{error}"))
 }
