@@ -6,6 +6,7 @@
 mod chain;
 mod denials;
 mod file;
+mod journal;
 mod record;
 mod table;
 pub mod verify;
@@ -19,6 +20,7 @@ use crate::store::trail::TrailRow;
 use crate::store::{Store, StoreError};
 
 use denials::{Denials, Turn};
+use journal::Journal;
 use table::Table;
 
 pub use chain::{Head, Origin};
@@ -41,12 +43,21 @@ pub const IS_OFF: bool = cfg!(feature = "audit-off");
 #[error("the audit record could not be written")]
 pub struct AuditError;
 
+/// Whether records are copied, beside what counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    None,
+    /// Into the daemon's log.
+    Journal,
+}
+
 /// Where records go: those of changes into the database, in the transactions of the changes; all others into the JSON-lines file of this
 /// node.
 pub struct Audit {
     file: file::Writer,
     denials: Denials,
     table: Table,
+    journal: Option<Arc<Journal>>,
     /// One at a time gives records their places.
     linking: tokio::sync::Mutex<()>,
 }
@@ -56,11 +67,16 @@ impl Audit {
     ///
     /// # Errors
     /// The operating system's, with the path.
-    pub fn open(path: &Path, origin: Origin) -> std::io::Result<Self> {
+    pub fn open(path: &Path, origin: Origin, copies: Copies) -> std::io::Result<Self> {
+        let journal = match copies {
+            Copies::None => None,
+            Copies::Journal => Some(Arc::new(Journal::start()?)),
+        };
         Ok(Self {
-            file: file::Writer::open(path, origin)?,
+            file: file::Writer::open(path, origin, journal.clone())?,
             denials: Denials::default(),
             table: Table::new(origin),
+            journal,
             linking: tokio::sync::Mutex::new(()),
         })
     }
@@ -108,6 +124,20 @@ impl Audit {
     /// The row of a change's record, to be inserted in the change's transaction; `None` while changes cannot be recorded.
     pub fn row(&self, record: &Record) -> Option<TrailRow> {
         self.table.row(record)
+    }
+
+    /// Whether [`Audit::copy`] does anything.
+    pub const fn is_copied(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// Copies a change's records, which were committed with it.
+    pub fn copy(&self, rows: &[TrailRow]) {
+        if let Some(journal) = &self.journal {
+            for row in rows {
+                journal.copy(&row.record);
+            }
+        }
     }
 
     /// There is no key although there should be one: no record is taken until there is.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::Access;
-use crate::audit::{Audit, Origin};
+use crate::audit::{Audit, Copies as RecordCopies, Origin};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Database, ExistingKey, NotText};
+use crate::config::{AuditCopies, Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::start::{Adopt, Copies};
 use crate::keys::{CacheLimits, Keyring};
@@ -91,7 +91,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         data_dir: config.data_dir.clone(),
     })?);
     let Holder { node: id, boot } = node.holder();
-    let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot });
+    let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot }, copies_of_records(config));
     let audit = Arc::new(audit.map_err(ComposeError::Audit)?);
     let opener = Opener::new(OpenerParts {
         store: Arc::clone(&store),
@@ -252,4 +252,11 @@ async fn refuse_to_hide_sqlite(postgres: &PostgresStore, sqlite: &Path) -> Resul
         return Err(ComposeError::SqliteHoldsSecrets { sqlite: sqlite.to_owned() });
     }
     Ok(())
+}
+
+const fn copies_of_records(config: &Config) -> RecordCopies {
+    match config.audit_copies {
+        AuditCopies::None => RecordCopies::None,
+        AuditCopies::Journal => RecordCopies::Journal,
+    }
 }

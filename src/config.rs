@@ -46,6 +46,7 @@ pub struct Config {
     pub database_retention: Option<Duration>,
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
+    pub audit_copies: AuditCopies,
 }
 
 /// Where rows are kept.
@@ -63,6 +64,13 @@ pub enum Database {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// Whether audit records are copied into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditCopies {
+    None,
+    Journal,
 }
 
 /// What to do with a key file that lies beside an empty database.
@@ -171,6 +179,7 @@ impl Resolver<'_> {
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
+        let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -183,6 +192,7 @@ impl Resolver<'_> {
             retain_old: retain_old?,
             database_retention,
             backup_gcp,
+            audit_copies: audit_copies?,
         })
     }
 

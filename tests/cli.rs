@@ -225,6 +225,7 @@ fn config_show_tells_each_value_and_its_origin() {
             "backup.gcp.secrets - default",
             "backup.gcp.endpoint - default",
             "backup.gcp.push_on_first_start false default",
+            "audit.journal false default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::AuditError;
 use super::chain::{Chain, Head, Origin};
+use super::journal::Journal;
 use super::record::{End, Gap};
 use crate::crypto::ChainKey;
 use crate::model::Micros;
@@ -61,7 +62,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path, origin: Origin) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, origin: Origin, journal: Option<Arc<Journal>>) -> io::Result<Self> {
         let shown = Arc::new(Shown::default());
         let mut place = Place::open(path)?;
         let previous = place.last_of(origin.node)?;
@@ -72,6 +73,7 @@ impl Writer {
             keys: Keys::Locked { held: Vec::new(), records: 0 },
             gap: None,
             shown: Arc::clone(&shown),
+            journal,
         };
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || appender.run(queue))?;
@@ -147,6 +149,7 @@ struct Appender {
     /// What the file lacks, until that is written into it.
     gap: Option<Gap>,
     shown: Arc<Shown>,
+    journal: Option<Arc<Journal>>,
 }
 
 /// Whether there is a key to authenticate records with.
@@ -256,6 +259,9 @@ impl Appender {
         }
         match self.place.append(&out) {
             Ok(()) => {
+                if let Some(journal) = &self.journal {
+                    journal.copy(&out);
+                }
                 *lock(&self.shown.head) = ahead.head();
                 *chain = ahead;
                 if self.gap.take().is_some() {

@@ -27,6 +27,7 @@ pub enum Setting {
     BackupGcpSecrets,
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
+    AuditJournal,
 }
 
 /// Where a setting may be given.
@@ -66,6 +67,7 @@ impl Setting {
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
+        Self::AuditJournal,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -88,6 +90,7 @@ impl Setting {
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
+            Self::AuditJournal => "audit.journal",
         }
     }
 
@@ -119,7 +122,7 @@ impl Setting {
 
     pub(super) const fn kind(self) -> Kind {
         match self {
-            Self::AdoptKey | Self::BackupGcpPushOnFirstStart => Kind::Boolean,
+            Self::AdoptKey | Self::BackupGcpPushOnFirstStart | Self::AuditJournal => Kind::Boolean,
             Self::KeepVersions | Self::CacheMaxEntries => Kind::Integer,
             Self::BackupGcpSecrets => Kind::Lines,
             _ => Kind::Text,

@@ -1,7 +1,7 @@
 //! A change and its record, in one transaction.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Error, Request, Service};
 use crate::access::Identity;
@@ -46,6 +46,15 @@ struct ChangeScribe {
     action: Action,
     tenant: Option<Tenant>,
     committed: AtomicBool,
+    /// Of the transaction under way, where they are copied.
+    rows: Mutex<Vec<TrailRow>>,
+}
+
+impl ChangeScribe {
+    /// Each lock guards one statement that cannot leave half a change.
+    fn rows(&self) -> MutexGuard<'_, Vec<TrailRow>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Scribe for ChangeScribe {
@@ -73,10 +82,15 @@ impl Scribe for ChangeScribe {
             ..blank.clone()
         };
         let records: Vec<Record> = if touched.is_empty() { vec![blank] } else { touched.iter().map(record).collect() };
-        records.iter().filter_map(|record| self.audit.row(record)).collect()
+        let rows: Vec<TrailRow> = records.iter().filter_map(|record| self.audit.row(record)).collect();
+        if self.audit.is_copied() {
+            self.rows().clone_from(&rows);
+        }
+        rows
     }
 
     fn committed(&self) {
+        self.audit.copy(&std::mem::take(&mut *self.rows()));
         self.committed.store(true, Ordering::Release);
     }
 }
@@ -143,6 +157,7 @@ impl Service {
             action,
             tenant: tenant.cloned(),
             committed: AtomicBool::new(false),
+            rows: Mutex::default(),
         });
         let store = self.store.recorded(Arc::clone(&scribe) as Arc<dyn Scribe>);
         Ok(Change { store, scribe })

@@ -16,6 +16,7 @@ on_both_stores!(
     an_old_row_of_a_secret_put_back_is_found,
     a_trail_verifies_after_an_older_database_was_put_back_and_accepted,
     records_are_found_by_what_they_say,
+    records_are_copied_into_the_log_where_that_is_asked_for,
 );
 
 /// Waits until no record waits for its place.
@@ -282,4 +283,24 @@ fn records_are_found_by_what_they_say(site: &Site) {
     assert!(tail.lines().count() == 2 && tail.contains("NONE") && tail.contains("not_found"), "{tail}");
     let wrong = site.cli(["audit", "search", "--since", "yesterday"], b"");
     assert_eq!(wrong.status.code(), Some(2));
+}
+
+fn records_are_copied_into_the_log_where_that_is_asked_for(site: &Site) {
+    let daemon = used(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!site.log().contains("secret.get"), "{}", site.log());
+    std::fs::write(site.config_file(), "[audit]\njournal = true\n").unwrap();
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"four");
+    daemon.get("/v1/secrets/alice/KEY");
+    let begun = Instant::now();
+    let copied =
+        || site.log().lines().filter(|line| line.contains("audit {\"time\":")).map(str::to_owned).collect::<Vec<_>>();
+    let holds = |action: &str| copied().iter().any(|line| line.contains(action));
+    while !(holds("\"secret.set\"") && holds("\"secret.get\"")) {
+        assert!(begun.elapsed() < PATIENCE, "{}", site.log());
+        std::thread::yield_now();
+    }
+    assert!(copied().iter().filter(|line| line.contains("secret.get")).all(|line| line.contains("\"mac\":")));
+    assert_eq!(daemon.stop().code(), Some(0));
 }

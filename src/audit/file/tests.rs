@@ -4,7 +4,7 @@ use std::task::{Context, Waker};
 
 use zeroize::Zeroizing;
 
-use super::super::{Audit, Outcome, Record};
+use super::super::{Audit, Copies, Outcome, Record};
 use super::*;
 use crate::crypto::SecretValue;
 use crate::model::{Action, BootId, NodeId, SecretName, SecretVersion, Tenant};
@@ -49,7 +49,7 @@ impl Dir {
 
     /// A node's start, its keys open.
     async fn boot(&self, boot: u8) -> Audit {
-        let audit = Audit::open(&self.path(), origin(boot)).unwrap();
+        let audit = Audit::open(&self.path(), origin(boot), Copies::None).unwrap();
         audit.unlock(Micros(0), key(1)).await.unwrap();
         audit
     }
@@ -151,7 +151,7 @@ async fn each_start_has_a_chain_that_is_linked_to_the_one_before_it() {
     second.close().await;
     // Another node's end is none of this one's.
     let other = Origin { node: NodeId::new([9; 16]), ..origin(3) };
-    let third = Audit::open(&dir.path(), other).unwrap();
+    let third = Audit::open(&dir.path(), other, Copies::None).unwrap();
     third.unlock(Micros(0), key(1)).await.unwrap();
     assert_eq!(third.head().unwrap().previous, None);
 }
@@ -199,7 +199,7 @@ async fn the_chain_goes_on_under_a_new_version_of_the_key() {
 #[tokio::test]
 async fn what_is_recorded_while_keys_are_locked_is_written_once_they_are_open() {
     let dir = Dir::new();
-    let audit = Audit::open(&dir.path(), origin(1)).unwrap();
+    let audit = Audit::open(&dir.path(), origin(1), Copies::None).unwrap();
     audit.write(&[record("r1")]).await.unwrap();
     assert_eq!(std::fs::read(dir.path()).unwrap(), b"");
     // More than is held is counted.
@@ -214,7 +214,7 @@ async fn what_is_recorded_while_keys_are_locked_is_written_once_they_are_open() 
 #[tokio::test]
 async fn without_a_key_that_should_be_there_no_record_is_taken_until_it_is() {
     let dir = Dir::new();
-    let audit = Audit::open(&dir.path(), origin(1)).unwrap();
+    let audit = Audit::open(&dir.path(), origin(1), Copies::None).unwrap();
     audit.refuse("no key".to_owned()).await;
     assert_eq!(audit.write(&[record("r1")]).await, Err(AuditError));
     assert!(audit.lacks_key());
@@ -287,12 +287,14 @@ async fn a_pipe_in_the_files_place_is_refused_and_holds_nobody_up() {
     let dir = Dir::new();
     let made = Command::new("mkfifo").arg(dir.path()).status().unwrap();
     assert!(made.success());
-    assert!(Audit::open(&dir.path(), origin(1)).err().unwrap().to_string().contains("not a regular file"));
+    assert!(
+        Audit::open(&dir.path(), origin(1), Copies::None).err().unwrap().to_string().contains("not a regular file")
+    );
 }
 
 #[tokio::test]
 async fn a_symbolic_link_in_the_files_place_is_not_followed() {
     let dir = Dir::new();
     std::os::unix::fs::symlink(dir.0.path().join("elsewhere"), dir.path()).unwrap();
-    assert!(Audit::open(&dir.path(), origin(1)).is_err());
+    assert!(Audit::open(&dir.path(), origin(1), Copies::None).is_err());
 }
