@@ -13,5 +13,5 @@ mod secret_manager;
 pub use copy::{Form, KeyCopy, READ_LIMIT, ReadCopy, read_copy};
 pub use error::{BackupError, Kind};
 pub use secret_manager::{
-    CopyState, Described, Fetched, Listed, LookedAt, Pushed, Search, SecretManagerTarget, WhatItWas,
+    CopyState, Fetched, Lifetime, Listed, LookedAt, Pushed, Search, SecretManagerTarget, WhatItWas,
 };

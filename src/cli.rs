@@ -9,6 +9,7 @@ mod backup;
 mod configuration;
 mod failure;
 mod input;
+mod kms;
 mod output;
 mod progress;
 mod refusal;
@@ -72,6 +73,7 @@ pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
         Command::Admin(arguments) => admin::run(arguments).await,
         Command::Audit(arguments) => audit::run(arguments).await,
         Command::Backup(arguments) => backup::run(arguments).await,
+        Command::Kms(arguments) => kms::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
         Command::Completions { shell } => shell::completions(shell, Arguments::command()),
         Command::Man { dir } => shell::man(dir.as_deref(), Arguments::command()),
@@ -152,6 +154,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Copy the master keys and the database, prove the copies, and bring keys back
     Backup(backup::BackupArgs),
+    /// Wrap the master key with Cloud KMS, and see whether it opens
+    Kms(kms::KmsArgs),
     /// Show or check the daemon's settings
     Config(configuration::ConfigArgs),
     /// Open every DEK with the keys as they are on disk: run by the daemon during a rotation

@@ -1,9 +1,11 @@
-//! The command line's side of the API: one connection to the daemon's socket for each request.
+//! The command line's side of the API: one connection to the daemon for each request, to its socket or to a URL.
 //!
 //! Values go out of and come into buffers that are wiped. What cannot be wiped is serde_json's scratch space for a value with escapes;
 //! the process that holds it ends with the command.
 
+mod credential;
 mod error;
+mod remote;
 mod transport;
 
 use std::path::PathBuf;
@@ -16,10 +18,13 @@ use zeroize::Zeroizing;
 
 use crate::crypto::SecretValue;
 use crate::model::{NodeId, SecretName, SecretVersion, Tenant};
-use crate::wire::backup::{BackupListAnswer, PushAnswer, ReadBackAnswer, ReadBackRequest};
+use crate::wire::backup::{BackupListAnswer, PushAnswer, PushRequest, ReadBackAnswer, ReadBackRequest};
 use crate::wire::backup_log::{RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
 use crate::wire::doctor::DoctorAnswer;
 use crate::wire::nodes::{AcceptRestoreAnswer, AcceptRestoreRequest, ForgetAnswer, NodesAnswer, RestorePlanAnswer};
+use crate::wire::tokens::{
+    CreateTokenAnswer, CreateTokenRequest, RevokeTokensAnswer, RevokeTokensRequest, TokensAnswer,
+};
 use crate::wire::{
     ChangeAnswer, DestroyOldRequest, DestroyRequest, GetAnswer, ListAnswer, MAX_BODY_BYTES, ProgressLine,
     QuarantineAnswer, QuarantineRequest, RollbackRequest, RotateDekAnswer, RotateDekRequest, RotateMasterRequest,
@@ -27,9 +32,11 @@ use crate::wire::{
     TenantsAnswer, VersionsAnswer, one_value, set_json,
 };
 
+pub use credential::{Credential, CredentialError};
 pub use error::{ClientError, Effect, ErrorClass};
+pub use remote::{Remote, RemoteError};
 
-use transport::{Lines, Request, Target};
+use transport::{Lines, Place, Request, Target};
 
 /// How long a command waits for its answer, from connecting to the last byte.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -38,9 +45,10 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// pages, and a hundred thousand of them fit.
 const MAX_LISTING_BYTES: usize = 16 * 1024 * 1024;
 
-/// A daemon, by its socket.
+/// A daemon, by its socket or its URL.
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
+    credential: Option<Credential>,
     deadline: Duration,
 }
 
@@ -59,7 +67,19 @@ impl Client {
 
     #[must_use]
     pub const fn with_deadline(socket: PathBuf, deadline: Duration) -> Self {
-        Self { socket, deadline }
+        Self { place: Place::Socket(socket), credential: None, deadline }
+    }
+
+    /// A client of a daemon elsewhere, which waits [`DEADLINE`] for each answer.
+    #[must_use]
+    pub fn of_remote(remote: Remote) -> Self {
+        Self { place: Place::Remote(Box::new(remote)), credential: None, deadline: DEADLINE }
+    }
+
+    /// As it is, and with this credential in each request.
+    #[must_use]
+    pub fn presenting(self, credential: Option<Credential>) -> Self {
+        Self { credential, ..self }
     }
 
     /// # Errors
@@ -185,6 +205,28 @@ impl Client {
         self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
     }
 
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create_token(&self, request: &CreateTokenRequest) -> Result<CreateTokenAnswer, ClientError> {
+        self.ask(Target::new(Method::POST, ["v1", "admin", "tokens"]), Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
+    /// One page of the tokens; `page` is the token of the page before.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tokens(&self, page: Option<&str>) -> Result<TokensAnswer, ClientError> {
+        let target = Target::new(Method::GET, ["v1", "admin", "tokens"]).query("pageToken", page);
+        self.ask(target, None, MAX_LISTING_BYTES).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke_tokens(&self, request: &RevokeTokensRequest) -> Result<RevokeTokensAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "tokens", "revoke"]);
+        self.ask(target, Some(json(request)?), MAX_LISTING_BYTES).await
+    }
+
     /// The daemons that share the database.
     ///
     /// # Errors
@@ -290,8 +332,13 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn backup_push(&self, on_progress: impl FnMut(ProgressLine)) -> Result<PushAnswer, ClientError> {
-        self.follow(Target::new(Method::POST, ["v1", "admin", "backup", "push"]), None, on_progress).await
+    pub async fn backup_push(
+        &self,
+        request: &PushRequest,
+        on_progress: impl FnMut(ProgressLine),
+    ) -> Result<PushAnswer, ClientError> {
+        let target = Target::new(Method::POST, ["v1", "admin", "backup", "push"]);
+        self.follow(target, Some(json(request)?), on_progress).await
     }
 
     /// # Errors
@@ -322,7 +369,9 @@ impl Client {
     ) -> Result<T, ClientError> {
         let request = Request { target, json, max_bytes: MAX_LISTING_BYTES };
         let mut following = Following { on_progress, end: None };
-        let lines = transport::exchange_lines(&self.socket, request, self.deadline, |line| following.line(line));
+        let lines = transport::exchange_lines(&self.place, self.credential.as_ref(), request, self.deadline, |line| {
+            following.line(line)
+        });
         match lines.await? {
             Lines::Refused(answer) => Err(ClientError::of_answer(&answer)),
             Lines::Ended => following.end.unwrap_or(Err(ClientError::Broken)),
@@ -336,7 +385,7 @@ impl Client {
         max_bytes: usize,
     ) -> Result<T, ClientError> {
         let request = Request { target, json, max_bytes };
-        let exchange = transport::exchange(&self.socket, request);
+        let exchange = transport::exchange(&self.place, self.credential.as_ref(), request);
         let answer = tokio::time::timeout(self.deadline, exchange)
             .await
             .map_err(|_| ClientError::Deadline { after: self.deadline })??;

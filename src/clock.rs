@@ -10,6 +10,9 @@ pub trait Clock: Send + Sync {
     fn wall(&self) -> Micros;
     /// Monotonic time since the clock was made, for limits and ages: it never goes backwards when the wall clock is set.
     fn monotonic(&self) -> Duration;
+    /// Time since the host was booted, its sleep counted in: what must lapse while a laptop is shut or a guest is paused. The monotonic
+    /// clock stands still then.
+    fn since_boot(&self) -> Duration;
 }
 
 /// The operating system's clocks.
@@ -44,5 +47,11 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the operating system's clocks")]
     fn monotonic(&self) -> Duration {
         self.made.elapsed()
+    }
+
+    fn since_boot(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+        Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
     }
 }

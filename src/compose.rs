@@ -4,21 +4,24 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::Access;
+use crate::access::{Access, Tokens};
 use crate::audit::{Audit, Copies as RecordCopies, Origin};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AuditCopies, Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
+use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
+use crate::keys::unlock::Unlocker;
 use crate::keys::{CacheLimits, Keyring};
 use crate::service::backup::Destinations;
 use crate::service::node::{Node, NodeError, NodeParts};
 use crate::service::open::{Opener, OpenerParts};
 use crate::service::rotation::verify::Verifier;
-use crate::service::{Parts, Service};
+use crate::service::{Parts, Service, SystemKey};
 
 use crate::store::masters::Holder;
 use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
+use crate::tls::{self, Pair, TlsError};
 
 /// Why the parts could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,8 @@ pub enum ComposeError {
     Node(#[from] NodeError),
     #[error("a setting is no text, and so cannot be handed to the process that verifies a rotation: {0}")]
     Settings(#[from] NotText),
+    #[error("TLS cannot be served: {0}")]
+    Tls(#[from] TlsError),
     #[error("the audit file cannot be opened: {0}")]
     Audit(#[source] std::io::Error),
     /// A fresh PostgreSQL would hide what the SQLite file holds.
@@ -55,15 +60,25 @@ pub struct Composed {
     pub opener: Opener,
 }
 
-/// What can be said of the settings beyond each one's own rules, before anything is started with them.
+/// What can be said of the settings beyond each one's own rules, before anything is started with them: what an operator should be warned
+/// of, where they can be used.
 ///
 /// # Errors
-/// [`ComposeError::DatabaseUrl`].
-pub fn check(config: &Config) -> Result<(), ComposeError> {
-    match &config.database {
-        Database::Sqlite { .. } => Ok(()),
-        Database::Postgres { url } => PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl),
+/// [`ComposeError::DatabaseUrl`], [`ComposeError::Tls`].
+pub fn check(config: &Config) -> Result<Vec<String>, ComposeError> {
+    if let Database::Postgres { url } = &config.database {
+        PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl)?;
     }
+    let Some(pair) = tls_pair(config) else { return Ok(Vec::new()) };
+    let warning = tls::check(&pair)?.warning(SystemClock::new().wall(), &pair.certificate);
+    Ok(warning.into_iter().collect())
+}
+
+/// Where the certificate that TCP is served with lies.
+#[must_use]
+pub fn tls_pair(config: &Config) -> Option<Pair> {
+    let files = config.network.tls.as_ref()?;
+    Some(Pair { certificate: files.cert.clone(), key: files.key.clone() })
 }
 
 /// Puts a daemon together; its keys are locked until [`Opener::open`]. The data directory must exist and be this process's
@@ -81,18 +96,23 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         ExistingKey::Adopt => Adopt::Asked,
     };
     let files = KeyFiles::at(&config.key_file)?;
+    let unlocker = Arc::new(Unlocker::new(provider_of(config)));
     let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
         files: files.clone(),
         clock: Arc::clone(&clock),
+        unlocker: Arc::clone(&unlocker),
         copies,
         data_dir: config.data_dir.clone(),
     })?);
     let Holder { node: id, boot } = node.holder();
     let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot }, copies_of_records(config));
     let audit = Arc::new(audit.map_err(ComposeError::Audit)?);
+    let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
+    let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
+    let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock));
     let opener = Opener::new(OpenerParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
@@ -101,6 +121,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         copies,
         node: Arc::clone(&node),
         audit: Arc::clone(&audit),
+        unlocker: Arc::clone(&unlocker),
         clock: Arc::clone(&clock),
     });
     let service = Arc::new(Service::new(Parts {
@@ -109,11 +130,12 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         files,
         destinations: destinations(config),
         node: Arc::clone(&node),
-        access: Access::new(rustix::process::geteuid().as_raw()),
+        unlocker,
+        access: Access::new(rustix::process::geteuid().as_raw(), socket_users, tokens),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,
-        verifier: Verifier::new(config.for_reading()?),
+        verifier: Verifier::new(config.for_reading()?, config.google_environment.clone()),
         retain_old: config.retain_old,
         database_retention: config.database_retention,
     }));
@@ -133,6 +155,7 @@ pub struct Rescue {
     pub database: Rescued,
     pub files: KeyFiles,
     pub destinations: Destinations,
+    pub provider: Provider,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -173,7 +196,27 @@ pub async fn rescue(config: &Config) -> Result<Rescue, ComposeError> {
 }
 
 fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
-    Rescue { database, files, destinations: destinations(config), clock: Arc::new(SystemClock::new()) }
+    let clock = Arc::new(SystemClock::new());
+    Rescue { database, files, destinations: destinations(config), provider: provider_of(config), clock }
+}
+
+/// Who opens wrapped key files.
+#[must_use]
+pub const fn provider(kms_endpoint: Option<String>, age_identity: Option<PathBuf>) -> Provider {
+    Provider { kms_endpoint, age_identity }
+}
+
+/// As the settings say.
+#[must_use]
+pub fn provider_of(config: &Config) -> Provider {
+    let endpoint = config.kms_gcp.as_ref().and_then(|kms| kms.endpoint.as_ref());
+    provider(endpoint.map(ToString::to_string), config.age_identity.clone())
+}
+
+/// Who wraps a new key, and what time it is.
+#[must_use]
+pub fn wrapper(config: &Config) -> (Provider, Arc<dyn Clock>) {
+    (provider_of(config), Arc::new(SystemClock::new()))
 }
 
 /// The secrets that the settings name.

@@ -8,19 +8,25 @@ mod error;
 mod file;
 mod google;
 mod layers;
+mod network;
 mod places;
 mod reading;
+mod socket_users;
 mod values;
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
-pub use google::{BackupGcp, Endpoint, FirstStart, SecretPlace};
+pub use google::{BackupGcp, Endpoint, FirstStart, KmsGcp, SecretPlace};
 pub use layers::{Environment, Flags, Origin, Setting, User};
+pub use network::{Limits, Network, TlsFiles};
 pub use reading::{NotText, Reading};
+pub use socket_users::SocketUsers;
+pub use values::duration;
 
 use file::FileLayer;
 use layers::Layers;
@@ -47,6 +53,15 @@ pub struct Config {
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
     pub audit_copies: AuditCopies,
+    pub network: Network,
+    pub socket_users: SocketUsers,
+    pub limits: Limits,
+    /// What wraps the master key at rest, where that is Cloud KMS.
+    pub kms_gcp: Option<KmsGcp>,
+    /// The age identities that open a wrapped key file too; read when one is opened.
+    pub age_identity: Option<PathBuf>,
+    /// Of the process's environment what Google's client reads, for a process that is started to do the same: some of it is secret.
+    pub google_environment: Vec<(OsString, OsString)>,
 }
 
 /// Where rows are kept.
@@ -170,6 +185,7 @@ impl Resolver<'_> {
         let data_dir = self.path(Setting::DataDir, || places::data_dir(environment));
         let key_file = self.path(Setting::KeyFile, || places::key_file(environment));
         let socket = self.socket(data_dir.as_deref());
+        let network = self.network();
         let database = self.database(data_dir.as_deref());
         let log_format = self.value(Setting::LogFormat, ("text", LogFormat::Text), values::log_format);
         let existing_key = self.value(Setting::AdoptKey, ("false", ExistingKey::Refuse), values::adopt_key);
@@ -177,9 +193,13 @@ impl Resolver<'_> {
         let max_entries = self.value(Setting::CacheMaxEntries, ("100000", 100_000), values::max_entries);
         let max_age = self.value(Setting::CacheMaxAge, ("1h", Duration::from_hours(1)), values::max_age);
         let retain_old = self.value(Setting::KeysRetainOld, ("35d", DEFAULT_RETAIN_OLD), values::retain_old);
+        let age_identity = self.optional_path(Setting::AgeIdentity);
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
         let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
+        let socket_users = self.socket_users();
+        let limits = self.limits();
+        let kms_gcp = self.kms_gcp();
         Some(Config {
             data_dir: data_dir?,
             key_file: key_file?,
@@ -193,6 +213,12 @@ impl Resolver<'_> {
             database_retention,
             backup_gcp,
             audit_copies: audit_copies?,
+            network: network?,
+            socket_users: socket_users?,
+            limits: limits?,
+            kms_gcp,
+            age_identity,
+            google_environment: environment.google(),
         })
     }
 
@@ -204,6 +230,13 @@ impl Resolver<'_> {
         self.needs(Setting::BackupGcpEndpoint, Setting::BackupGcpSecrets);
         self.needs(Setting::BackupGcpPushOnFirstStart, Setting::BackupGcpSecrets);
         Some(BackupGcp { secrets: secrets?, endpoint, first_start: first_start? })
+    }
+
+    fn kms_gcp(&mut self) -> Option<KmsGcp> {
+        let key = self.optional(Setting::KmsGcpKey, google::kms_key);
+        let endpoint = self.optional(Setting::KmsGcpEndpoint, Endpoint::parse);
+        self.needs(Setting::KmsGcpEndpoint, Setting::KmsGcpKey);
+        Some(KmsGcp { key: key?, endpoint })
     }
 
     /// A setting that means nothing without another is more likely a line that was lost than one too many.
@@ -298,6 +331,14 @@ impl Resolver<'_> {
         };
         self.show(setting, path.as_deref().ok().map(display), origin);
         self.keep(setting, path)
+    }
+
+    fn optional_path(&mut self, setting: Setting) -> Option<PathBuf> {
+        if self.layers.find(setting).is_none() {
+            self.show(setting, None, Origin::Default);
+            return None;
+        }
+        self.path(setting, || Err("it has no default".to_owned()))
     }
 
     fn value<T>(

@@ -16,13 +16,15 @@ mod image;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use crate::model::{DekId, DekVersion, Kid, SecretName, SecretVersion, Tenant};
 
 pub use chain::{ChainKey, Mac, blob_sha256};
 pub use envelope::{OpenError, SECRET_OVERHEAD, WRAPPED_LEN};
-pub use image::{ImageError, KeyfileImage};
+pub use image::{Content, ImageError, KeyfileImage};
 pub use secret::{Dek, Kek, MasterKey, SecretValue};
+pub use token::{TokenMacKey, hash_credential, make_token, same_hash};
 
 /// The operating system gave no random bytes. Nothing was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +51,12 @@ pub struct SecretPlace<'a> {
 #[must_use]
 pub fn kid(master: &MasterKey) -> Kid {
     envelope::kid(master)
+}
+
+/// What is sealed with a master key where something else wraps it, so that one ciphertext cannot stand in for another.
+#[must_use]
+pub fn master_aad(kid: Kid) -> Vec<u8> {
+    envelope::master_aad(kid)
 }
 
 /// The wrapping key of a master key.

@@ -3,27 +3,31 @@
 mod keeper;
 mod socket;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use crate::audit;
+use crate::clock::Clock;
 use crate::compose::{self, ComposeError, Composed};
 use crate::config::{Config, FirstStart, LogFormat};
-use crate::http::listen::{self, Ended, Order};
-use crate::http::{self, App};
+use crate::http::listen::{self, BindError, Ended, Order, Serving, Tcp};
+use crate::http::{self, App, Rates, Surface};
 use crate::process::{DataDirError, DataDirLock, Warning};
 use crate::service::node::NodeError;
 use crate::service::open::OpenError;
 use crate::telemetry::{self, Metrics};
+use crate::tls::{Certificates, TlsError, Validity};
 
 use keeper::Keeper;
-use socket::SocketError;
+use socket::{OpenTo, SocketError};
 
 /// How often caches and metrics are tidied.
 const TICK: Duration = Duration::from_secs(1);
@@ -43,6 +47,10 @@ pub enum StartError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error("TLS cannot be served: {0}")]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
     #[error("metrics could not be started: {0}")]
     Metrics(String),
     #[error("signals could not be listened for: {0}")]
@@ -54,12 +62,13 @@ impl StartError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Compose(ComposeError::DatabaseUrl(_)) => 2,
+            Self::Compose(ComposeError::DatabaseUrl(_) | ComposeError::Tls(_)) | Self::Tls(_) => 2,
             Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. })
             | Self::Open(_)
             | Self::Node(NodeError::Store(_)) => 5,
             Self::DataDir(DataDirError::Held { .. })
             | Self::Socket(SocketError::InUse { .. })
+            | Self::Bind(BindError::InUse { .. })
             | Self::Node(NodeError::Taken { .. }) => 6,
             _ => 1,
         }
@@ -90,24 +99,44 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let metrics = Arc::new(Metrics::install().map_err(|error| StartError::Metrics(error.to_string()))?);
     let _data_dir = DataDirLock::take(&config.data_dir)?;
     socket::check(&config.socket)?;
+    let network = Network::bind(&config)?;
     let Composed { store, audit, clock, node, service, opener } = compose::daemon(&config).await?;
     service.know_unprotected(unprotected.iter().map(ToString::to_string).collect());
     node.look_back().await?;
     let opened = opener.open().await?;
     // Before anything is served: whether another process uses this node's id.
     node.tick().await?;
-    let socket = socket::bind(&config.socket)?;
+    let open_to = if config.socket_users.is_empty() { OpenTo::Owner } else { OpenTo::Everybody };
+    let socket = socket::bind(&config.socket, open_to)?;
     tracing::info!("listening on {}", config.socket.display());
 
     let (order, orders) = watch::channel(Order::Serve);
     let requests = TaskTracker::new();
-    let app = App { service: Arc::clone(&service), metrics: Arc::clone(&metrics), clock, requests: requests.clone() };
-    let mut served = tokio::spawn(listen::serve(socket.listener, http::router(app), requests, orders));
+    let limits = config.limits;
+    let rates = Rates::new(Arc::clone(&clock), limits.requests_per_identity, limits.requests_per_address);
+    let app = App {
+        service: Arc::clone(&service),
+        metrics: Arc::clone(&metrics),
+        clock: Arc::clone(&clock),
+        requests: requests.clone(),
+        surface: Surface::Socket,
+        rates: Arc::new(rates),
+        body_time: limits.body_time,
+    };
+    let router = http::router(app.clone());
+    let serving = Serving { router, requests, orders, header_time: limits.header_time };
+    let certificates = network.certificates.clone();
+    note_validity(certificates.as_deref(), network.validity, &*clock);
+    let rates = Arc::clone(&app.rates);
+    let mut served =
+        tokio::spawn(all_of(network.serve(&config, &app, &serving), listen::serve(socket.listener, serving)));
     notify(&[NotifyState::Ready]);
     let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
-    if let Some(endpoint) = config.backup_gcp.as_ref().and_then(|backup| backup.endpoint.as_ref()) {
+    service.keep_proving();
+    service.keep_tokens();
+    if let Some(endpoint) = compose::destinations(&config).elsewhere() {
         // Left over from a trial, it would make whatever listens there an off-host copy.
         tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
     }
@@ -121,6 +150,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
             ticks.tick().await;
             ticked.tick();
             metrics.tick();
+            rates.tick();
         }
     });
 
@@ -135,7 +165,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     });
 
     let ended = tokio::select! {
-        () = signals.wait() => Ok(()),
+        () = signals.wait(|| reload(certificates.as_deref(), &*clock)) => Ok(()),
         ended = &mut keeping => Err(StartError::Node(ended.unwrap_or(NodeError::Panicked))),
     };
     tracing::info!("stopping: no new connections; requests under way are finished; a second signal cuts them off");
@@ -146,7 +176,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let work = tokio::spawn(async move { working.stop_work().await });
     let drained = tokio::select! {
         drained = &mut served => drained,
-        () = signals.wait() => {
+        () = signals.wait(|| tracing::info!("SIGHUP: nothing is read anew while the daemon stops")) => {
             tracing::info!("stopping at once");
             order.send_replace(Order::Stop);
             served.await
@@ -189,7 +219,97 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// What stops the daemon. SIGHUP is taken and does nothing, so that a terminal that closes does not cut requests off.
+/// Whether each TCP address of the settings could be listened on.
+///
+/// # Errors
+/// [`BindError`].
+pub fn probe(config: &Config) -> Result<(), BindError> {
+    tcp_addresses(config).into_iter().try_for_each(|(_, setting, address)| listen::probe(setting, address))
+}
+
+fn tcp_addresses(config: &Config) -> Vec<(Surface, &'static str, SocketAddr)> {
+    let asked = [
+        (Surface::Network, "listen", config.network.listen),
+        (Surface::Watchers, "metrics-listen", config.network.metrics_listen),
+    ];
+    asked.into_iter().filter_map(|(surface, setting, address)| Some((surface, setting, address?))).collect()
+}
+
+/// TCP, bound before a key and a database are made for a daemon that could not be reached.
+struct Network {
+    listeners: Vec<(Surface, Tcp)>,
+    certificates: Option<Arc<Certificates>>,
+    validity: Option<Validity>,
+}
+
+impl Network {
+    fn bind(config: &Config) -> Result<Self, StartError> {
+        let opened = compose::tls_pair(config).map(Certificates::open).transpose()?;
+        let (certificates, validity) = opened.map(|(open, validity)| (Arc::new(open), validity)).unzip();
+        let mut listeners = Vec::new();
+        for (surface, setting, address) in tcp_addresses(config) {
+            listeners.push((surface, listen::bind(setting, address)?));
+        }
+        Ok(Self { listeners, certificates, validity })
+    }
+
+    /// Begins to serve.
+    fn serve(self, config: &Config, app: &App, serving: &Serving) -> Vec<JoinHandle<Ended>> {
+        let limits = &config.limits;
+        let connections = (limits.connections.get(), limits.connections_per_address.get());
+        let begin = |(surface, listener): (Surface, Tcp)| {
+            let scheme = if self.certificates.is_some() { "https" } else { "http" };
+            let what = if surface == Surface::Watchers { " for metrics and health" } else { "" };
+            tracing::info!("listening on {scheme}://{}{what}", listener.address());
+            let router = http::router(App { surface, ..app.clone() });
+            let serving = Serving { router, ..serving.clone() };
+            tokio::spawn(listener.serve(self.certificates.clone(), connections, serving))
+        };
+        self.listeners.into_iter().map(begin).collect()
+    }
+}
+
+/// Drained once all are.
+async fn all_of(others: Vec<JoinHandle<Ended>>, socket: impl Future<Output = Ended>) -> Ended {
+    let mut ended = socket.await;
+    for other in others {
+        match other.await {
+            Ok(Ended::Drained) => {}
+            Ok(Ended::Cut) => ended = Ended::Cut,
+            Err(_) => {
+                tracing::error!("a listener ended with a panic");
+                ended = Ended::Cut;
+            }
+        }
+    }
+    ended
+}
+
+/// SIGHUP: a certificate that cannot be used leaves the old one in use.
+fn reload(certificates: Option<&Certificates>, clock: &dyn Clock) {
+    let Some(certificates) = certificates else {
+        tracing::info!("SIGHUP: there is nothing to reload");
+        return;
+    };
+    match certificates.reload() {
+        Ok(validity) => {
+            tracing::info!("SIGHUP: new connections get the TLS certificate {}", certificates.certificate().display());
+            note_validity(Some(certificates), Some(validity), clock);
+        }
+        Err(error) => tracing::error!("SIGHUP: the TLS certificate stays as it was: {error}"),
+    }
+}
+
+fn note_validity(certificates: Option<&Certificates>, validity: Option<Validity>, clock: &dyn Clock) {
+    let (Some(certificates), Some(validity)) = (certificates, validity) else { return };
+    telemetry::certificate_ends(validity.ends());
+    if let Some(warning) = validity.warning(clock.wall(), certificates.certificate()) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// What stops the daemon, and what has it read its certificate anew. SIGHUP is taken in any case, so that a terminal that closes does not
+/// cut requests off.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -205,12 +325,13 @@ impl Signals {
         })
     }
 
-    async fn wait(&mut self) {
+    /// Waits for one that stops the daemon.
+    async fn wait(&mut self, on_hangup: impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::info!("SIGHUP: there is nothing to reload"),
+                _ = self.hangup.recv() => on_hangup(),
             }
         }
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod extract;
 mod gate;
+mod limits;
 pub mod listen;
 mod openapi;
 mod ops;
@@ -13,6 +14,7 @@ mod stream;
 mod unheard;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -31,6 +33,19 @@ use crate::telemetry::{self, Metrics};
 
 use problem::Refused;
 
+pub use limits::Rates;
+
+/// Where requests come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// The Unix socket: everything.
+    Socket,
+    /// TCP: secrets and health. Administration has no routes there.
+    Network,
+    /// TCP for those who watch: metrics and health, for anybody who reaches it.
+    Watchers,
+}
+
 /// What the handlers share.
 #[derive(Clone)]
 pub struct App {
@@ -39,10 +54,35 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// Requests under way, which outlive their connections.
     pub requests: TaskTracker,
+    pub surface: Surface,
+    pub rates: Arc<Rates>,
+    /// How long a whole body may take.
+    pub body_time: Duration,
 }
 
-/// Every route there is. openapi.rs describes them, and a test holds the two together.
+/// The routes of a surface; together they are every route there is. openapi.rs describes them, and a test holds the two together.
 pub fn router(app: App) -> Router {
+    let routes = match app.surface {
+        Surface::Socket => health().merge(secret_routes()).merge(watching()).merge(administration()),
+        Surface::Network => health().merge(secret_routes()),
+        Surface::Watchers => health().merge(watching()),
+    };
+    routes
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(app.clone(), every_request))
+        .with_state(app)
+}
+
+fn health() -> Router<App> {
+    Router::new().route("/livez", get(ops::livez)).route("/readyz", get(ops::readyz))
+}
+
+fn watching() -> Router<App> {
+    Router::new().route("/metrics", get(ops::metrics))
+}
+
+fn secret_routes() -> Router<App> {
     Router::new()
         .route("/v1/secrets", post(secrets::set))
         .route("/v1/secrets/{username}", get(secrets::list))
@@ -53,6 +93,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/secrets/{username}/{name}/undelete", post(secrets::lifecycle::undelete))
         .route("/v1/secrets/{username}/{name}/rollback", post(secrets::lifecycle::rollback))
         .route("/v1/secrets/{username}/{name}/destroy", post(secrets::lifecycle::destroy))
+}
+
+fn administration() -> Router<App> {
+    Router::new()
         .route("/v1/admin/status", get(admin::status))
         .route("/v1/admin/tenants", get(admin::tenants))
         .route("/v1/admin/rotate-master", get(admin::rotation::follow).post(admin::rotation::rotate))
@@ -71,14 +115,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/admin/doctor", get(admin::doctor::doctor))
         .route("/v1/admin/backup/database", post(admin::backup_log::record_database))
         .route("/v1/admin/backup/drill", post(admin::backup_log::record_drill))
-        .route("/livez", get(ops::livez))
-        .route("/readyz", get(ops::readyz))
-        .route("/metrics", get(ops::metrics))
+        .route("/v1/admin/tokens", get(admin::tokens::list).post(admin::tokens::create))
+        .route("/v1/admin/tokens/revoke", post(admin::tokens::revoke))
         .route("/openapi.json", get(openapi::document))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state(app.clone(), every_request))
-        .with_state(app)
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -134,7 +173,7 @@ const fn method_label(method: &Method) -> &'static str {
 }
 
 /// No route: a path with empty or dot segments is a mistake in a name, and is told so. Nothing is normalised.
-async fn no_route(uri: Uri) -> Refused {
+async fn no_route(State(app): State<App>, uri: Uri) -> Refused {
     let mut segments = uri.path().split('/').skip(1);
     if segments.any(|segment| matches!(segment, "" | "." | "..")) {
         return Refused::new(
@@ -142,7 +181,12 @@ async fn no_route(uri: Uri) -> Refused {
             "the path has an empty or a dot segment; a '/' inside a name is never part of one",
         );
     }
-    Refused::new(StatusCode::NOT_FOUND, "there is no such route; GET /openapi.json lists them")
+    let detail = match app.surface {
+        Surface::Socket => "there is no such route; GET /openapi.json lists them",
+        Surface::Network => "there is no such route here; administration is on the daemon's Unix socket only",
+        Surface::Watchers => "there is no such route here; this address has /metrics, /livez and /readyz",
+    };
+    Refused::new(StatusCode::NOT_FOUND, detail)
 }
 
 async fn no_method() -> Refused {

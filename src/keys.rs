@@ -6,9 +6,11 @@
 
 mod cache;
 pub mod keyfile;
+pub mod provider;
 mod repair;
 mod rewrap;
 pub mod start;
+pub mod unlock;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -93,6 +95,12 @@ impl Ring {
         kids
     }
 
+    /// The SHA-256 of a loaded master key's own bytes: what a raw copy of it is known by.
+    #[must_use]
+    pub fn raw_sha256(&self, kid: Kid) -> Option<[u8; 32]> {
+        self.keks.get(&kid).map(|kek| kek.raw_sha256())
+    }
+
     fn kek(&self, kid: Kid) -> Result<&Kek, KeysError> {
         self.keks.get(&kid).map(Arc::as_ref).ok_or(KeysError::NotLoaded(kid))
     }
@@ -128,9 +136,23 @@ impl Keyring {
     /// Takes further masters in, drops those that are gone for good, and learns which one is active. DEKs in the cache stay: a rewrap
     /// does not change them. Locked keys stay locked.
     pub fn converge(&self, active: Kid, masters: &[&MasterKey], gone: &[Kid]) {
+        self.change(|ring| ring.converged(active, masters, gone));
+    }
+
+    /// Takes in a key that is about to be staged, and was opened for that.
+    pub fn take_in(&self, master: &MasterKey) {
+        self.change(|ring| ring.converged(ring.active, &[master], &[]));
+    }
+
+    /// Drops a key that was taken in for nothing.
+    pub fn give_up(&self, kid: Kid) {
+        self.change(|ring| ring.converged(ring.active, &[], &[kid]));
+    }
+
+    fn change(&self, change: impl Fn(&Ring) -> Ring) {
         self.state.rcu(|keys| match &**keys {
             Keys::Locked(_) => Arc::clone(keys),
-            Keys::Open(ring) => Arc::new(Keys::Open(ring.converged(active, masters, gone))),
+            Keys::Open(ring) => Arc::new(Keys::Open(change(ring))),
         });
     }
 

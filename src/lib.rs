@@ -25,4 +25,5 @@ pub mod process;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;

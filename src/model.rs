@@ -1,13 +1,17 @@
 //! The words of the product as types: ids, names, states and records. Parse, don't validate: a value of one of these types has
 //! passed its rule, so nothing below checks again. No key and no secret value is ever in a model type.
 
+mod access;
 mod backups;
 mod ids;
 mod names;
 mod records;
 mod requests;
 mod states;
+mod tokens;
+mod wrapped;
 
+pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
 pub use backups::{DatabaseBackup, Drill};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use names::{NameError, SecretName, Tenant};
@@ -17,6 +21,8 @@ pub use records::{
 };
 pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
 pub use states::{DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
+pub use tokens::{Label, TokenError, TokenId, TokenRecord, WhichTokens};
+pub use wrapped::{KmsKey, KmsKeyError, WrappedError, WrappedMaster, Wrapping};
 
 /// The most bytes a secret's value may have.
 pub const MAX_VALUE_BYTES: usize = 65_536;

@@ -10,7 +10,7 @@
 mod log;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failpoint;
-use crate::model::{BootId, KeyState, Micros, NodeId, Tenant, TenantRecord};
+use crate::model::{BootId, KeyState, Micros, NodeId, Tenant, TenantRecord, TokenId};
 
 use log::CriticalLog;
 pub use log::Fate;
@@ -109,6 +109,9 @@ struct Record {
     boot_ids: Vec<Hex16>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     highest: Option<WireMark>,
+    /// When this record began, by the clock of its first database; older records do not say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    since: Option<i64>,
     /// Set when the database was found behind; only an accepted restore clears it, whatever the numbers say meanwhile.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     behind: Option<Found>,
@@ -142,6 +145,7 @@ impl NodeFile {
             inode,
             boot_ids: Vec::new(),
             highest: log.last().map(WireMark::of),
+            since: None,
             behind: None,
         });
         let mut earlier: Vec<BootId> = record.boot_ids.iter().map(|boot| BootId::new(boot.0)).collect();
@@ -186,6 +190,19 @@ impl NodeFile {
     #[must_use]
     pub fn highest(&self) -> Option<Mark> {
         self.record.highest.as_ref().map(WireMark::mark)
+    }
+
+    /// Begins the record, at this moment of the database's clock, where it has seen nothing yet. Written with the first mark.
+    pub fn begin(&mut self, now: Micros) {
+        if self.record.highest.is_none() {
+            self.record.since = Some(now.0);
+        }
+    }
+
+    /// Since when this node would notice that its database was restored; `None` where that is not known.
+    #[must_use]
+    pub fn since(&self) -> Option<Micros> {
+        self.record.since.map(Micros)
     }
 
     /// What is wrong with the database, if it was found behind and that was not accepted.
@@ -234,14 +251,20 @@ impl NodeFile {
         self.highest().is_none_or(|seen| seen != mark) || !self.log.covers(mark)
     }
 
-    /// Enters how far the database is, with what it says of blocked tenants, read after the mark: first into the log, then into the
+    /// Enters how far the database is, with what it says of blocked tenants and revoked tokens, read after the mark: first into the log, then into the
     /// record.
     ///
     /// # Errors
     /// [`NodeFileError::Io`]: the record is as it was.
-    pub fn note(&mut self, mark: Mark, at: Micros, blocked: &[TenantRecord]) -> Result<(), NodeFileError> {
+    pub fn note(
+        &mut self,
+        mark: Mark,
+        at: Micros,
+        blocked: &[TenantRecord],
+        revoked: &BTreeSet<TokenId>,
+    ) -> Result<(), NodeFileError> {
         if !self.log.covers(mark) {
-            self.log.append(mark, at, blocked)?;
+            self.log.append(mark, at, blocked, revoked)?;
         }
         failpoint::reached("node.log-written");
         if self.highest() == Some(mark) {
@@ -268,13 +291,25 @@ impl NodeFile {
         self.log.fates(db_id)
     }
 
+    /// The tokens of that database that were ever revoked.
+    #[must_use]
+    pub fn revoked(&self, db_id: [u8; 16]) -> BTreeSet<TokenId> {
+        self.log.revoked(db_id)
+    }
+
     /// The database is accepted as it is: what was seen of it from now on counts.
     ///
     /// # Errors
     /// As [`NodeFile::note`]: it is still behind.
-    pub fn accept(&mut self, mark: Mark, at: Micros, blocked: &[TenantRecord]) -> Result<(), NodeFileError> {
+    pub fn accept(
+        &mut self,
+        mark: Mark,
+        at: Micros,
+        blocked: &[TenantRecord],
+        revoked: &BTreeSet<TokenId>,
+    ) -> Result<(), NodeFileError> {
         if !self.log.covers(mark) {
-            self.log.append(mark, at, blocked)?;
+            self.log.append(mark, at, blocked, revoked)?;
         }
         self.replace(Record { highest: Some(WireMark::of(mark)), behind: None, ..self.record.clone() })
     }

@@ -12,6 +12,7 @@ pub mod drill;
 mod error;
 pub mod install;
 pub mod job;
+pub mod kms;
 pub mod node;
 mod nodes;
 pub mod open;
@@ -19,6 +20,7 @@ mod room;
 pub mod rotation;
 mod secrets;
 mod status;
+mod tokens;
 pub mod trail;
 
 use std::num::NonZeroU32;
@@ -31,8 +33,9 @@ use crate::audit::{Audit, Outcome, Record};
 use crate::clock::Clock;
 use crate::keys::Keyring;
 use crate::keys::keyfile::KeyFiles;
+use crate::keys::unlock::Unlocker;
 use crate::model::{Action, SecretName, SecretVersion, Tenant};
-use crate::store::Store;
+use crate::store::{Reads, Store};
 
 use backup::{Destinations, PushedKeys};
 use change::Change;
@@ -42,12 +45,13 @@ use node::Node;
 use rotation::Rotation;
 use rotation::verify::Verifier;
 
-pub use backup_log::{CopiedState, MadeCopy, RanDrill};
+pub use backup_log::{CopiedState, Known, MadeCopy, RanDrill};
 pub use error::{Error, Failure};
 pub use nodes::Nodes;
 pub use room::Room;
 pub use secrets::{BatchValues, NewSecret, OpenedSecret};
 pub use status::{Readiness, Status};
+pub use tokens::{CreatedToken, ListedToken, SystemKey, TokenOrder, TokenState};
 
 /// What a request carries besides its grant.
 #[derive(Debug, Clone)]
@@ -83,6 +87,7 @@ pub struct Parts {
     pub files: KeyFiles,
     pub destinations: Destinations,
     pub node: Arc<Node>,
+    pub unlocker: Arc<Unlocker>,
     pub access: Access,
     pub audit: Arc<Audit>,
     pub clock: Arc<dyn Clock>,
@@ -98,10 +103,13 @@ pub struct Parts {
 /// The one service of a daemon.
 pub struct Service {
     store: Arc<dyn Store>,
+    /// The store's front for single secrets.
+    reads: Reads,
     keys: Arc<Keyring>,
     files: KeyFiles,
     destinations: Destinations,
     node: Arc<Node>,
+    unlocker: Arc<Unlocker>,
     access: Access,
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
@@ -113,6 +121,7 @@ pub struct Service {
     rooms: room::Rooms,
     pushing_keys: Job<PushedKeys>,
     push_lock: tokio::sync::Mutex<()>,
+    disks: doctor::Disks,
     /// The protections that the process does not have, once it is known.
     unprotected: OnceLock<Vec<String>>,
 }
@@ -128,17 +137,23 @@ struct By<'a> {
 struct Touched {
     name: Option<SecretName>,
     version: Option<SecretVersion>,
+    /// A token's public id.
+    token: Option<String>,
     outcome: Outcome,
 }
 
 impl Touched {
     /// A call that touched no single secret, or failed before it could say more.
     const fn nothing(outcome: Outcome) -> Self {
-        Self { name: None, version: None, outcome }
+        Self { name: None, version: None, token: None, outcome }
     }
 
     fn one(name: &SecretName, version: Option<SecretVersion>, outcome: Outcome) -> Self {
-        Self { name: Some(name.clone()), version, outcome }
+        Self { name: Some(name.clone()), version, ..Self::nothing(outcome) }
+    }
+
+    fn token(id: &str, outcome: Outcome) -> Self {
+        Self { token: Some(id.to_owned()), ..Self::nothing(outcome) }
     }
 }
 
@@ -151,6 +166,7 @@ impl Service {
             files,
             destinations,
             node,
+            unlocker,
             access,
             audit,
             clock,
@@ -160,11 +176,13 @@ impl Service {
             database_retention,
         } = parts;
         Self {
+            reads: Reads::new(Arc::clone(&store)),
             store,
             keys,
             files,
             destinations,
             node,
+            unlocker,
             access,
             audit,
             clock,
@@ -176,6 +194,7 @@ impl Service {
             rooms: room::Rooms::new(),
             pushing_keys: Job::new("backup push"),
             push_lock: tokio::sync::Mutex::new(()),
+            disks: doctor::Disks::default(),
             unprotected: OnceLock::new(),
         }
     }
@@ -185,7 +204,8 @@ impl Service {
         self.workers.stop().await;
     }
 
-    /// Lets a caller at a tenant, before any of the request's body is read where the path names the tenant. A refusal is recorded.
+    /// Lets a caller at a tenant, and at a secret of it where the path names one, before any of the request's body is read. What a body
+    /// names, the use-case asks the grant for. A refusal is recorded.
     ///
     /// # Errors
     /// [`Error::Denied`]; [`Error::Unavailable`] where the refusal could not be recorded.
@@ -195,10 +215,15 @@ impl Service {
         caller: &Caller,
         permission: Permission,
         action: Action,
-        tenant: &Tenant,
+        (tenant, name): (&Tenant, Option<&SecretName>),
     ) -> Result<Grant, Error> {
-        let decided = self.access.authorize(caller, permission, tenant);
-        self.or_recorded_denial(request, caller, action, Some(tenant), decided).await
+        match self.access.authorize(caller, permission, tenant, name) {
+            Ok(grant) => Ok(grant),
+            Err(denied) => {
+                self.record_denial(request, caller.identity(), action, (Some(tenant), name)).await?;
+                Err(denied.into())
+            }
+        }
     }
 
     /// Lets a caller at the administration. A refusal is recorded.
@@ -242,8 +267,8 @@ impl Service {
         match decided {
             Ok(grant) => Ok(grant),
             Err(denied) => {
-                self.record_denial(request, caller.identity(), action, tenant).await?;
-                Err(Error::Denied(denied.to_string()))
+                self.record_denial(request, caller.identity(), action, (tenant, None)).await?;
+                Err(denied.into())
             }
         }
     }
@@ -261,7 +286,7 @@ impl Service {
         name: Option<&SecretName>,
         error: &Error,
     ) -> Result<(), Error> {
-        let touched = Touched { name: name.cloned(), version: None, outcome: error.outcome() };
+        let touched = Touched { name: name.cloned(), ..Touched::nothing(error.outcome()) };
         self.record(request, caller.identity(), action, tenant, [touched]).await
     }
 
@@ -275,8 +300,7 @@ impl Service {
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
         request.recorded.store(true, Ordering::Relaxed);
-        let Identity::Socket { pid, .. } = identity;
-        let by = By { request_id: &request.id, identity: identity.to_string(), pid: *pid };
+        let by = By { request_id: &request.id, identity: identity.to_string(), pid: identity.pid() };
         self.write_records(&by, action, tenant, touched).await
     }
 
@@ -286,19 +310,19 @@ impl Service {
         request: &Request,
         identity: &Identity,
         action: Action,
-        tenant: Option<&Tenant>,
+        (tenant, name): (Option<&Tenant>, Option<&SecretName>),
     ) -> Result<(), Error> {
         request.recorded.store(true, Ordering::Relaxed);
-        let Identity::Socket { pid, .. } = identity;
         let record = Record {
             at: self.clock.wall(),
             request_id: request.id.clone(),
             identity: identity.to_string(),
-            pid: *pid,
+            pid: identity.pid(),
             action,
             tenant: tenant.cloned(),
-            name: None,
+            name: name.cloned(),
             version: None,
+            token: None,
             blob: None,
             replaces: None,
             outcome: Outcome::Denied,
@@ -326,6 +350,7 @@ impl Service {
                 tenant: tenant.cloned(),
                 name: touched.name,
                 version: touched.version,
+                token: touched.token,
                 blob: None,
                 replaces: None,
                 outcome: touched.outcome,
@@ -400,7 +425,7 @@ impl Service {
         let touched = Touched {
             name: name.cloned(),
             version: result.as_ref().ok().and_then(version),
-            outcome: result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok),
+            ..Touched::nothing(result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok))
         };
         self.record(request, grant.identity(), action, Some(grant.tenant()), [touched]).await?;
         result

@@ -9,6 +9,7 @@
 //! [`StoreError::Corrupt`], which names table and key.
 
 pub mod backups;
+mod coalesce;
 mod decide;
 pub mod deks;
 mod guards;
@@ -16,9 +17,11 @@ pub mod masters;
 mod postgres;
 mod rows;
 mod sqlite;
+pub mod tokens;
 pub mod trail;
 
 pub use backups::BackupLog;
+pub use coalesce::Reads;
 pub use deks::Deks;
 pub use masters::Masters;
 pub use trail::Trail;
@@ -26,6 +29,7 @@ pub use trail::Trail;
 pub use crate::model::{Expect, Page, Which, WriteOutcome, Written};
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
+pub use tokens::Tokens;
 
 use async_trait::async_trait;
 
@@ -270,10 +274,10 @@ pub enum DekOutcome {
     Refused(SealRefusal),
 }
 
-/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`], that of changes in
-/// [`Trail`].
+/// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`], tokens
+/// in [`Tokens`], the record of changes in [`Trail`].
 #[async_trait]
-pub trait Store: Masters + Deks + BackupLog + Trail + Send + Sync {
+pub trait Store: Masters + Deks + BackupLog + Tokens + Trail + Send + Sync {
     fn kind(&self) -> StoreKind;
 
     /// One round trip.
@@ -285,9 +289,9 @@ pub trait Store: Masters + Deks + BackupLog + Trail + Send + Sync {
     /// Puts the first key into a database that never held one: master lock, check again, `maker`, rows, commit.
     async fn first_key(&self, maker: &mut dyn FirstKeyMaker) -> Result<FirstKeyOutcome, StoreError>;
 
-    /// What lies at each place, in their order; one SQL statement for all. A secret whose current version has no row at all is
-    /// [`StoreError::Corrupt`]: it is never pruned.
-    async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError>;
+    /// What lies at each place, in their order; one SQL statement for all. A row that breaks its rules is its own place's
+    /// [`StoreError::Corrupt`], and so is a secret whose current version has no row at all: it is never pruned.
+    async fn read(&self, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError>;
 
     /// Every readable secret of a tenant with its current version, by name; one SQL statement. `more` where there are more than
     /// `limit`. `None`: no such tenant. A blocked tenant is [`Found::TenantBlocked`]'s refusal.

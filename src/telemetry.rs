@@ -54,6 +54,10 @@ impl Metrics {
         metrics::describe_counter!(UNWRAPS, "DEKs unwrapped with a master key.");
         metrics::describe_gauge!(CACHE_ENTRIES, "DEKs in the cache.");
         metrics::describe_gauge!(KEYS_OPEN, "1 while the master key is loaded and active, else 0.");
+        metrics::describe_gauge!(
+            KMS_PROVEN,
+            "Unix time at which the wrapped key file was last proven to open with Cloud KMS; absent while it is not wrapped."
+        );
         metrics::describe_gauge!(KEY_CREATED, "Unix time at which the active master key was made.");
         metrics::describe_gauge!(
             KEY_CONFIRMED,
@@ -76,6 +80,11 @@ impl Metrics {
         metrics::describe_gauge!(DRILL_FAILED, "DEKs that did not open in the last recorded drill.");
         metrics::describe_gauge!(ROTATION_PHASE, "1 for the phase that the rotation of the master key is in, else 0.");
         metrics::describe_gauge!(ROTATION_AGE, "Seconds since a rotation of the master key began; 0 while none runs.");
+        metrics::describe_counter!(
+            TURNED_AWAY,
+            "Requests and connections turned away unheard, by the limit that they met."
+        );
+        metrics::describe_gauge!(CERTIFICATE_ENDS, "Unix time at which the TLS certificate that is served with ends.");
         metrics::describe_gauge!(BUILD_INFO, "Always 1; the release is a label.");
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
@@ -109,6 +118,9 @@ const DRILL: &str = "containarium_drill_timestamp_seconds";
 const DRILL_FAILED: &str = "containarium_drill_deks_failed";
 const ROTATION_PHASE: &str = "containarium_rotation_phase";
 const ROTATION_AGE: &str = "containarium_rotation_age_seconds";
+const TURNED_AWAY: &str = "containarium_turned_away_total";
+const CERTIFICATE_ENDS: &str = "containarium_tls_certificate_expiry_timestamp_seconds";
+const KMS_PROVEN: &str = "containarium_kms_proven_timestamp_seconds";
 const BUILD_INFO: &str = "containarium_build_info";
 
 /// Counts one answered request. `route` is the route's pattern, never the path.
@@ -116,6 +128,39 @@ pub fn request_answered(route: &str, method: &'static str, status: u16, took: Du
     metrics::counter!(REQUESTS, "route" => route.to_owned(), "method" => method, "status" => status.to_string())
         .increment(1);
     metrics::histogram!(DURATION, "route" => route.to_owned()).record(took.as_secs_f64());
+}
+
+/// What a request or a connection met that was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// The rate of its identity.
+    Identity,
+    /// The rate of its address.
+    Address,
+    /// The connections of its address.
+    Connections,
+    /// A TLS handshake that failed or took too long.
+    Handshake,
+    /// The want of a credential that holds.
+    Credential,
+}
+
+/// Counts one.
+pub fn turned_away(by: Turned) {
+    let by = match by {
+        Turned::Identity => "identity",
+        Turned::Address => "address",
+        Turned::Connections => "connections",
+        Turned::Handshake => "handshake",
+        Turned::Credential => "credential",
+    };
+    metrics::counter!(TURNED_AWAY, "by" => by).increment(1);
+}
+
+/// Notes when the certificate that is served with ends, in seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; no date is as far away as 2^52 seconds")]
+pub fn certificate_ends(seconds: u64) {
+    metrics::gauge!(CERTIFICATE_ENDS).set(seconds as f64);
 }
 
 /// The keys' state as a scrape finds it.
@@ -159,6 +204,12 @@ pub struct BackupGauges {
     pub phases: Vec<(&'static str, bool)>,
     /// Microseconds.
     pub rotating_for: i64,
+}
+
+/// Sets the time, in microseconds, at which the wrapped key file was last proven to open; not called where it is not wrapped.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds of this millennium are exact in it")]
+pub fn kms_proven(at: i64) {
+    metrics::gauge!(KMS_PROVEN).set(at as f64 / 1e6);
 }
 
 /// Sets the metrics of backups and rotation; called before rendering.

@@ -12,6 +12,7 @@ pub mod nodes;
 mod rotation;
 mod secrets;
 mod stream;
+pub mod tokens;
 mod value;
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ pub use deks::{
 };
 pub use rotation::{
     DestroyOldRequest, EscrowChoice, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest,
-    RotationKeysAnswer, RotationReport, StagedKey, ValuesToChange,
+    RotationKeysAnswer, RotationReport, StagedKey, ValuesToChange, WrappedForAnswer,
 };
 pub use stream::{ProgressLine, StreamLine};
 

@@ -8,7 +8,7 @@ use containarium::backup::{BackupError, KeyCopy, ReadCopy, read_copy};
 use containarium::crypto::{self, KeyfileImage, MasterKey};
 use containarium::model::Kid;
 
-/// What a key file may hold later instead of 32 bytes; a copy carries it as it is.
+/// What is no wrapped key file though it looks like one; a copy carries it as it is.
 const WRAPPED: &[u8] = br#"{"format": "containarium/wrapped-master/1", "kid": "00", "recipients": []}"#;
 
 fn image(bytes: &[u8]) -> KeyfileImage {

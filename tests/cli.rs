@@ -112,6 +112,10 @@ const COMMANDS: &[&str] = &[
     "admin shred",
     "admin quarantine",
     "admin nodes",
+    "admin token",
+    "admin token create",
+    "admin token list",
+    "admin token revoke",
     "admin nodes forget",
     "admin install-key",
     "admin accept-restore",
@@ -128,6 +132,11 @@ const COMMANDS: &[&str] = &[
     "audit tail",
     "audit search",
     "audit verify",
+    "kms",
+    "kms wrap",
+    "kms unwrap",
+    "kms rewrap",
+    "kms status",
     "config",
     "config show",
     "config check",
@@ -213,6 +222,11 @@ fn config_show_tells_each_value_and_its_origin() {
             "data_dir /d flag --data-dir",
             "key_file /k flag --key-file",
             "socket /s environment CONTAINARIUM_SOCKET",
+            "listen - default",
+            "metrics_listen - default",
+            "tls_cert - default",
+            "tls_key - default",
+            "allow_plain_http false default",
             "database_url postgres://u:***@h/db environment CONTAINARIUM_DATABASE_URL",
             "database_url_file - default",
             "log_format json c.toml:1",
@@ -221,19 +235,29 @@ fn config_show_tells_each_value_and_its_origin() {
             "cache.max_entries 100000 default",
             "cache.max_age 1h default",
             "keys.retain_old 35d default",
+            "keys.age_identity - default",
             "backup.database_retention - default",
             "backup.gcp.secrets - default",
             "backup.gcp.endpoint - default",
             "backup.gcp.push_on_first_start false default",
             "audit.journal false default",
+            "socket_users - default",
+            "limits.connections 1024 default",
+            "limits.connections_per_address 256 default",
+            "limits.requests_per_identity 1000 default",
+            "limits.requests_per_address 2000 default",
+            "limits.header_time 1m default",
+            "limits.body_time 30s default",
+            "kms.gcp.key - default",
+            "kms.gcp.endpoint - default",
         ]
     );
     let done = Done::of(&command.args(["-o", "json"]).output().unwrap());
     let json: serde_json::Value = serde_json::from_str(done.prints()).unwrap();
     assert_eq!(json["settings"][3]["value"], "/s");
-    assert_eq!(json["settings"][4]["value"], "postgres://u:***@h/db");
-    assert_eq!(json["settings"][5]["value"], serde_json::Value::Null);
-    assert_eq!(json["settings"][6]["origin"], format!("{config}:1"));
+    assert_eq!(json["settings"][9]["value"], "postgres://u:***@h/db");
+    assert_eq!(json["settings"][10]["value"], serde_json::Value::Null);
+    assert_eq!(json["settings"][11]["origin"], format!("{config}:1"));
 }
 
 #[test]
@@ -241,10 +265,10 @@ fn config_check_says_ok_or_every_error() {
     let home = Home::new();
     let good = home.write("good.toml", "[cache]\nmax_entries = 0\n");
     assert_eq!(home.run(&["config", "check", "--config", &good]).prints(), format!("ok: {good}\n"));
-    let bad = home.write("bad.toml", "log_format = 'canary'\nlisten = 'canary'\n[cache]\nmax_age = 1\n");
+    let bad = home.write("bad.toml", "log_format = 'canary'\nlisten_on = 'canary'\n[cache]\nmax_age = 1\n");
     let done = home.run(&["config", "check", "--config", &bad]);
     let (first, second) =
-        (format!("error: {bad}:2: unknown key `listen`"), format!("error: `log_format` ({bad}:1): it must be"));
+        (format!("error: {bad}:2: unknown key `listen_on`"), format!("error: `log_format` ({bad}:1): it must be"));
     done.fails(2, &[&first, &second, &format!("error: {bad}:4: `cache.max_age` must be a string")]);
     assert!(!done.stderr.contains("canary"), "{}", done.stderr);
     let done = home.run(&["config", "check", "-o", "json", "--config", &bad]);

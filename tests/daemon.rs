@@ -11,11 +11,14 @@ mod doctor;
 mod faults;
 mod gate;
 mod hardening;
+mod kms;
 mod leaks;
 mod nodes;
 mod rotation;
 mod secrets;
 mod start;
+mod tcp;
+mod tokens;
 
 /// Runs each function of a list on a site of either store.
 macro_rules! on_both_stores {

@@ -67,7 +67,14 @@ fn the_tables_name_rooms_only_and_are_whole() {
     }
     let reserved: Vec<String> = rules.reserved.iter().map(|(word, _)| word.join("::")).collect();
     let values = ["sqlx", "std::env", "SecretValue::expose", "KeyfileImage::key_bytes"];
-    let libraries = ["google_cloud_auth", "google_cloud_gax", "google_cloud_secretmanager_v1", "reqwest"];
+    let libraries = [
+        "google_cloud_auth",
+        "google_cloud_gax",
+        "google_cloud_kms_v1",
+        "google_cloud_secretmanager_v1",
+        "reqwest",
+        "rustls",
+    ];
     assert_eq!(reserved, [&values[..], &libraries].concat());
 }
 

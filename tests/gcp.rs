@@ -4,6 +4,7 @@ mod calls;
 mod environment;
 mod faults;
 mod identities;
+mod kms;
 
 use std::num::NonZeroU64;
 use std::time::Duration;

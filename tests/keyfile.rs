@@ -1,6 +1,7 @@
 //! Key files: every bad one refused in its own words, every write in its order, no needed key lost.
 
 mod crash;
+mod exchanging;
 mod loading;
 mod writing;
 

@@ -1,6 +1,7 @@
 //! A node's record written in a process of its own: traced, and killed at every step.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -44,7 +45,7 @@ fn note_five_generations() {
     let mut file = open(&dir);
     file.enter().unwrap();
     for generation in 1..=5 {
-        file.note(mark(generation), Micros(3), &blocked(generation)).unwrap();
+        file.note(mark(generation), Micros(3), &blocked(generation), &BTreeSet::new()).unwrap();
         println!("\nSAID noted {generation}");
     }
 }
@@ -132,7 +133,7 @@ fn check(dir: &Path, acknowledged: u64, when: &str) {
     assert!(known >= highest, "{when}: the record is at {highest}, the log knows {known}");
     let mut file = file;
     file.enter().unwrap();
-    file.note(mark(6), Micros(4), &blocked(6)).unwrap();
+    file.note(mark(6), Micros(4), &blocked(6), &BTreeSet::new()).unwrap();
     let again = open(dir);
     assert_eq!(again.highest(), Some(mark(6)), "{when}");
     let fates: BTreeMap<Tenant, Fate> =

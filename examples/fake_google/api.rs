@@ -78,6 +78,12 @@ pub(crate) fn now() -> String {
     jiff::Timestamp::now().to_string()
 }
 
+/// So many seconds from now.
+#[expect(clippy::disallowed_methods, reason = "a server of its own, with the time of its host")]
+pub(crate) fn after(seconds: u32) -> String {
+    (jiff::Timestamp::now() + std::time::Duration::from_secs(u64::from(seconds))).to_string()
+}
+
 /// Answers name a project by its number, whatever it was asked by.
 pub(crate) fn number_of_project(project: &str) -> String {
     if project.bytes().all(|b| b.is_ascii_digit()) {

@@ -1,11 +1,12 @@
 //! The server: a port for each identity, and one to control it.
 //!
-//! A service is a module with `operation` (what a request asks for) and `call` (does it); Secret Manager is the first.
+//! A service is a module with `operation` (what a request asks for) and `call` (does it).
 
 mod answer;
 mod api;
 mod faults;
 mod identity;
+mod kms;
 mod secret_manager;
 
 use std::convert::Infallible;
@@ -31,6 +32,7 @@ use answer::Answer;
 use api::{ApiError, Call, Enums};
 use faults::{Fault, Rule};
 use identity::{IDENTITIES, Identity};
+use kms::Kms;
 use secret_manager::SecretManager;
 
 /// A running fake. It ends when this is dropped.
@@ -76,6 +78,7 @@ impl Drop for Fake {
 #[derive(Default)]
 struct World {
     secrets: SecretManager,
+    kms: Kms,
     rules: Vec<Rule>,
     requests: Vec<Seen>,
 }
@@ -144,7 +147,9 @@ async fn serve(
     let url = format!("http://fake{}", head.uri.path_and_query().map_or("/", |all| all.as_str()));
     let query: Vec<(String, String)> =
         reqwest::Url::parse(&url).map_err(|_| Closed)?.query_pairs().into_owned().collect();
-    let operation = secret_manager::operation(&method, &path).unwrap_or("unknown");
+    let is_kms = kms::operation(&method, &path).is_some();
+    let operation = kms::operation(&method, &path).or_else(|| secret_manager::operation(&method, &path));
+    let operation = operation.unwrap_or("unknown");
     let fault = faults::take(&mut lock(world).rules, operation, identity.name, &path);
     let see = |status: u16, answer: Answer| {
         let seen = Seen {
@@ -172,6 +177,7 @@ async fn serve(
             see(0, Answer::whole(Bytes::new()));
             return Err(Closed);
         }
+        Some(Fault::Late) => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
         Some(Fault::Oversized) => return respond(200, see(200, Answer::endless())),
         Some(Fault::Garbage) => {
             return respond(200, see(200, Answer::whole(Bytes::from_static(b"<html>Sign in to the network</html>"))));
@@ -196,7 +202,8 @@ async fn serve(
         Ok(body) => {
             let enums = if numbers { Enums::Numbers } else { Enums::Names };
             let call = Call { identity, path: &path, query: &query, body, enums };
-            lock(world).secrets.call(operation, &call)
+            let mut world = lock(world);
+            if is_kms { world.kms.call(operation, &call) } else { world.secrets.call(operation, &call) }
         }
         Err(_) => Err(ApiError::invalid("the body is no JSON")),
     };
@@ -205,7 +212,7 @@ async fn serve(
         Err(refusal) => (refusal.status, refusal.body),
     };
     if let Some(fault) = fault {
-        distort(&mut answer, fault);
+        if is_kms { kms::distort(&mut answer, fault) } else { distort(&mut answer, fault) }
     }
     let bytes = Bytes::from(answer.to_string());
     match fault {

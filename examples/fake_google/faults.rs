@@ -30,6 +30,12 @@ pub(crate) enum Fault {
     NoChecksum,
     /// Adds a version and does not confirm its checksum.
     Unconfirmed,
+    /// Answers half a second late.
+    Late,
+    /// Decrypts to another key, with its checksum.
+    OtherKey,
+    /// Decrypts to a byte less, with its checksum.
+    Short,
     /// Names another version than the one that was asked for.
     OtherVersion,
     /// Says on each page that there is another: the same one again.
@@ -38,7 +44,7 @@ pub(crate) enum Fault {
     EndlessPages,
 }
 
-const NAMES: [(&str, Fault); 15] = [
+const NAMES: [(&str, Fault); 18] = [
     ("slow", Fault::Slow),
     ("drip", Fault::Drip),
     ("cut", Fault::Cut),
@@ -52,6 +58,9 @@ const NAMES: [(&str, Fault); 15] = [
     ("no-checksum", Fault::NoChecksum),
     ("unconfirmed", Fault::Unconfirmed),
     ("other-version", Fault::OtherVersion),
+    ("late", Fault::Late),
+    ("other-key", Fault::OtherKey),
+    ("short", Fault::Short),
     ("same-page", Fault::SamePage),
     ("endless-pages", Fault::EndlessPages),
 ];

@@ -28,11 +28,23 @@ pub(crate) const IDENTITIES: &[Identity] = &[
             "secretmanager.secrets.get",
             "secretmanager.versions.get",
             "secretmanager.versions.list",
+            // `roles/cloudkms.cryptoKeyDecrypter`.
+            "cloudkms.cryptoKeyVersions.useToDecrypt",
         ]),
     },
     Identity { name: "restore", permissions: Permissions::These(RESTORE) },
     Identity { name: "drill", permissions: Permissions::Offsite(RESTORE) },
     Identity { name: "nobody", permissions: Permissions::These(&[]) },
+    // `roles/cloudkms.cryptoKeyEncrypterDecrypter`: who wraps.
+    Identity {
+        name: "operator",
+        permissions: Permissions::These(&[
+            "cloudkms.cryptoKeyVersions.useToEncrypt",
+            "cloudkms.cryptoKeyVersions.useToDecrypt",
+        ]),
+    },
+    // `roles/cloudkms.cryptoKeyEncrypter`.
+    Identity { name: "wrapper", permissions: Permissions::These(&["cloudkms.cryptoKeyVersions.useToEncrypt"]) },
 ];
 
 impl Identity {

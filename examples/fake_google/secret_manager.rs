@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use data_encoding::{BASE64, BASE64URL};
 use serde_json::{Map, Value, json};
 
-use super::api::{ApiError, Call, Enums, now, number_of_project};
+use super::api::{ApiError, Call, Enums, after, now, number_of_project};
 
 #[derive(Default)]
 pub(crate) struct SecretManager {
@@ -61,6 +61,7 @@ pub(crate) fn operation(method: &str, path: &str) -> Option<&'static str> {
         ("POST", Target::Secrets, "") => "create",
         ("GET", Target::Secrets, "") => "list-secrets",
         ("GET", Target::Secret(_), "") => "get",
+        ("PATCH", Target::Secret(_), "") => "update",
         ("POST", Target::Secret(_), "addVersion") => "add",
         ("GET", Target::Versions(_), "") => "list",
         ("GET", Target::Version(..), "") => "get-version",
@@ -95,6 +96,7 @@ impl SecretManager {
             "create" => "secretmanager.secrets.create",
             "list-secrets" => "secretmanager.secrets.list",
             "get" => "secretmanager.secrets.get",
+            "update" => "secretmanager.secrets.update",
             "add" => "secretmanager.versions.add",
             "list" => "secretmanager.versions.list",
             "get-version" => "secretmanager.versions.get",
@@ -111,6 +113,7 @@ impl SecretManager {
             Target::Secrets if operation == "create" => self.create(project, call),
             Target::Secrets => Ok(self.list_secrets(project)),
             Target::Secret(id) if operation == "add" => self.secret(project, id)?.add(call),
+            Target::Secret(id) if operation == "update" => self.secret(project, id)?.update(call),
             Target::Secret(id) => Ok(Value::Object(self.secret(project, id)?.body.clone())),
             Target::Versions(id) => self.secret(project, id)?.list(call),
             Target::Version(id, version) => self.secret(project, id)?.version_call(operation, version, call),
@@ -138,6 +141,7 @@ impl SecretManager {
             return Err(ApiError::new(409, "ALREADY_EXISTS", format!("Secret [{name}] already exists.")));
         }
         let mut body = body.clone();
+        expire(&mut body)?;
         body.insert("name".to_owned(), json!(name));
         body.insert("createTime".to_owned(), json!(now()));
         body.insert("etag".to_owned(), json!("\"1\""));
@@ -151,6 +155,15 @@ impl SecretManager {
         let secrets: Vec<Value> = of_project.map(|(_, secret)| Value::Object(secret.body.clone())).collect();
         json!({"totalSize": secrets.len(), "secrets": secrets})
     }
+}
+
+/// A ttl is taken and never shown: from then on the secret has the time at which it ends.
+fn expire(body: &mut Map<String, Value>) -> Result<(), ApiError> {
+    let Some(ttl) = body.remove("ttl") else { return Ok(()) };
+    let seconds = ttl.as_str().and_then(|ttl| ttl.strip_suffix('s')).and_then(|seconds| seconds.parse().ok());
+    let seconds = seconds.ok_or_else(|| ApiError::invalid("a ttl is a number of seconds, as \"3600s\""))?;
+    body.insert("expireTime".to_owned(), json!(after(seconds)));
+    Ok(())
 }
 
 impl Secret {
@@ -170,6 +183,24 @@ impl Secret {
         let has_client_checksum = checksum.is_some();
         self.versions.push(Version { state: State::Enabled, created: now(), etag: 1, data, has_client_checksum });
         self.describe(self.versions.len(), call.enums)
+    }
+
+    /// Its expiry alone, which gcloud's `--expire-time`, `--ttl` and `--remove-expiration` change.
+    fn update(&mut self, call: &Call<'_>) -> Result<Value, ApiError> {
+        let mask = call.query("updateMask").unwrap_or_default();
+        if !matches!(mask, "expireTime" | "expire_time" | "ttl") {
+            return Err(ApiError::invalid("this fake updates expireTime and ttl only, one at a time"));
+        }
+        let mut body = self.body.clone();
+        body.remove("expireTime");
+        for key in ["expireTime", "ttl"] {
+            if let Some(value) = call.body.get(key) {
+                body.insert(key.to_owned(), value.clone());
+            }
+        }
+        expire(&mut body)?;
+        self.body = body;
+        Ok(Value::Object(self.body.clone()))
     }
 
     /// The newest first.

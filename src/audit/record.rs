@@ -48,6 +48,8 @@ pub struct Record {
     pub tenant: Option<Tenant>,
     pub name: Option<SecretName>,
     pub version: Option<SecretVersion>,
+    /// The public id of the token that was made or revoked.
+    pub token: Option<String>,
     /// The SHA-256 of the sealed version that a change put there.
     pub blob: Option<[u8; 32]>,
     /// And of the one that it replaced.
@@ -75,6 +77,8 @@ impl Record {
             name: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             version: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            token: Option<&'a str>,
             outcome: &'a str,
             #[serde(rename = "blobSha256", skip_serializing_if = "Option::is_none")]
             blob: Option<String>,
@@ -92,6 +96,7 @@ impl Record {
             tenant: self.tenant.as_ref().map(Tenant::as_str),
             name: self.name.as_ref().map(SecretName::as_str),
             version: self.version.map(SecretVersion::get),
+            token: self.token.as_deref(),
             outcome: self.outcome.as_str(),
             blob: self.blob.map(|sha| data_encoding::HEXLOWER.encode(&sha)),
             replaces: self.replaces.map(|sha| data_encoding::HEXLOWER.encode(&sha)),

@@ -115,17 +115,33 @@ pub fn export(image: &KeyfileImage, recipients: &[Recipient]) -> Result<String, 
     if recipients.is_empty() {
         return Err(AgeError::NoRecipients);
     }
-    let of = recipients.iter().map(|recipient| &recipient.0 as &dyn ::age::Recipient);
-    let encryptor = Encryptor::with_recipients(of).map_err(|_| AgeError::NotMade)?;
     let write = || {
-        let mut file = encryptor.wrap_output(ArmoredWriter::wrap_output(Vec::new(), Format::AsciiArmor)?)?;
-        file.write_all(image.key_bytes())?;
-        let mut armored = file.finish()?.finish()?;
+        let armor = ArmoredWriter::wrap_output(Vec::new(), Format::AsciiArmor)?;
+        let mut armored = encrypted(image, recipients, armor)?.finish()?;
         armored.flush()?;
         Ok::<_, std::io::Error>(armored)
     };
     let armored = write().map_err(|_| AgeError::NotMade)?;
     String::from_utf8(armored).map_err(|_| AgeError::NotMade)
+}
+
+/// The same without armor: for a place that is base64 already.
+///
+/// # Errors
+/// As [`export`].
+pub fn seal(image: &KeyfileImage, recipients: &[Recipient]) -> Result<Vec<u8>, AgeError> {
+    if recipients.is_empty() {
+        return Err(AgeError::NoRecipients);
+    }
+    encrypted(image, recipients, Vec::new()).map_err(|_| AgeError::NotMade)
+}
+
+fn encrypted<W: Write>(image: &KeyfileImage, recipients: &[Recipient], to: W) -> std::io::Result<W> {
+    let of = recipients.iter().map(|recipient| &recipient.0 as &dyn ::age::Recipient);
+    let encryptor = Encryptor::with_recipients(of).map_err(std::io::Error::other)?;
+    let mut file = encryptor.wrap_output(to)?;
+    file.write_all(image.key_bytes())?;
+    file.finish()
 }
 
 /// Opens an age file.

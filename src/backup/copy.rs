@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::age::{self, Identities};
 use super::error::BackupError;
 use super::paper;
-use crate::crypto::{ImageError, KeyfileImage, kid};
+use crate::crypto::{ImageError, KeyfileImage};
 use crate::model::Kid;
 
 /// A key file's bytes that came back from somewhere.
@@ -25,12 +25,12 @@ impl KeyCopy {
         self.0.sha256()
     }
 
-    /// Which key it is.
+    /// Which key it is; of a wrapped one, which it says it is.
     ///
     /// # Errors
-    /// Each [`ImageError`]: what it is instead of the 32 bytes of a key.
+    /// Each [`ImageError`]: what it is instead of a key file.
     pub fn kid(&self) -> Result<Kid, ImageError> {
-        self.0.master().map(|master| kid(&master))
+        self.0.content().map(|content| content.kid())
     }
 
     #[must_use]

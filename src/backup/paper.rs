@@ -49,9 +49,16 @@ pub enum PaperError {
     TooMany { row: usize, line: usize },
     #[error("the sheet says {bytes} bytes; a key file has 1 to {limit}")]
     BadLength { bytes: usize, limit: usize },
-    #[error("this is a sheet of another version of the format; a newer containarium reads it")]
+    #[error(
+        "the sheet's first line is not `CONTAINARIUM MASTER KEY ON PAPER 1`: compare it with the paper; if another number stands there, a \
+         newer containarium reads it"
+    )]
     OtherVersion,
-    #[error("it is no UTF-8 text")]
+    #[error(
+        "it has rows of a key on paper, and not the line that such a sheet begins with: `CONTAINARIUM MASTER KEY ON PAPER 1`"
+    )]
+    NoTitle,
+    #[error("it is no UTF-8 text: save what was typed as plain text in UTF-8")]
     NotText,
     #[error(
         "every line matches its check, but the key has kid {found} and the sheet says {written}: it was printed for another key"
@@ -147,11 +154,32 @@ fn hex(check: u32) -> String {
     HEXLOWER.encode(&check.to_be_bytes())
 }
 
-/// Whether it begins with the title of a sheet, in whatever version.
+/// What some editors put before UTF-8 text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Whether it is a sheet, in whatever version, or was meant to be one: it begins with the title, or has rows that nothing else has. A key
+/// file's 32 bytes have no such rows but by a chance of less than 2^-64.
 pub(super) fn is_paper(bytes: &[u8]) -> bool {
+    has_title(bytes) || is_utf_16(bytes) || ["kid:", "bytes:", "1:"].iter().all(|row| has_row(bytes, row))
+}
+
+/// Windows' editors save text so; no key file begins with a mark and has a zero in every other byte.
+fn is_utf_16(bytes: &[u8]) -> bool {
+    let (mark, text) = bytes.split_at(bytes.len().min(2));
+    let zeros = |from: usize| text.len() > 64 && text.iter().skip(from).step_by(2).take(32).all(|byte| *byte == 0);
+    (mark == [0xff, 0xfe] && zeros(1)) || (mark == [0xfe, 0xff] && zeros(0))
+}
+
+fn has_row(bytes: &[u8], row: &str) -> bool {
+    let begins = |line: &[u8]| line.trim_ascii().to_ascii_lowercase().starts_with(row.as_bytes());
+    bytes.split(|byte| *byte == b'\n').any(begins)
+}
+
+fn has_title(bytes: &[u8]) -> bool {
     let most = bytes.get(..512).unwrap_or(bytes);
     let text = Zeroizing::new(String::from_utf8_lossy(most).into_owned());
-    let words = text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase());
+    let words =
+        text.trim_start_matches(BYTE_ORDER_MARK).chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase());
     TITLE.chars().filter(|c| *c != ' ').eq(words.take(TITLE.len() - TITLE.matches(' ').count()))
 }
 
@@ -161,6 +189,10 @@ pub(super) fn is_paper(bytes: &[u8]) -> bool {
 /// Each [`PaperError`], about the first row that is wrong.
 pub(super) fn read(bytes: &[u8]) -> Result<(KeyCopy, Kid), PaperError> {
     let text = std::str::from_utf8(bytes).map_err(|_| PaperError::NotText)?;
+    let text = text.trim_start_matches(BYTE_ORDER_MARK);
+    if !has_title(bytes) {
+        return Err(PaperError::NoTitle);
+    }
     let mut rows = (1..).zip(text.lines()).filter(|(_, row)| {
         let row = row.trim();
         !row.is_empty() && !row.starts_with('-')

@@ -43,12 +43,14 @@ pub enum CopyState {
     Unknown,
 }
 
-/// What is known of the secret itself.
+/// How long the secret itself is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Described {
-    pub created_at: Option<Micros>,
+pub enum Lifetime {
+    Lasting,
     /// Google will delete it with all copies in it: it is no place for backups.
-    pub expires: bool,
+    Expires,
+    /// This identity may not see it.
+    Hidden(GcpError),
 }
 
 /// A copy that was fetched.
@@ -66,7 +68,7 @@ pub struct Search {
     pub looked_at: Vec<LookedAt>,
     /// The keys that none of those holds.
     pub missing: Vec<Kid>,
-    /// Why the search ended before its end: what is missing may be in a version that was not looked at.
+    /// Why something was not looked at, a version or all of them, where that matters: what is missing may be there.
     pub stopped: Option<BackupError>,
 }
 
@@ -89,6 +91,10 @@ pub enum WhatItWas {
     Unread(GcpError),
 }
 
+/// How many versions in a row may give no answer until a search ends. A grant may leave out one version and one connection may break, so one
+/// is no reason to give up over an older copy.
+const UNANSWERED: usize = 2;
+
 impl SecretManagerTarget {
     /// `endpoint` is where Secret Manager is asked, Google's own where `None`; `secret` is `projects/P/secrets/S`; no call of this target
     /// takes longer than `deadline`. Nothing is sent yet.
@@ -103,6 +109,12 @@ impl SecretManagerTarget {
             return Err(BackupError::NoTime { deadline });
         }
         Ok(Self { google: SecretManager::connect(&endpoint, Limits::within(deadline), &secret)?, secret })
+    }
+
+    /// Whether it is Google that is asked there; of what is no endpoint, not.
+    #[must_use]
+    pub fn asks_google(endpoint: Option<&str>) -> bool {
+        Endpoint::secret_manager(endpoint).is_ok_and(|endpoint| endpoint.is_google())
     }
 
     /// The secret's full name.
@@ -135,11 +147,24 @@ impl SecretManagerTarget {
         Ok(self.google.list(&self.secret).await?.into_iter().map(listed).collect())
     }
 
+    /// Whether the secret has an expiry; of its versions nothing is asked.
+    ///
     /// # Errors
-    /// `Google`.
-    pub async fn describe(&self) -> Result<Described, BackupError> {
-        let facts = self.google.secret(&self.secret).await?;
-        Ok(Described { created_at: facts.created_at, expires: facts.expires })
+    /// `Google`, but for a denial.
+    pub async fn lifetime(&self) -> Result<Lifetime, BackupError> {
+        match self.google.secret(&self.secret).await {
+            Ok(facts) if facts.expires => Ok(Lifetime::Expires),
+            Ok(_) => Ok(Lifetime::Lasting),
+            Err(denial @ GcpError::Denied { .. }) => Ok(Lifetime::Hidden(denial)),
+            Err(error) => Err(BackupError::Google(error)),
+        }
+    }
+
+    /// What takes the secret's expiry away.
+    #[must_use]
+    pub fn mend_expiry(&self) -> String {
+        let (secret, project) = (self.secret.secret(), self.secret.project());
+        format!("gcloud secrets update {secret} --project={project} --remove-expiration")
     }
 
     /// The copy of this number, whatever it holds.
@@ -153,8 +178,9 @@ impl SecretManagerTarget {
     }
 
     /// Fetches versions, the newest first, until it has every one of these keys or there is none left. A version that is disabled,
-    /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one; what the next version
-    /// would meet too (no right, no connection, no time) stops the search. What was found by then stays found.
+    /// destroyed, damaged, unreadable or no key is noted and passed over, so that it does not hide an older one. One that does not come
+    /// for a reason that the next may meet too (no right, no connection, no time) is noted as well; two of those in a row end
+    /// the search. What was found by then stays found.
     pub async fn search(&self, wanted: &[Kid]) -> Search {
         let mut search = Search { found: Vec::new(), looked_at: Vec::new(), missing: wanted.to_vec(), stopped: None };
         search.missing.sort_unstable();
@@ -162,18 +188,38 @@ impl SecretManagerTarget {
         if let Err(error) = self.look_through(&mut search).await {
             search.stopped = Some(error);
         }
+        if search.missing.is_empty() && !wanted.is_empty() {
+            search.stopped = None;
+        }
         search
     }
 
     async fn look_through(&self, search: &mut Search) -> Result<(), BackupError> {
+        let mut unanswered = 0;
         for version in self.list().await? {
             if search.missing.is_empty() && !search.looked_at.is_empty() {
                 break;
             }
             let was = match version.state {
                 CopyState::Disabled | CopyState::Destroyed => WhatItWas::NotEnabled(version.state),
-                CopyState::Enabled | CopyState::Unknown => self.look_at(version.number, search).await?,
+                CopyState::Enabled | CopyState::Unknown => match self.look_at(version.number, search).await {
+                    Ok(was) => was,
+                    Err(BackupError::Google(error)) => {
+                        // One that was waited for to the end is as long as an operator waits.
+                        unanswered += if matches!(error, GcpError::Deadline { .. }) { UNANSWERED } else { 1 };
+                        search
+                            .looked_at
+                            .push(LookedAt { number: version.number, was: WhatItWas::Unread(error.clone()) });
+                        search.stopped = Some(BackupError::Google(error));
+                        if unanswered >= UNANSWERED {
+                            break;
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
+            unanswered = 0;
             search.looked_at.push(LookedAt { number: version.number, was });
         }
         Ok(())

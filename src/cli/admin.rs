@@ -4,6 +4,7 @@ mod deks;
 mod doctor;
 mod nodes;
 mod rotation;
+mod tokens;
 
 use clap::{Args, Subcommand};
 
@@ -37,7 +38,8 @@ enum AdminCommand {
     Status,
     /// Make a new master key, wrap every DEK by it, and retire the old one, while secrets are served
     ///
-    /// It stages the new key and stops; once a copy of it off the host is proven (--resume --prove-from) it goes on by itself to the
+    /// Where the key file is wrapped, this command makes the new key and wraps it, for what the key file is wrapped for, with the
+    /// credentials of who runs it; run it on the daemon's host, with its configuration file. It stages the new key and stops; once a copy of it off the host is proven (--resume --prove-from) it goes on by itself to the
     /// end. Hanging up stops nothing. docs/KEY_ROTATION.md has each step, and each failure with its one command.
     #[command(after_help = rotation::EXAMPLES)]
     RotateMaster(rotation::RotateMasterArgs),
@@ -65,11 +67,13 @@ enum AdminCommand {
     /// opens again, with any master key that is among the key files.
     #[command(after_help = QUARANTINE_EXAMPLES)]
     Quarantine(deks::QuarantineArgs),
+    /// Make, list and revoke tokens, by which programs and people are let in
+    Token(tokens::TokenArgs),
     /// List the daemons that share the database, and which keys each holds
     Nodes(nodes::NodesArgs),
     /// Put a master key into this node's key files
     ///
-    /// Reads the 32 bytes of a key file on standard input, and keeps them in secrets.key.d beside the key file, where the database knows
+    /// Reads a key file on standard input, the 32 bytes or the wrapped form, and keeps it in secrets.key.d beside the key file, where the database knows
     /// that key as staged, active or decrypt-only. It works in its own process, with the daemon's settings, beside a running daemon or
     /// without one: run it as the user that the daemon runs as.
     #[command(after_help = INSTALL_EXAMPLES)]
@@ -104,13 +108,14 @@ Examples:
   ssh OTHER-NODE cat /etc/containarium/secrets.key | containarium admin install-key";
 
 pub(super) async fn run(arguments: AdminArgs) -> Result<(), Failure> {
-    let format = arguments.client.format();
+    let (format, flags) = (arguments.client.format(), arguments.client.flags());
     let client = move || arguments.client.client();
     match arguments.command {
-        AdminCommand::RotateMaster(arguments) => rotation::run(&client()?, format, arguments).await,
+        AdminCommand::RotateMaster(arguments) => rotation::run(&client()?, flags, format, arguments).await,
         AdminCommand::Tenants => tenants(&client()?, format).await,
         AdminCommand::Status => status(&client()?, format).await,
         AdminCommand::Doctor(settings) => doctor::doctor(&client()?, format, settings).await,
+        AdminCommand::Token(arguments) => tokens::token(&client()?, format, arguments).await,
         AdminCommand::Nodes(arguments) => nodes::nodes(&client()?, format, arguments).await,
         AdminCommand::InstallKey(settings) => nodes::install_key(format, settings).await,
         AdminCommand::AcceptRestore(arguments) => nodes::accept_restore(&client()?, format, &arguments).await,

@@ -135,7 +135,7 @@ async fn open(settings: SettingsArgs) -> Result<(Config, Reader), Failure> {
 fn failed(error: &TrailError) -> Failure {
     match error {
         TrailError::Store(_) | TrailError::NoKey => Failure::new(Exit::Unavailable, error.to_string()),
-        TrailError::Chain(_) => Failure::new(Exit::Unavailable, error.to_string())
+        TrailError::Chain(_) | TrailError::NotOpened { .. } => Failure::new(Exit::Unavailable, error.to_string())
             .mend("give the key file with --key-file; `containarium admin status` names the key that is needed"),
         TrailError::File { .. } => Failure::new(Exit::Failed, error.to_string()),
     }
@@ -144,7 +144,8 @@ fn failed(error: &TrailError) -> Failure {
 async fn check(format: Format, arguments: VerifyArgs) -> Result<(), Failure> {
     let (config, reader) = open(arguments.settings).await?;
     let file = config.data_dir.join("audit.jsonl");
-    let verified = verify(&*reader.store, &reader.files, &file, &arguments.files).await;
+    let verified =
+        verify(&*reader.store, (&reader.files, &compose::provider_of(&config)), &file, &arguments.files).await;
     reader.store.close().await;
     let verified = verified.map_err(|error| failed(&error))?;
     let found = verified.findings.len();

@@ -4,6 +4,7 @@ mod copy;
 mod daemon;
 mod database;
 mod drill;
+mod dump;
 mod export;
 mod restore;
 mod verify;
@@ -41,7 +42,7 @@ enum BackupCommand {
     ///
     /// The daemon copies every key that its database wants into every secret of `[backup.gcp]`. The same bytes are not copied twice.
     #[command(after_help = "Examples:\n  containarium backup push\n  containarium backup push -o json")]
-    Push(ClientArgs),
+    Push(daemon::PushArgs),
     /// List the copies in Secret Manager, and how each master key is covered
     ///
     /// The daemon lists without reading any payload. A version that nothing is known of is shown without a kid; `containarium backup
@@ -114,7 +115,7 @@ pub(super) async fn run(arguments: BackupArgs) -> Result<(), Failure> {
     }
 }
 
-const fn exit(class: Class) -> Exit {
+pub(super) const fn exit(class: Class) -> Exit {
     match class {
         Class::Invalid => Exit::Usage,
         Class::NotFound => Exit::NotFound,

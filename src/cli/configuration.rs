@@ -4,10 +4,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::compose;
-use crate::config::{Effective, Environment, load};
+use crate::config::{Config, Effective, Environment, load};
+use crate::daemon;
 
 use super::failure::Failure;
-use super::output::{Format, Table, plain, print, print_json};
+use super::output::{Format, Table, note, plain, print, print_json};
 use super::settings::{OutputArgs, SettingsArgs};
 
 #[derive(Args)]
@@ -27,7 +28,7 @@ enum ConfigCommand {
     Show(SettingsArgs),
     /// Check the settings without starting anything
     ///
-    /// Says ok, or every error. With -o json both are on standard output, as {"ok", "file", "errors"}.
+    /// Says ok, or every error. With -o json both are on standard output, as {"ok", "file", "errors", "warnings"}.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(SettingsArgs),
 }
@@ -73,6 +74,8 @@ struct Verdict {
     /// The configuration file that was read; `null` where there is none or it could not be.
     file: Option<String>,
     errors: Vec<String>,
+    /// What is allowed, and seldom meant.
+    warnings: Vec<String>,
 }
 
 fn show(format: Format, arguments: SettingsArgs) -> Result<(), Failure> {
@@ -96,21 +99,41 @@ fn show(format: Format, arguments: SettingsArgs) -> Result<(), Failure> {
 
 fn check(format: Format, arguments: SettingsArgs) -> Result<(), Failure> {
     let result = load(&arguments.into(), &Environment::of_process());
-    let beyond = result.as_ref().ok().and_then(|effective| compose::check(&effective.config).err());
+    let checked = result.as_ref().ok().map(|effective| beyond(&effective.config));
+    let (warnings, beyond) = match checked {
+        None => (Vec::new(), None),
+        Some(Ok(warnings)) => (warnings, None),
+        Some(Err(error)) => (Vec::new(), Some(error)),
+    };
     if format == Format::Json {
         let errors = result.as_ref().err().into_iter().flatten().map(ToString::to_string);
-        let errors: Vec<String> = errors.chain(beyond.as_ref().map(ToString::to_string)).collect();
-        print_json(&Verdict { ok: errors.is_empty(), file: result.as_ref().ok().and_then(file), errors })?;
+        let errors: Vec<String> = errors.chain(beyond.clone()).collect();
+        let (ok, file) = (errors.is_empty(), result.as_ref().ok().and_then(file));
+        print_json(&Verdict { ok, file, errors, warnings })?;
+    } else {
+        for warning in warnings {
+            note(&format!("warning: {warning}"));
+        }
     }
     let effective = result.map_err(|errors| Failure::of_settings(&errors))?;
     if let Some(error) = beyond {
-        return Err(Failure::usage(error.to_string()).mend("`containarium config show` tells where it is set"));
+        return Err(Failure::usage(error).mend("`containarium config show` tells where it is set"));
     }
     match (format, file(&effective)) {
         (Format::Json, _) => Ok(()),
         (Format::Table, Some(file)) => print(format!("ok: {}\n", plain(&file)).as_bytes()),
         (Format::Table, None) => print(b"ok: no configuration file\n"),
     }
+}
+
+/// What the settings' own rules do not say: what is wrong with what they name, and warnings. A port that is taken counts only where no
+/// daemon answers on the socket: one that does is most likely the one that has it, about to be restarted.
+fn beyond(config: &Config) -> Result<Vec<String>, String> {
+    let warnings = compose::check(config).map_err(|error| error.to_string())?;
+    if std::os::unix::net::UnixStream::connect(&config.socket).is_err() {
+        daemon::probe(config).map_err(|error| error.to_string())?;
+    }
+    Ok(warnings)
 }
 
 fn file(effective: &Effective) -> Option<String> {

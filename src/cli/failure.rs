@@ -200,7 +200,23 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
             "start it with `systemctl start containarium` or `containarium daemon`; to reach one that listens elsewhere, name \
              its socket with --socket (the host's own is root's: `sudo containarium …`)"
         }
-        ClientError::SocketDenied { .. } | ClientError::Problem { status: 401 | 403, .. } => SUDO,
+        ClientError::NoServer { .. } => {
+            "check the host and the port of --server, and that the daemon there has --listen"
+        }
+        ClientError::NoTls { .. } => {
+            "check the port of --server: does something else than the daemon's TLS listen there?"
+        }
+        ClientError::Untrusted { .. } => {
+            "name the certificate of the authority that signed it with --ca-cert, and the server as its certificate does"
+        }
+        ClientError::Problem { status: 401, .. } => {
+            "present a token that holds, with --token-file or CONTAINARIUM_TOKEN: `containarium admin token list` on the daemon's host \
+             shows which do"
+        }
+        ClientError::Problem { status: 403, detail, .. } if detail.starts_with("no right to") => {
+            "an administrator of the daemon's host gives rights: `containarium admin token create`, or [[socket_users]]"
+        }
+        ClientError::SocketDenied { .. } | ClientError::Problem { status: 403, .. } => SUDO,
         ClientError::Problem { status: 404, detail, .. } => return deed.browse(detail),
         ClientError::Problem { status: 409 | 412, .. } => return deed.look(),
         ClientError::Problem { status: 429 | 503, retry_after: Some(seconds), .. } => {

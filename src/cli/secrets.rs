@@ -10,7 +10,7 @@ use crate::wire::{ChangeAnswer, SecretMetadata, SetBody, ValueAnswer, VersionsAn
 use super::failure::{Deed, DeedKind, Exit, Failure};
 use super::input::{Consent, ValueArgs, confirm};
 use super::output::{Format, Reader, Table, note, print, print_json, print_json_text, value_bytes};
-use super::settings::ClientArgs;
+use super::settings::{ClientArgs, ServerArgs};
 
 #[derive(Args)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
@@ -18,6 +18,8 @@ use super::settings::ClientArgs;
 pub(super) struct SecretsArgs {
     #[command(flatten)]
     client: ClientArgs,
+    #[command(flatten)]
+    server: ServerArgs,
     #[command(subcommand)]
     command: SecretsCommand,
 }
@@ -153,7 +155,7 @@ fn delivery() -> impl TypedValueParser<Value = Delivery> {
 
 pub(super) async fn run(arguments: SecretsArgs) -> Result<(), Failure> {
     let format = arguments.client.format();
-    let client = arguments.client.client()?;
+    let client = arguments.server.client(arguments.client)?;
     match arguments.command {
         SecretsCommand::Set(arguments) => set(&client, format, arguments).await,
         SecretsCommand::Get { place, number } => get(&client, format, &place, number).await,

@@ -37,6 +37,8 @@ fn every_command_that_the_manual_names_is_taken() {
     for line in [
         "daemon",
         "daemon --config c --data-dir d --key-file k --socket s --log-format json --adopt-key",
+        "daemon --listen [::1]:1 --metrics-listen 127.0.0.1:2 --tls-cert c --tls-key k --allow-plain-http",
+        "secrets get alice KEY --server https://h:1 --ca-cert c",
         "daemon --adopt-key=false --database-url postgres://h/db",
         "secrets set alice KEY",
         "secrets set alice KEY value",
@@ -243,7 +245,7 @@ fn each_failed_request_has_its_exit_code_and_a_mending_command() {
     let socket = || "/s".into();
     for (error, code, mend) in [
         (problem(400, None), 1, ""),
-        (problem(401, None), 4, "sudo"),
+        (problem(401, None), 4, "--token-file"),
         (problem(403, None), 4, "sudo"),
         (problem(404, None), 3, "containarium secrets list alice"),
         (problem(409, None), 6, "containarium secrets versions alice KEY"),

@@ -22,7 +22,8 @@ pub(super) async fn run() -> Result<(), Failure> {
     let settings = Reading::parse(&settings).map_err(|why| failed(why.to_owned()))?;
     let opened = compose::reader_at(&settings.key_file, &settings.database).await;
     let (store, files) = opened.map_err(|error| failed(error.to_string()))?;
-    let checked = check(&*store, &files, |line| {
+    let provider = compose::provider(settings.kms_endpoint, settings.age_identity);
+    let checked = check(&*store, &files, &provider, |line| {
         // The daemon may have gone; then nobody hears the verdict, and the exit is nobody's either.
         if let Ok(mut json) = serde_json::to_vec(line) {
             json.push(b'\n');

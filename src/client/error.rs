@@ -21,6 +21,13 @@ pub enum ClientError {
     SocketDenied { socket: PathBuf },
     #[error("cannot connect to {}: {cause}", .socket.display())]
     NoConnection { socket: PathBuf, cause: std::io::Error },
+    #[error("cannot reach {server}: {cause}")]
+    NoServer { server: String, cause: std::io::Error },
+    /// It answers, and there is no speaking TLS with it.
+    #[error("no TLS with {server}: {why}")]
+    NoTls { server: String, why: String },
+    #[error("the certificate of {server} is not trusted: {why}")]
+    Untrusted { server: String, why: String },
     #[error("the request could not be written")]
     Unsendable,
     #[error("the daemon did not answer within {} seconds", .after.as_secs_f32())]
@@ -85,10 +92,15 @@ impl ClientError {
     pub const fn class(&self) -> ErrorClass {
         match self {
             Self::SocketDenied { .. } => ErrorClass::Denied,
-            Self::NoDaemon { .. } | Self::NoConnection { .. } | Self::Deadline { .. } | Self::Broken => {
-                ErrorClass::Unavailable
+            Self::NoDaemon { .. }
+            | Self::NoConnection { .. }
+            | Self::NoServer { .. }
+            | Self::Deadline { .. }
+            | Self::Broken => ErrorClass::Unavailable,
+            // Trying again does not help these.
+            Self::NoTls { .. } | Self::Untrusted { .. } | Self::Unsendable | Self::TooLarge { .. } => {
+                ErrorClass::Failed
             }
-            Self::Unsendable | Self::TooLarge { .. } => ErrorClass::Failed,
             Self::Unreadable { status } | Self::Problem { status, .. } => match *status {
                 404 => ErrorClass::NotFound,
                 401 | 403 => ErrorClass::Denied,

@@ -1,24 +1,56 @@
-//! One request over the Unix socket, HTTP/1.1, and its bounded answer.
+//! One request, HTTP/1.1, and its bounded answer.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
-use super::ClientError;
+use super::remote::Remote;
+use super::{ClientError, Credential};
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where requests go.
+pub(super) enum Place {
+    Socket(PathBuf),
+    Remote(Box<Remote>),
+}
+
+impl Place {
+    fn authority(&self) -> &str {
+        match self {
+            Self::Socket(_) => "localhost",
+            Self::Remote(remote) => remote.authority(),
+        }
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
+        match self {
+            Self::Socket(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(|error| not_connected(socket, error))?;
+                Ok(Box::new(stream))
+            }
+            Self::Remote(remote) => remote.connect().await,
+        }
+    }
+}
+
+/// What a request is written to and its answer read from.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A method and a path, whose segments are percent-encoded here and nowhere else.
 pub(super) struct Target {
@@ -66,16 +98,21 @@ pub(super) struct Answer {
     pub body: Zeroizing<Vec<u8>>,
 }
 
-pub(super) async fn exchange(socket: &Path, request: Request) -> Result<Answer, ClientError> {
+pub(super) async fn exchange(
+    place: &Place,
+    credential: Option<&Credential>,
+    request: Request,
+) -> Result<Answer, ClientError> {
     let max_bytes = request.max_bytes;
     // The caller gives all of it a time together.
-    with_response(socket, request, Duration::MAX, async |response| read(response, max_bytes).await).await
+    with_response(place, credential, request, Duration::MAX, async |response| read(response, max_bytes).await).await
 }
 
 /// As [`exchange`], for an answer of lines: each is handed to `line` as it comes. An answer that is no success is read whole. A line,
 /// as such an answer, may have `max_bytes`; `quiet` is the longest that nothing may come.
 pub(super) async fn exchange_lines(
-    socket: &Path,
+    place: &Place,
+    credential: Option<&Credential>,
     request: Request,
     quiet: Duration,
     mut line: impl FnMut(&[u8]) -> Result<(), ClientError>,
@@ -87,7 +124,7 @@ pub(super) async fn exchange_lines(
         }
         read_lines(response.into_body(), max_bytes, quiet, &mut line).await.map(|()| Lines::Ended)
     };
-    with_response(socket, request, quiet, answered).await
+    with_response(place, credential, request, quiet, answered).await
 }
 
 /// How an answer of lines went.
@@ -98,15 +135,17 @@ pub(super) enum Lines {
 }
 
 async fn with_response<T>(
-    socket: &Path,
+    place: &Place,
+    credential: Option<&Credential>,
     request: Request,
     head_time: Duration,
     read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| not_connected(socket, error))?;
+    let connected = tokio::time::timeout(head_time, place.connect()).await;
+    let stream = connected.map_err(|_| ClientError::Deadline { after: head_time })??;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|_| ClientError::Broken)?;
-    let request = http_request(request.target, request.json)?;
+    let request = http_request(request.target, place.authority(), credential, request.json)?;
     let answer = async move {
         let response = tokio::time::timeout(head_time, sender.send_request(request)).await;
         let response = response.map_err(|_| ClientError::Deadline { after: head_time })?;
@@ -153,13 +192,21 @@ pub(super) fn not_connected(socket: &Path, cause: std::io::Error) -> ClientError
     }
 }
 
-fn http_request(target: Target, json: Option<Zeroizing<Vec<u8>>>) -> Result<http::Request<Full<Bytes>>, ClientError> {
+fn http_request(
+    target: Target,
+    host: &str,
+    credential: Option<&Credential>,
+    json: Option<Zeroizing<Vec<u8>>>,
+) -> Result<http::Request<Full<Bytes>>, ClientError> {
     let mut request = http::Request::builder()
         .method(target.method)
         .uri(target.path)
-        .header(HOST, "localhost")
+        .header(HOST, host)
         .header(USER_AGENT, concat!("containarium/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "application/json, application/problem+json");
+    if let Some(credential) = credential {
+        request = request.header(AUTHORIZATION, credential.header().clone());
+    }
     if json.is_some() {
         request = request.header(CONTENT_TYPE, "application/json");
     }

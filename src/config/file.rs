@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::layers::{Given, Kind, Layers, Reach};
-use super::{ConfigError, Environment, Flags, Origin, Setting, places, values};
+use super::{ConfigError, Environment, Flags, Origin, Setting, places, socket_users, values};
 
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -94,10 +94,10 @@ fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Result<FileL
     Ok(FileLayer { path: Some(path.to_path_buf()), values: reader.values })
 }
 
-struct Reader<'a> {
-    path: &'a Path,
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
     text: &'a str,
-    errors: &'a mut Vec<ConfigError>,
+    pub(super) errors: &'a mut Vec<ConfigError>,
     values: BTreeMap<Setting, (OsString, usize)>,
 }
 
@@ -108,7 +108,7 @@ impl Reader<'_> {
             let line = line_of(self.text, &name.span());
             match value.get_ref() {
                 DeValue::Table(inner) if is_table(&key) => self.table(&format!("{key}."), inner),
-                found if is_table(&key) => self.wrong_type(key, line, "a table", found),
+                found if is_table(&key) => self.mistyped(key, line, "a table", found.type_str()),
                 found => self.setting(key, line, found),
             }
         }
@@ -130,14 +130,27 @@ impl Reader<'_> {
             (Kind::Lines, DeValue::Array(items)) if items.iter().all(is_line) => {
                 items.iter().filter_map(|item| item.get_ref().as_str()).collect::<Vec<_>>().join("\n").into()
             }
-            (kind, found) => return self.wrong_type(key, line, expected(kind), found),
+            (Kind::Users, DeValue::Array(tables)) => match socket_users::lines(self, tables) {
+                Some(lines) => lines.into(),
+                None => return,
+            },
+            (kind, found) => return self.mistyped(key, line, expected(kind), found.type_str()),
         };
         self.values.insert(*setting, (value, line));
     }
 
-    fn wrong_type(&mut self, key: String, line: usize, expected: &'static str, found: &DeValue<'_>) {
+    pub(super) fn wrong_type(&mut self, key: String, at: &Range<usize>, expected: &'static str, found: &'static str) {
+        let line = self.line(at);
+        self.mistyped(key, line, expected, found);
+    }
+
+    fn mistyped(&mut self, key: String, line: usize, expected: &'static str, found: &'static str) {
         let path = self.path.to_path_buf();
-        self.errors.push(ConfigError::WrongType { path, line, key, expected, found: found.type_str() });
+        self.errors.push(ConfigError::WrongType { path, line, key, expected, found });
+    }
+
+    pub(super) fn line(&self, at: &Range<usize>) -> usize {
+        line_of(self.text, at)
     }
 }
 
@@ -156,6 +169,7 @@ const fn expected(kind: Kind) -> &'static str {
         Kind::Boolean => "true or false",
         Kind::Integer => "an integer",
         Kind::Lines => "a list of strings without line breaks",
+        Kind::Users => "a list of tables, each under [[socket_users]]",
     }
 }
 

@@ -5,6 +5,35 @@ use std::net::IpAddr;
 
 use http::Uri;
 
+use crate::model::KmsKey;
+
+/// The variables that Google's credentials are found by, and the way to Google: what google-cloud-auth 1.18 and the transport under it read.
+/// `HOME` is where `gcloud auth application-default login` writes; the last ones are of a workload identity that AWS vouches for.
+pub(super) const VARIABLES: [&str; 22] = [
+    "HOME",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_QUOTA_PROJECT",
+    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
+    "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES",
+    "GCE_METADATA_HOST",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "PATH",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+];
+
 /// `[backup.gcp]`: where copies of the master key go.
 pub struct BackupGcp {
     /// At least one, each once; the primary one first.
@@ -19,6 +48,13 @@ pub struct BackupGcp {
 pub enum FirstStart {
     Warn,
     Push,
+}
+
+/// `[kms.gcp]`: what wraps the master key at rest.
+pub struct KmsGcp {
+    pub key: KmsKey,
+    /// Google's own where absent.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// `projects/PROJECT/secrets/SECRET`, without a version.
@@ -71,6 +107,10 @@ pub(super) fn secrets(lines: &str) -> Result<Vec<SecretPlace>, String> {
         places.push(place);
     }
     Ok(places)
+}
+
+pub(super) fn kms_key(text: &str) -> Result<KmsKey, String> {
+    KmsKey::parse(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn first_start(text: &str) -> Result<FirstStart, String> {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::file::FileLayer;
+use super::google;
 
 /// A setting of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +16,11 @@ pub enum Setting {
     DataDir,
     KeyFile,
     Socket,
+    Listen,
+    MetricsListen,
+    TlsCert,
+    TlsKey,
+    AllowPlainHttp,
     DatabaseUrl,
     DatabaseUrlFile,
     LogFormat,
@@ -23,11 +29,21 @@ pub enum Setting {
     CacheMaxEntries,
     CacheMaxAge,
     KeysRetainOld,
+    AgeIdentity,
     DatabaseRetention,
     BackupGcpSecrets,
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
     AuditJournal,
+    SocketUsers,
+    LimitConnections,
+    LimitConnectionsPerAddress,
+    LimitRequestsPerIdentity,
+    LimitRequestsPerAddress,
+    LimitHeaderTime,
+    LimitBodyTime,
+    KmsGcpKey,
+    KmsGcpEndpoint,
 }
 
 /// Where a setting may be given.
@@ -47,6 +63,8 @@ pub(super) enum Kind {
     Integer,
     /// A list of strings, of which none has a line break; handed on as one text, a line for each.
     Lines,
+    /// Tables, of which `socket_users` has the rules; handed on as one text, a line for each.
+    Users,
 }
 
 impl Setting {
@@ -55,6 +73,11 @@ impl Setting {
         Self::DataDir,
         Self::KeyFile,
         Self::Socket,
+        Self::Listen,
+        Self::MetricsListen,
+        Self::TlsCert,
+        Self::TlsKey,
+        Self::AllowPlainHttp,
         Self::DatabaseUrl,
         Self::DatabaseUrlFile,
         Self::LogFormat,
@@ -63,11 +86,21 @@ impl Setting {
         Self::CacheMaxEntries,
         Self::CacheMaxAge,
         Self::KeysRetainOld,
+        Self::AgeIdentity,
         Self::DatabaseRetention,
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
         Self::AuditJournal,
+        Self::SocketUsers,
+        Self::LimitConnections,
+        Self::LimitConnectionsPerAddress,
+        Self::LimitRequestsPerIdentity,
+        Self::LimitRequestsPerAddress,
+        Self::LimitHeaderTime,
+        Self::LimitBodyTime,
+        Self::KmsGcpKey,
+        Self::KmsGcpEndpoint,
     ];
 
     /// As the file has it: `data_dir`, `cache.max_age`.
@@ -78,6 +111,11 @@ impl Setting {
             Self::DataDir => "data_dir",
             Self::KeyFile => "key_file",
             Self::Socket => "socket",
+            Self::Listen => "listen",
+            Self::MetricsListen => "metrics_listen",
+            Self::TlsCert => "tls_cert",
+            Self::TlsKey => "tls_key",
+            Self::AllowPlainHttp => "allow_plain_http",
             Self::DatabaseUrl => "database_url",
             Self::DatabaseUrlFile => "database_url_file",
             Self::LogFormat => "log_format",
@@ -86,24 +124,39 @@ impl Setting {
             Self::CacheMaxEntries => "cache.max_entries",
             Self::CacheMaxAge => "cache.max_age",
             Self::KeysRetainOld => "keys.retain_old",
+            Self::AgeIdentity => "keys.age_identity",
             Self::DatabaseRetention => "backup.database_retention",
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
             Self::AuditJournal => "audit.journal",
+            Self::SocketUsers => "socket_users",
+            Self::LimitConnections => "limits.connections",
+            Self::LimitConnectionsPerAddress => "limits.connections_per_address",
+            Self::LimitRequestsPerIdentity => "limits.requests_per_identity",
+            Self::LimitRequestsPerAddress => "limits.requests_per_address",
+            Self::LimitHeaderTime => "limits.header_time",
+            Self::LimitBodyTime => "limits.body_time",
+            Self::KmsGcpKey => "kms.gcp.key",
+            Self::KmsGcpEndpoint => "kms.gcp.endpoint",
         }
     }
 
     /// `--data-dir`; `None` for what the file alone has.
     #[must_use]
     pub fn flag(self) -> Option<String> {
-        (self.reach() != Reach::FileOnly).then(|| format!("--{}", self.key().replace('_', "-")))
+        (self.reach() != Reach::FileOnly).then(|| format!("--{}", self.name().replace('_', "-")))
     }
 
     /// `CONTAINARIUM_DATA_DIR`; `None` for what the file alone has.
     #[must_use]
     pub fn variable(self) -> Option<String> {
-        (self.reach() != Reach::FileOnly).then(|| format!("CONTAINARIUM_{}", self.key().to_ascii_uppercase()))
+        (self.reach() != Reach::FileOnly).then(|| format!("CONTAINARIUM_{}", self.name().to_ascii_uppercase()))
+    }
+
+    /// Of flag and variable: without the file's tables.
+    fn name(self) -> &'static str {
+        self.key().rsplit('.').next().unwrap_or_default()
     }
 
     pub(super) const fn reach(self) -> Reach {
@@ -112,19 +165,33 @@ impl Setting {
             Self::DataDir
             | Self::KeyFile
             | Self::Socket
+            | Self::Listen
+            | Self::MetricsListen
+            | Self::TlsCert
+            | Self::TlsKey
+            | Self::AllowPlainHttp
             | Self::DatabaseUrl
             | Self::DatabaseUrlFile
             | Self::LogFormat
-            | Self::AdoptKey => Reach::Everywhere,
+            | Self::AdoptKey
+            | Self::AgeIdentity => Reach::Everywhere,
             _ => Reach::FileOnly,
         }
     }
 
     pub(super) const fn kind(self) -> Kind {
         match self {
-            Self::AdoptKey | Self::BackupGcpPushOnFirstStart | Self::AuditJournal => Kind::Boolean,
-            Self::KeepVersions | Self::CacheMaxEntries => Kind::Integer,
+            Self::AdoptKey | Self::AllowPlainHttp | Self::BackupGcpPushOnFirstStart | Self::AuditJournal => {
+                Kind::Boolean
+            }
+            Self::KeepVersions
+            | Self::CacheMaxEntries
+            | Self::LimitConnections
+            | Self::LimitConnectionsPerAddress
+            | Self::LimitRequestsPerIdentity
+            | Self::LimitRequestsPerAddress => Kind::Integer,
             Self::BackupGcpSecrets => Kind::Lines,
+            Self::SocketUsers => Kind::Users,
             _ => Kind::Text,
         }
     }
@@ -199,8 +266,10 @@ impl Environment {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Self {
         let ours = |name: &OsStr| {
-            let name = name.as_encoded_bytes();
-            name == b"HOME" || name.starts_with(b"XDG_") || name.starts_with(b"CONTAINARIUM_")
+            let bytes = name.as_encoded_bytes();
+            bytes.starts_with(b"XDG_")
+                || bytes.starts_with(b"CONTAINARIUM_")
+                || google::VARIABLES.iter().any(|of| name == *of)
         };
         let variables = variables.into_iter().filter(|(name, _)| ours(name)).collect();
         Self { user, working_dir, variables }
@@ -214,7 +283,15 @@ impl Environment {
         self.working_dir.as_deref()
     }
 
-    pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
+    /// What Google's credentials and their way there are found by.
+    pub(super) fn google(&self) -> Vec<(OsString, OsString)> {
+        let of = |name: &&str| self.variables.get_key_value(OsStr::new(name));
+        google::VARIABLES.iter().filter_map(of).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// A variable that the process was started with, of those that mean something here.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.variables.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Config, Database, DatabaseUrl};
+use super::{Config, Database, DatabaseUrl, Endpoint};
 
 /// A path that is no UTF-8 cannot be written as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +17,9 @@ pub struct NotText(PathBuf);
 pub struct Reading {
     pub key_file: PathBuf,
     pub database: Database,
+    /// For a wrapped key file.
+    pub kms_endpoint: Option<String>,
+    pub age_identity: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -26,6 +29,10 @@ struct Written<'a> {
     sqlite: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     postgres: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kms_endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_identity: Option<&'a str>,
 }
 
 fn text(path: &Path) -> Result<&str, NotText> {
@@ -43,7 +50,9 @@ impl Config {
             Database::Sqlite { path } => (Some(text(path)?), None),
             Database::Postgres { url } => (None, Some(url.text())),
         };
-        let written = Written { key_file, sqlite, postgres };
+        let kms_endpoint = self.kms_gcp.as_ref().and_then(|kms| kms.endpoint.as_ref()).map(Endpoint::as_str);
+        let age_identity = self.age_identity.as_deref().map(text).transpose()?;
+        let written = Written { key_file, sqlite, postgres, kms_endpoint, age_identity };
         serde_json::to_vec(&written).map(Zeroizing::new).map_err(|_| NotText(self.key_file.clone()))
     }
 }
@@ -58,6 +67,8 @@ impl Reading {
             key_file: String,
             sqlite: Option<String>,
             postgres: Option<String>,
+            kms_endpoint: Option<String>,
+            age_identity: Option<String>,
         }
         let read: Read =
             serde_json::from_slice(json).map_err(|_| "these are not the settings that the daemon hands over")?;
@@ -68,6 +79,11 @@ impl Reading {
             },
             _ => return Err("exactly one database is read"),
         };
-        Ok(Self { key_file: read.key_file.into(), database })
+        Ok(Self {
+            key_file: read.key_file.into(),
+            database,
+            kms_endpoint: read.kms_endpoint,
+            age_identity: read.age_identity.map(PathBuf::from),
+        })
     }
 }

@@ -195,7 +195,7 @@ fn an_unknown_key_is_named_with_its_file_and_line() {
         ("[secrets]\nkeep_versions = 1\nkeep = 1\n", "secrets.keep", 3),
         ("keep_versions = 1\n", "keep_versions", 1),
         ("[cache]\nmax_age = '1h'\n[tls]\ncert = 1\n", "tls", 3),
-        ("listen = '127.0.0.1:1'\n", "listen", 1),
+        ("listen_on = '127.0.0.1:1'\n", "listen_on", 1),
         ("[secrets.more]\nx = 1\n", "secrets.more", 1),
     ] {
         let mut setup = Setup::new();
@@ -414,7 +414,9 @@ fn googles_side_is_read_from_the_file_and_shown() {
     let mut setup = Setup::new();
     setup.file(
         "[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/123/secrets/S_1\"]\npush_on_first_start = true\n\
-         endpoint = \"http://127.0.0.1:4567/\"\n",
+         endpoint = \"http://127.0.0.1:4567/\"\n[kms.gcp]\n\
+         key = \"projects/example.com:acme-b/locations/europe-west1/keyRings/r/cryptoKeys/k\"\nendpoint = \"https://kms.example\"\n\
+         [keys]\nage_identity = \"identity.txt\"\n",
     );
     let effective = setup.good();
     let backup = effective.config.backup_gcp.as_ref().unwrap();
@@ -422,6 +424,11 @@ fn googles_side_is_read_from_the_file_and_shown() {
     assert_eq!(places, ["projects/acme-a/secrets/s", "projects/123/secrets/S_1"]);
     assert_eq!(backup.first_start, FirstStart::Push);
     assert_eq!(backup.endpoint.as_ref().unwrap().as_str(), "http://127.0.0.1:4567");
+    let kms = effective.config.kms_gcp.as_ref().unwrap();
+    assert_eq!(kms.key.as_str(), "projects/example.com:acme-b/locations/europe-west1/keyRings/r/cryptoKeys/k");
+    assert_eq!(kms.endpoint.as_ref().unwrap().to_string(), "https://kms.example");
+    assert!(effective.config.age_identity.as_ref().unwrap().is_absolute());
+    assert!(effective.config.age_identity.as_ref().unwrap().ends_with("identity.txt"));
     let secrets = shown(&effective, Setting::BackupGcpSecrets);
     assert_eq!(secrets.value.as_deref(), Some("projects/acme-a/secrets/s, projects/123/secrets/S_1"));
     assert!(matches!(secrets.origin, Origin::File { line: 2, .. }));
@@ -430,7 +437,9 @@ fn googles_side_is_read_from_the_file_and_shown() {
 #[test]
 fn without_googles_side_there_is_none() {
     let effective = Setup::new().good();
-    assert!(effective.config.backup_gcp.is_none());
+    assert!(effective.config.backup_gcp.is_none() && effective.config.kms_gcp.is_none());
+    assert!(effective.config.age_identity.is_none());
+    assert_eq!(shown(&effective, Setting::KmsGcpKey).value, None);
     assert_eq!(shown(&effective, Setting::BackupGcpSecrets).value, None);
     let mut setup = Setup::new();
     setup.file("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\"]\n");
@@ -454,6 +463,13 @@ fn what_is_no_resource_of_googles_is_refused_with_its_rule() {
         ("[backup.gcp]\nsecrets = [\"projects/acme-a/secrets/s\", \"projects/acme-a/secrets/s\"]", "twice"),
         ("[backup.gcp]\npush_on_first_start = true", "it needs `backup.gcp.secrets` beside it"),
         ("[backup.gcp]\nendpoint = \"https://a.example\"", "it needs `backup.gcp.secrets` beside it"),
+        ("[kms.gcp]\nkey = \"projects/acme-a/locations/x/keyRings/r\"", "cryptoKeys/KEY, without a version"),
+        (
+            "[kms.gcp]\nkey = \"projects/acme-a/locations/x/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1\"",
+            "without a version",
+        ),
+        ("[kms.gcp]\nendpoint = \"https://a.example\"", "it needs `kms.gcp.key` beside it"),
+        ("[kms.gcp]\nkeys = 1", "unknown key `kms.gcp.keys`"),
         ("[backup]\ngcp = 1", "`backup.gcp` must be a table"),
         ("[backup.gcp]\nkeys = 1", "unknown key `backup.gcp.keys`"),
     ] {
@@ -488,4 +504,88 @@ fn an_endpoint_is_https_or_on_this_machine() {
     ] {
         assert!(!accepted(endpoint), "{endpoint}");
     }
+}
+
+#[test]
+fn socket_users_are_tables_each_of_a_uid_and_what_it_may_do() {
+    let mut setup = Setup::new();
+    let users = "[[socket_users]]\nuid = 33\ntenants = [\"bob\", \"alice\"]\npermissions = [\"read\", \"list\"]\nnames = [\"DB_*\"]\n\
+                 [[socket_users]]\nuid = 34\ntenants = [\"alice\"]\npermissions = [\"write\"]\n";
+    setup.file(users);
+    let effective = setup.good();
+    let scope = |uid| effective.config.socket_users[&uid].to_columns().join(" ");
+    assert_eq!(effective.config.socket_users.len(), 2);
+    assert_eq!((scope(33), scope(34)), ("alice,bob read,list DB_*".to_owned(), "alice write ".to_owned()));
+    let told = shown(&effective, Setting::SocketUsers).value.clone().unwrap();
+    assert_eq!(told, "33: read,list of bob,alice on DB_*, 34: write of alice on every name");
+    setup.file("");
+    assert!(setup.good().config.socket_users.is_empty());
+}
+
+#[test]
+fn a_socket_user_that_breaks_a_rule_is_refused_by_its_name() {
+    let good = [("uid", "33"), ("tenants", "[\"alice\"]"), ("permissions", "[\"read\"]"), ("names", "[\"DB_*\"]")];
+    let user = |field: &str, value: &str| {
+        let lines = good.iter().map(|(name, given)| (*name, if *name == field { value } else { given }));
+        let lines = lines.filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name} = {value}\n"));
+        format!("[[socket_users]]\n{}", lines.collect::<String>())
+    };
+    let refused = |text: &str, words: &str| {
+        let mut setup = Setup::new();
+        setup.file(text);
+        let error = setup.error();
+        assert!(error.contains(words), "{words}: {error}\n{text}");
+    };
+    for (field, value, words) in [
+        ("uid", "", "a uid is a number"),
+        ("uid", "-1", "a uid is a number"),
+        ("uid", "4294967295", "a uid is a number"),
+        ("uid", "0", "uid 0 is root"),
+        ("uid", "\"33\"", "`socket_users.uid` must be an integer, and is string"),
+        ("tenants", "[]", "uid 33: at least one tenant"),
+        ("tenants", "", "uid 33: at least one tenant"),
+        ("tenants", "[\"_system\"]", "uid 33: "),
+        ("tenants", "[\"a,b\"]", "`socket_users.tenants` must be a list of strings without spaces, commas"),
+        ("permissions", "[\"admin\"]", "uid 33: a permission is read, list"),
+        ("permissions", "\"read\"", "`socket_users.permissions` must be a list"),
+        ("names", "[]", "uid 33: a list of name patterns"),
+        ("names", "[\"db\"]", "uid 33: a name pattern is"),
+    ] {
+        refused(&user(field, value), words);
+    }
+    refused(&format!("{}more = 1\n", user("", "")), "unknown key `socket_users.more`");
+    refused(&user("", "").repeat(2), "uid 33 is there twice");
+    refused("socket_users = 1\n", "`socket_users` must be a list of tables");
+    refused("socket_users = [1]\n", "`socket_users` must be a list of tables");
+}
+
+#[test]
+fn the_age_identity_is_named_by_flag_variable_and_file() {
+    let setting = Setting::AgeIdentity;
+    assert_eq!((setting.key(), setting.flag(), setting.variable()), {
+        ("keys.age_identity", Some("--age-identity".to_owned()), Some("CONTAINARIUM_AGE_IDENTITY".to_owned()))
+    });
+    let mut setup = Setup::new();
+    setup.file("[keys]\nage_identity = \"/from/file\"\n");
+    assert_eq!(setup.good().config.age_identity.unwrap(), Path::new("/from/file"));
+    setup.set("CONTAINARIUM_AGE_IDENTITY", "/from/variable");
+    assert_eq!(setup.good().config.age_identity.unwrap(), Path::new("/from/variable"));
+}
+
+#[test]
+fn of_the_environment_only_what_finds_googles_credentials_is_handed_on() {
+    let mut setup = Setup::new();
+    for (name, value) in [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/etc/sa.json"),
+        ("https_proxy", "http://proxy:3128"),
+        ("CONTAINARIUM_LOG_FORMAT", "json"),
+        ("XDG_DATA_HOME", "/data"),
+        ("CREDENTIALS_DIRECTORY", "/run/credentials"),
+        ("LD_PRELOAD", "/evil.so"),
+    ] {
+        setup.set(name, value);
+    }
+    let handed = setup.good().config.google_environment;
+    let names: Vec<_> = handed.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["HOME", "GOOGLE_APPLICATION_CREDENTIALS", "https_proxy"]);
 }

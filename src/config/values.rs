@@ -83,7 +83,8 @@ pub(super) fn database_retention(text: &str) -> Result<Duration, String> {
 }
 
 /// A day is 24 hours and a week seven days; months and years have no length of their own.
-fn duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     let span = text.parse::<Span>().ok()?.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Duration::try_from(span).ok()
 }

@@ -2,7 +2,7 @@
 
 use super::aead::{self, COMMITMENT_LEN, Refusal, SALT_LEN, SealedBody, TAG_LEN};
 use super::secret::{Bytes32, Dek, Kek, MasterKey, SecretValue};
-use super::{DekPlace, NoRandom, SecretPlace};
+use super::{DekPlace, KeyfileImage, NoRandom, SecretPlace};
 use crate::model::{DekId, DekVersion, Kid, SecretVersion};
 
 /// The prefix of every label: the product and its format's version.
@@ -73,6 +73,13 @@ impl Info {
     }
 }
 
+/// label("master") ‖ kid.
+pub(super) fn master_aad(kid: Kid) -> Vec<u8> {
+    let mut info = Info::label(b"master");
+    info.raw(kid.as_bytes());
+    info.0
+}
+
 pub(super) fn kid(master: &MasterKey) -> Kid {
     let mut id = [0; 16];
     aead::hkdf(master.0.bytes(), None, &Info::label(b"master/kid").0, &mut id);
@@ -81,7 +88,8 @@ pub(super) fn kid(master: &MasterKey) -> Kid {
 
 pub(super) fn derive_kek(master: &MasterKey) -> Kek {
     let info = Info::label(b"master/kek");
-    Kek { key: Bytes32::filled(|out| aead::hkdf(master.0.bytes(), None, &info.0, out)), kid: kid(master) }
+    let key = Bytes32::filled(|out| aead::hkdf(master.0.bytes(), None, &info.0, out));
+    Kek { key, kid: kid(master), raw_sha256: KeyfileImage::of(master).sha256() }
 }
 
 pub(super) fn make_dek(place: DekPlace<'_>) -> Result<Dek, NoRandom> {

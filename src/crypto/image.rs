@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use zeroize::Zeroizing;
 
 use super::secret::{Bytes32, MasterKey};
+use crate::model::{Kid, WrappedError, WrappedMaster};
 
 /// The bytes of a key file, wiped on drop. Their owner can read them in, write them out and ask what they are.
 pub struct KeyfileImage(Zeroizing<Vec<u8>>);
@@ -33,6 +34,30 @@ pub enum ImageError {
     WrongLength { length: usize },
     #[error("its 32 bytes are all zero; a file system that lost its content leaves such a file")]
     AllZero,
+    #[error("it begins as the JSON of a wrapped master key, and is none: {0}")]
+    BadWrapped(#[from] WrappedError),
+    /// It is good, and not the key itself.
+    #[error("it holds master key {kid} wrapped, and not the 32 bytes of the key itself")]
+    Wrapped { kid: Kid },
+}
+
+/// What a good key file holds.
+pub enum Content {
+    /// The key itself.
+    Raw(MasterKey),
+    /// What opens to it.
+    Wrapped(WrappedMaster),
+}
+
+impl Content {
+    /// Of a raw key its own; of a wrapped one the kid that it says.
+    #[must_use]
+    pub fn kid(&self) -> Kid {
+        match self {
+            Self::Raw(master) => super::kid(master),
+            Self::Wrapped(wrapped) => wrapped.kid,
+        }
+    }
 }
 
 impl KeyfileImage {
@@ -43,6 +68,12 @@ impl KeyfileImage {
     #[must_use]
     pub fn of(master: &MasterKey) -> Self {
         Self(Zeroizing::new(master.0.bytes().to_vec()))
+    }
+
+    /// The file image of a wrapped master key.
+    #[must_use]
+    pub fn of_wrapped(wrapped: &WrappedMaster) -> Self {
+        Self(Zeroizing::new(wrapped.to_json()))
     }
 
     /// What came from a copy, in the allocation that it came in.
@@ -108,31 +139,57 @@ impl KeyfileImage {
         self.0.ct_eq(&other.0).into()
     }
 
-    /// The master key that the file holds.
+    /// What the file holds. Exactly 32 bytes are the key itself; anything else must be a wrapped one.
+    ///
+    /// # Errors
+    /// Each [`ImageError`] but `Wrapped`: what it is instead.
+    pub fn content(&self) -> Result<Content, ImageError> {
+        match self.0.as_slice().try_into() {
+            Ok(bytes) => raw(bytes).map(Content::Raw),
+            Err(_) if self.is_meant_as_wrapped() => Ok(Content::Wrapped(WrappedMaster::parse(&self.0)?)),
+            Err(_) => Err(self.damage()),
+        }
+    }
+
+    /// The master key that the file holds, where it is the key itself.
     ///
     /// # Errors
     /// Each [`ImageError`]: what it is instead.
     pub fn master(&self) -> Result<MasterKey, ImageError> {
-        let bytes: &[u8; 32] = match self.0.as_slice().try_into() {
-            Ok(bytes) => bytes,
-            Err(_) => return Err(self.damage()),
-        };
-        if bytes.iter().all(|byte| *byte == 0) {
-            return Err(ImageError::AllZero);
+        match self.content()? {
+            Content::Raw(master) => Ok(master),
+            Content::Wrapped(wrapped) => Err(ImageError::Wrapped { kid: wrapped.kid }),
         }
-        Ok(MasterKey(Bytes32::filled(|out| out.copy_from_slice(bytes))))
+    }
+
+    /// Good or not. A raw key that went through a text-mode copy may begin as JSON does.
+    fn is_meant_as_wrapped(&self) -> bool {
+        self.0.len() <= Self::MAX_LEN && !self.has_replacements() && WrappedMaster::is_meant_by(&self.0)
+    }
+
+    /// U+FFFD in UTF-8: what a text-mode copy puts for each byte that is not UTF-8. 32 random bytes become 57 to 60.
+    fn has_replacements(&self) -> bool {
+        self.0.windows(3).any(|window| window == [0xEF, 0xBF, 0xBD])
+    }
+
+    /// The master key that is still whole in a file that is no good key file: an editor's newline came after it. For finding what has to be
+    /// destroyed, never for use.
+    #[must_use]
+    pub fn remains(&self) -> Option<MasterKey> {
+        let bytes = self.0.as_slice();
+        let key = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).filter(|key| key.len() == 32);
+        let key: &[u8; 32] = key.unwrap_or(bytes).try_into().ok()?;
+        key.iter().any(|byte| *byte != 0).then(|| MasterKey(Bytes32::filled(|out| out.copy_from_slice(key))))
     }
 
     fn damage(&self) -> ImageError {
         let length = self.0.len();
-        // U+FFFD in UTF-8: what a text-mode copy puts for each byte that is not UTF-8. 32 random bytes become 57 to 60.
-        let replaced = self.0.windows(3).any(|window| window == [0xEF, 0xBF, 0xBD]);
         let text = self.0.trim_ascii_end();
         if length == 0 {
             ImageError::Empty
         } else if length > Self::MAX_LEN {
             ImageError::TooLong { limit: Self::MAX_LEN }
-        } else if replaced || (57..=60).contains(&length) {
+        } else if self.has_replacements() || (57..=60).contains(&length) {
             ImageError::TextModeCopy { length }
         } else if text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit) {
             ImageError::HexText { length }
@@ -144,4 +201,11 @@ impl KeyfileImage {
             ImageError::WrongLength { length }
         }
     }
+}
+
+fn raw(bytes: &[u8; 32]) -> Result<MasterKey, ImageError> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Err(ImageError::AllZero);
+    }
+    Ok(MasterKey(Bytes32::filled(|out| out.copy_from_slice(bytes))))
 }

@@ -49,6 +49,7 @@ impl MasterKey {
 pub struct Kek {
     pub(super) key: Bytes32,
     pub(super) kid: Kid,
+    pub(super) raw_sha256: [u8; 32],
 }
 
 impl Kek {
@@ -56,6 +57,12 @@ impl Kek {
     #[must_use]
     pub const fn kid(&self) -> Kid {
         self.kid
+    }
+
+    /// By which a copy of the master key itself is known.
+    #[must_use]
+    pub const fn raw_sha256(&self) -> [u8; 32] {
+        self.raw_sha256
     }
 }
 

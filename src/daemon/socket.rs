@@ -44,9 +44,27 @@ pub(super) fn check(path: &Path) -> Result<(), SocketError> {
     is_free(path).map(drop)
 }
 
-/// Makes the socket (0600) and its directory where that is missing. The caller holds the data directory's lock, so two daemons of one
+/// Whom the socket's mode lets connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpenTo {
+    /// Root and the daemon's own user: nobody else has anything to ask.
+    Owner,
+    /// Everybody of the host: peer credentials and tokens decide, and a group would keep out whom the settings let in.
+    Everybody,
+}
+
+impl OpenTo {
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Everybody => 0o666,
+        }
+    }
+}
+
+/// Makes the socket and its directory where that is missing. The caller holds the data directory's lock, so two daemons of one
 /// data directory never race here.
-pub(super) fn bind(path: &Path) -> Result<Bound, SocketError> {
+pub(super) fn bind(path: &Path, open_to: OpenTo) -> Result<Bound, SocketError> {
     let io = |what, path: &Path| {
         let path = path.to_owned();
         move |cause| SocketError::Io { what, path, cause }
@@ -56,7 +74,7 @@ pub(super) fn bind(path: &Path) -> Result<Bound, SocketError> {
     }
     clear_the_way(path)?;
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(io("cannot bind the socket", path))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(open_to.mode()))
         .map_err(io("cannot set the mode of", path))?;
     listener.set_nonblocking(true).map_err(io("cannot use", path))?;
     let listener = UnixListener::from_std(listener).map_err(io("cannot use", path))?;
@@ -139,18 +157,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let bound = bind(&path).unwrap();
+        let bound = bind(&path, OpenTo::Owner).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         bound.file.remove();
         assert!(!path.exists());
+        let _everybody = bind(&path, OpenTo::Everybody).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
     }
 
     #[tokio::test]
     async fn a_socket_that_answers_is_not_taken() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let _living = bind(&path).unwrap();
-        assert!(matches!(bind(&path), Err(SocketError::InUse { .. })));
+        let _living = bind(&path, OpenTo::Owner).unwrap();
+        assert!(matches!(bind(&path, OpenTo::Owner), Err(SocketError::InUse { .. })));
     }
 
     #[tokio::test]
@@ -158,7 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         std::fs::write(&path, "mine").unwrap();
-        assert!(matches!(bind(&path), Err(SocketError::NotASocket { .. })));
+        assert!(matches!(bind(&path, OpenTo::Owner), Err(SocketError::NotASocket { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     }
 
@@ -166,14 +186,14 @@ mod tests {
     async fn a_directory_that_others_can_write_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(bind(&dir.path().join("s.sock")), Err(SocketError::OpenDirectory { .. })));
+        assert!(matches!(bind(&dir.path().join("s.sock"), OpenTo::Owner), Err(SocketError::OpenDirectory { .. })));
     }
 
     #[tokio::test]
     async fn a_directory_that_is_missing_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/containarium/s.sock");
-        bind(&path).unwrap();
+        bind(&path, OpenTo::Owner).unwrap();
         assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o755);
     }
 }

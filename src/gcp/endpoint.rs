@@ -47,6 +47,14 @@ impl Endpoint {
         Self::parse(configured.unwrap_or("https://secretmanager.googleapis.com"))
     }
 
+    /// Where Cloud KMS is asked: as configured, else at Google.
+    ///
+    /// # Errors
+    /// Each [`EndpointError`] of what is configured.
+    pub fn kms(configured: Option<&str>) -> Result<Self, EndpointError> {
+        Self::parse(configured.unwrap_or("https://cloudkms.googleapis.com"))
+    }
+
     /// # Errors
     /// Each [`EndpointError`].
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
@@ -65,6 +73,12 @@ impl Endpoint {
             return Err(EndpointError::NotAHost);
         }
         Ok(Self { base, trust })
+    }
+
+    /// Whether Google answers there, and not an emulator or a go-between: regional and private endpoints are names of Google's too.
+    #[must_use]
+    pub fn is_google(&self) -> bool {
+        self.trust == Trust::Https && self.base.host_str().is_some_and(|host| host.ends_with(".googleapis.com"))
     }
 
     pub(super) const fn trust(&self) -> Trust {
@@ -110,6 +124,24 @@ mod tests {
         }
         assert_eq!(Endpoint::secret_manager(None), Endpoint::parse("https://secretmanager.googleapis.com"));
         assert_eq!(Endpoint::secret_manager(Some("")), Err(EndpointError::NotAUrl));
+    }
+
+    #[test]
+    fn only_names_of_googles_are_google() {
+        let is_google = |text| Endpoint::parse(text).unwrap().is_google();
+        assert!(Endpoint::secret_manager(None).unwrap().is_google());
+        for google in ["https://secretmanager.europe-west3.rep.googleapis.com", "https://sm-x.p.googleapis.com:443"] {
+            assert!(is_google(google), "{google}");
+        }
+        for other in [
+            "http://127.0.0.1:8787",
+            "https://127.0.0.1",
+            "https://secretmanager.googleapis.com.example.com",
+            "https://evilgoogleapis.com",
+            "https://example.com",
+        ] {
+            assert!(!is_google(other), "{other}");
+        }
     }
 
     #[test]

@@ -248,7 +248,7 @@ impl fmt::Display for Number<'_> {
     }
 }
 
-struct Expected(Option<i64>);
+pub(super) struct Expected(pub(super) Option<i64>);
 
 impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,7 +259,7 @@ impl fmt::Display for Expected {
     }
 }
 
-struct Seconds(Duration);
+pub(super) struct Seconds(pub(super) Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,6 @@ use google_cloud_gax::error::Error as SdkError;
 use google_cloud_gax::options::RequestOptions;
 use google_cloud_gax::response::{Parts, Response};
 use google_cloud_secretmanager_v1::client::SecretManagerService;
-use google_cloud_secretmanager_v1::model::secret::Expiration;
 use google_cloud_secretmanager_v1::model::secret_version::State;
 use google_cloud_secretmanager_v1::model::{
     AccessSecretVersionRequest, AccessSecretVersionResponse, AddSecretVersionRequest, GetSecretRequest,
@@ -37,11 +36,8 @@ pub struct SecretManager {
 /// What is known of a secret, without its payloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretFacts {
-    pub created_at: Option<Micros>,
     /// Whether Google deletes it, backups and all, at some time: a secret for backups should have none.
     pub expires: bool,
-    /// Changes with every change of the secret.
-    pub etag: String,
 }
 
 /// What is known of a version, without its payload.
@@ -50,8 +46,6 @@ pub struct VersionFacts {
     pub number: VersionNumber,
     pub state: VersionState,
     pub created_at: Option<Micros>,
-    /// Changes with every change of the version.
-    pub etag: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,7 +116,7 @@ impl SecretManager {
             });
             let page = page.await?;
             for version in page.versions {
-                versions.push(facts(version, secret)?);
+                versions.push(facts(&version, secret)?);
             }
             if page.next_page_token.is_empty() {
                 versions.sort_by_key(|version: &VersionFacts| Reverse(version.number));
@@ -188,17 +182,13 @@ impl SecretManager {
             self.client.get_secret().set_name(secret.to_string()).send().await.map_err(|error| cause(&error))
         });
         let found = retries.until(self.limits.deadline, looking).await.map_err(|failure| self.error(failure, &call))?;
-        Ok(SecretFacts {
-            created_at: found.create_time.map(|at| micros(at.seconds(), at.nanos())),
-            expires: matches!(found.expiration, Some(Expiration::ExpireTime(_) | Expiration::Ttl(_))),
-            etag: found.etag,
-        })
+        Ok(SecretFacts { expires: found.expiration.is_some() })
     }
 
     async fn describe(&self, secret: &SecretPath, number: VersionNumber) -> Result<VersionFacts, Failure> {
         let name = secret.version(number);
         let version = self.client.get_secret_version().set_name(name).send().await.map_err(|error| cause(&error))?;
-        facts(version, secret).and_then(|found| if found.number == number { Ok(found) } else { Err(WRONG_NAME) })
+        facts(&version, secret).and_then(|found| if found.number == number { Ok(found) } else { Err(WRONG_NAME) })
     }
 
     fn error(&self, failure: Failure, call: &Call) -> GcpError {
@@ -243,7 +233,7 @@ fn checked(
     if expected == Some(i64::from(found)) { Ok(bytes) } else { Err(Failure::BadChecksum { expected, found }) }
 }
 
-fn facts(version: SecretVersion, secret: &SecretPath) -> Result<VersionFacts, Failure> {
+fn facts(version: &SecretVersion, secret: &SecretPath) -> Result<VersionFacts, Failure> {
     Ok(VersionFacts {
         number: VersionNumber::from_answer(&version.name, secret).ok_or(WRONG_NAME)?,
         state: match version.state {
@@ -253,7 +243,6 @@ fn facts(version: SecretVersion, secret: &SecretPath) -> Result<VersionFacts, Fa
             _ => VersionState::Unknown,
         },
         created_at: version.create_time.map(|at| micros(at.seconds(), at.nanos())),
-        etag: version.etag,
     })
 }
 

@@ -1,8 +1,8 @@
 //! One exchange over HTTP.
 //!
 //! Google's client is built on this and not on its own transport, because that one reads an answer whole, however long it is, and
-//! leaves copies of requests and answers in freed memory. Here an answer has a bound, redirects end the exchange, and what holds a
-//! payload is wiped. Nothing is traced either: the client's own tracing, which an environment variable switches on, prints payloads,
+//! leaves copies of requests and answers in freed memory. Here an answer has a bound, redirects end the exchange, and what of ours
+//! holds a payload is wiped. Nothing is traced either: the client's own tracing, which an environment variable switches on, prints payloads,
 //! and it wraps that other transport only. The client keeps what it is good at: requests and answers as types, and credentials.
 
 use std::fmt;
@@ -176,13 +176,16 @@ fn refusal(status: StatusCode, body: Zeroizing<Vec<u8>>) -> Failure {
     Failure::Status { status: status.as_u16(), reason }
 }
 
-/// The reason that an error names (google.rpc.ErrorInfo), else its code.
+/// The reason that an error names (google.rpc.ErrorInfo, or the condition of a google.rpc.PreconditionFailure), else its code.
 fn reason(status: &Status) -> Reason {
-    let info = status.details.iter().find_map(|detail| match detail {
-        StatusDetails::ErrorInfo(info) => Some(Reason::of(&info.reason)),
+    let named = status.details.iter().find_map(|detail| match detail {
+        StatusDetails::ErrorInfo(info) => Some(Reason::of(&info.reason)).filter(Reason::is_known),
+        StatusDetails::PreconditionFailure(failure) => {
+            failure.violations.iter().map(|violation| Reason::of(&violation.r#type)).find(Reason::is_known)
+        }
         _ => None,
     });
-    info.filter(Reason::is_known).unwrap_or_else(|| Reason::of(status.code.name()))
+    named.unwrap_or_else(|| Reason::of(status.code.name()))
 }
 
 fn failure(error: &reqwest::Error) -> Failure {
@@ -196,10 +199,34 @@ fn failure(error: &reqwest::Error) -> Failure {
 }
 
 /// The last cause, which says most, as one line for a terminal.
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+    // Of what is no JSON of its kind the parser quotes what it met, which may be a token; where it was says enough.
+    let text = match cause.downcast_ref::<serde_json::Error>() {
+        Some(error) => {
+            format!("what came is not the JSON that it should be, at line {} column {}", error.line(), error.column())
+        }
+        None => cause.to_string(),
+    };
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the token could not be had")]
+    struct Outer(#[source] serde_json::Error);
+
+    #[test]
+    fn an_answer_that_does_not_parse_is_told_without_a_word_of_it() {
+        let parsed = serde_json::from_str::<u32>("\n \"ya29.canary\"").unwrap_err();
+        assert!(parsed.to_string().contains("canary"), "the parser's own words are not what this is about: {parsed}");
+        let why = innermost(&Outer(parsed));
+        assert!(!why.contains("canary") && why.contains("line 2 column 14"), "{why}");
+    }
 }

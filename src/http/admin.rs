@@ -6,6 +6,7 @@ pub(super) mod deks;
 pub(super) mod doctor;
 pub(super) mod nodes;
 pub(super) mod rotation;
+pub(super) mod tokens;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,8 @@ use crate::wire::{
 #[utoipa::path(get, path = "/v1/admin/status", tag = "administration", responses(
     (status = 200, body = StatusAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
@@ -89,6 +92,8 @@ fn counts(counts: &Counts) -> CountsStatus {
 #[utoipa::path(get, path = "/v1/admin/tenants", tag = "administration", params(PageQuery), responses(
     (status = 200, body = TenantsAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]

@@ -1,25 +1,27 @@
 //! What handlers take from a request. Authentication is an extractor, so that no handler forgets it; bodies are read by a call, so that
 //! authorization comes before them where the path names the target.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, RawPathParams};
-use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use serde::de::DeserializeOwned;
+use tokio::time::{Sleep, sleep};
 use zeroize::Zeroizing;
 
 use super::App;
 use super::problem::Refused;
-use crate::access;
+use crate::access::{self, Unauthenticated};
 use crate::model::{NameError, SecretName, Tenant};
 use crate::service;
 use crate::wire::{self, MAX_BODY_BYTES};
-
-/// How long a whole body may take.
-const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The peer of a connection's socket; the listener adds it to each request.
 #[derive(Debug, Clone, Copy)]
@@ -28,22 +30,38 @@ pub(super) struct Peer {
     pub(super) pid: Option<i32>,
 }
 
-/// The authenticated caller.
+/// The authenticated caller: the gate found out who it is, once for the request.
 pub(super) struct Caller(pub(super) access::Caller);
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Refused;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match parts.extensions.get::<Peer>() {
-            Some(peer) => Ok(Self(app.service.socket_peer(peer.uid, peer.pid))),
-            None => Err(unknown_caller()),
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Refused> {
+        match parts.extensions.get::<access::Caller>() {
+            Some(caller) => Ok(Self(caller.clone())),
+            None => Err(service::Error::from(Unauthenticated::Missing).into()),
         }
     }
 }
 
-pub(super) fn unknown_caller() -> Refused {
-    Refused::new(StatusCode::UNAUTHORIZED, "the caller is not known")
+/// Who calls: whoever presents a credential, else the peer of the socket.
+pub(super) async fn caller(app: &App, parts: &Parts) -> Result<access::Caller, service::Error> {
+    match (bearer(&parts.headers)?, parts.extensions.get::<Peer>()) {
+        (Some(credential), _) => app.service.bearer(credential).await,
+        (None, Some(peer)) => Ok(app.service.socket_peer(peer.uid, peer.pid)),
+        (None, None) => Err(Unauthenticated::Missing.into()),
+    }
+}
+
+/// The credential of RFC 6750, section 2.1. What is no such header is refused, not passed over: its sender believes in it.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unauthenticated> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let (Some(header), rest) = (all.next(), all.next()) else { return Ok(None) };
+    let text = header.to_str().ok().filter(|_| rest.is_none()).ok_or(Unauthenticated::Malformed)?;
+    let (scheme, credential) = text.split_once(' ').ok_or(Unauthenticated::Malformed)?;
+    let credential = credential.trim_matches(' ');
+    let is_one = scheme.eq_ignore_ascii_case("bearer") && !credential.is_empty() && !credential.contains(' ');
+    if is_one { Ok(Some(credential)) } else { Err(Unauthenticated::Malformed) }
 }
 
 /// The request's id.
@@ -151,17 +169,7 @@ pub(super) async fn read_nothing(body: Body) -> Result<(), Refused> {
     }
 }
 
-async fn read_bytes(body: Body) -> Result<Zeroizing<Vec<u8>>, Refused> {
-    match tokio::time::timeout(BODY_TIME, collect(body)).await {
-        Ok(read) => read,
-        Err(_) => Err(Refused::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body did not arrive within {} s", BODY_TIME.as_secs()),
-        )),
-    }
-}
-
-async fn collect(mut body: Body) -> Result<Zeroizing<Vec<u8>>, Refused> {
+async fn read_bytes(mut body: Body) -> Result<Zeroizing<Vec<u8>>, Refused> {
     let too_large =
         || Refused::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have at most {MAX_BODY_BYTES} bytes"));
     let declared = body.size_hint().lower();
@@ -171,7 +179,7 @@ async fn collect(mut body: Body) -> Result<Zeroizing<Vec<u8>>, Refused> {
     // A length that is declared is reserved at once: growing would leave parts of a value behind in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(declared).unwrap_or(0)));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refused::invalid("the body broke off"))?;
+        let frame = frame.map_err(|error| not_whole(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > MAX_BODY_BYTES {
             return Err(too_large());
@@ -185,4 +193,56 @@ async fn collect(mut body: Body) -> Result<Zeroizing<Vec<u8>>, Refused> {
         bytes.extend_from_slice(&data);
     }
     Ok(bytes)
+}
+
+fn not_whole(error: &axum::Error) -> Refused {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    match causes.find_map(|cause| cause.downcast_ref::<Late>()) {
+        Some(late) => Refused::new(StatusCode::REQUEST_TIMEOUT, late.to_string()),
+        None => Refused::invalid("the body broke off"),
+    }
+}
+
+/// A body that did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the body did not arrive within {} s", .0.as_secs())]
+struct Late(Duration);
+
+/// A body that fails once all of it has taken too long; the time runs from when it is first asked for.
+pub(super) struct TimedBody {
+    body: Body,
+    time: Duration,
+    left: Option<Pin<Box<Sleep>>>,
+}
+
+impl TimedBody {
+    pub(super) fn within(time: Duration, body: Body) -> Body {
+        Body::new(Self { body, time, left: None })
+    }
+}
+
+impl HttpBody for TimedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        let time = self.time;
+        let left = self.left.get_or_insert_with(|| Box::pin(sleep(time)));
+        ready!(left.as_mut().poll(context));
+        Poll::Ready(Some(Err(axum::Error::new(Late(time)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -9,13 +9,15 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
-use super::extract::{self, Peer};
+use super::extract::{self, TimedBody};
+use super::limits::Source;
 use super::problem::{self, Refused};
 use super::unheard;
-use crate::access;
+use super::{App, Surface};
+use crate::access::{self, Unauthenticated};
 use crate::model::{Action, SecretName, Tenant};
 use crate::service;
+use crate::telemetry::{self, Turned};
 
 /// What a request is to the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,7 @@ enum Use {
 }
 
 /// What each route and method is. One that is missing here is refused while the keys are locked, and a test names it.
-const CALLS: [(&str, &str, Action); 33] = [
+const CALLS: [(&str, &str, Action); 36] = [
     ("/v1/secrets", "POST", Action::Set),
     ("/v1/secrets/{username}", "GET", Action::List),
     ("/v1/secrets/{username}/batch-get", "POST", Action::BatchGet),
@@ -63,6 +65,9 @@ const CALLS: [(&str, &str, Action); 33] = [
     ("/v1/admin/backup/database", "POST", Action::RecordDatabaseBackup),
     ("/v1/admin/backup/drill", "POST", Action::RecordDrill),
     ("/v1/admin/doctor", "GET", Action::AdminDoctor),
+    ("/v1/admin/tokens", "GET", Action::TokenList),
+    ("/v1/admin/tokens", "POST", Action::TokenCreate),
+    ("/v1/admin/tokens/revoke", "POST", Action::TokenRevoke),
 ];
 
 impl Use {
@@ -90,7 +95,8 @@ impl Use {
 struct Heard {
     request: service::Request,
     is: Use,
-    caller: Option<access::Caller>,
+    /// Nobody is asked who only wants to know whether the daemon lives.
+    caller: Result<access::Caller, service::Error>,
     tenant: Option<Tenant>,
     name: Option<SecretName>,
 }
@@ -98,13 +104,19 @@ struct Heard {
 impl Heard {
     async fn of(app: &App, parts: &mut Parts, request: service::Request) -> Self {
         let route = parts.extensions.get::<MatchedPath>().cloned();
-        let peer = parts.extensions.get::<Peer>();
-        let caller = peer.map(|peer| app.service.socket_peer(peer.uid, peer.pid));
+        let is = Use::of(route.as_ref().map(MatchedPath::as_str), &parts.method);
+        let caller = match is {
+            Use::Health => Err(Unauthenticated::Missing.into()),
+            Use::Observation | Use::Call(_) => extract::caller(app, parts).await,
+        };
+        if let Ok(caller) = &caller {
+            parts.extensions.insert(caller.clone());
+        }
         // A path that cannot be read is the handler's to refuse; a record of it lacks the names.
         let params = parts.extract::<RawPathParams>().await.ok();
         Self {
             request,
-            is: Use::of(route.as_ref().map(MatchedPath::as_str), &parts.method),
+            is,
             caller,
             tenant: params.as_ref().and_then(|params| extract::tenant(params).ok()),
             name: params.as_ref().and_then(|params| extract::secret_name(params).ok()),
@@ -115,9 +127,20 @@ impl Heard {
 /// Lets a request through to its handler, or refuses it; a refusal leaves a record, wherever it was made.
 pub(super) async fn pass(app: App, id: service::Request, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    // Before who it is: finding that out has a price, which a stranger would make the daemon pay.
+    if let Some(source) = parts.extensions.get::<Source>()
+        && let Err(too_often) = app.rates.of_source(*source)
+    {
+        return too_often.into_response();
+    }
     let heard = Heard::of(&app, &mut parts, id).await;
+    if let Some(identity) = heard.caller.as_ref().ok().and_then(access::Caller::rate_key)
+        && let Err(too_often) = app.rates.of_identity(&identity)
+    {
+        return too_often.into_response();
+    }
     let response = match admit(&app, &heard, &parts).await {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Ok(()) => next.run(Request::from_parts(parts, TimedBody::within(app.body_time, body))).await,
         Err(refused) => refused.into_response(),
     };
     recorded(&app, &heard, response).await
@@ -134,11 +157,13 @@ async fn admit(app: &App, heard: &Heard, parts: &Parts) -> Result<(), Refused> {
 }
 
 async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
-    let caller = heard.caller.as_ref().ok_or_else(extract::unknown_caller);
-    match heard.is {
-        Use::Health => {}
-        Use::Observation => app.service.may_observe(caller?)?,
-        Use::Call(action) => {
+    let caller = heard.caller.as_ref().map_err(|unknown| Refused::from(unknown.clone()));
+    match (heard.is, app.surface) {
+        (Use::Health, _) | (Use::Observation, Surface::Watchers) => {}
+        // What a surface does not have is no secret, and is not there for a stranger as for anybody else.
+        (Use::Call(Action::Unknown), Surface::Network | Surface::Watchers) if caller.is_err() => {}
+        (Use::Observation, _) => app.service.may_observe(caller?)?,
+        (Use::Call(action), _) => {
             app.service.authenticate(&heard.request, caller?, action, heard.tenant.as_ref()).await?;
         }
     }
@@ -148,7 +173,13 @@ async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
 /// Records a refusal that has no record: the service writes those of what reaches it, and most refusals never do. One that cannot be
 /// recorded counts as missing, like any call's; its caller is told, unless the answer is that something is not available anyway.
 async fn recorded(app: &App, heard: &Heard, response: Response) -> Response {
-    let (Use::Call(action), Some(caller)) = (heard.is, heard.caller.as_ref()) else { return response };
+    let (Use::Call(action), Ok(caller)) = (heard.is, heard.caller.as_ref()) else {
+        // Nobody is known who could be named, and a record for each would let a stranger fill the disk.
+        if response.status() == StatusCode::UNAUTHORIZED {
+            telemetry::turned_away(Turned::Credential);
+        }
+        return response;
+    };
     let Some(error) = problem::error_of(&response) else { return response };
     if heard.request.is_recorded() {
         return response;

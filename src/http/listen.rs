@@ -1,4 +1,6 @@
-//! The Unix socket: accepts connections, says who is at the other end, and drains.
+//! Accepts connections, on the Unix socket and over TCP, says who is at the other end, and drains.
+
+mod tcp;
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -12,6 +14,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
@@ -21,10 +24,11 @@ use tower::Service as _;
 use super::extract::Peer;
 use super::patience::Patient;
 
-/// How many connections are served at once; further ones wait to be accepted.
+pub use tcp::{BindError, Tcp, bind, probe};
+
+/// How many connections are served at once on the socket; further ones wait to be accepted. Not those of TCP: strangers there must not
+/// keep the operator out.
 const MAX_CONNECTIONS: usize = 1024;
-/// How long a request's head may take, from the connection's start or the answer before: an idle connection is closed after it.
-const HEAD_TIME: Duration = Duration::from_mins(1);
 /// How long a peer may take nothing of its answer.
 const TAKE_TIME: Duration = Duration::from_secs(30);
 /// How long the answers that are under way may take when the daemon stops.
@@ -51,29 +55,42 @@ pub enum Ended {
     Cut,
 }
 
-/// Serves until the order is another; then accepts nothing more, finishes what is under way, and returns.
-pub async fn serve(
-    listener: UnixListener,
-    router: Router,
-    requests: TaskTracker,
-    mut orders: watch::Receiver<Order>,
-) -> Ended {
+/// What a listener serves, until when, and how patiently.
+#[derive(Clone)]
+pub struct Serving {
+    pub router: Router,
+    /// Requests under way on every listener.
+    pub requests: TaskTracker,
+    pub orders: watch::Receiver<Order>,
+    /// How long a request's head may take, from the connection's start or the answer before: an idle connection is closed after it.
+    pub header_time: Duration,
+}
+
+/// Serves the socket until the order is another; then accepts nothing more, finishes what is under way, and returns.
+pub async fn serve(listener: UnixListener, mut serving: Serving) -> Ended {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = no_longer(&mut orders, Order::Serve) => break,
+            () = no_longer(&mut serving.orders, Order::Serve) => break,
             accepted = accept(&listener, &room) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let (router, requests, orders) = (router.clone(), requests.clone(), orders.clone());
+        let serving = serving.clone();
         connections.spawn(async move {
-            converse(stream, router, requests, orders).await;
+            let peer = peer(&stream);
+            converse(stream, peer, serving).await;
             drop(place);
         });
     }
     drop(listener);
+    drained(connections, serving).await
+}
+
+/// Waits for what is under way, as long as the orders allow.
+async fn drained(connections: TaskTracker, serving: Serving) -> Ended {
+    let Serving { requests, mut orders, .. } = serving;
     connections.close();
     requests.close();
     // A request outlives a caller who hung up, so the connections' end is not yet the requests'.
@@ -98,11 +115,16 @@ async fn no_longer(orders: &mut watch::Receiver<Order>, order: Order) {
     let _nobody_left = orders.wait_for(|now| *now != order && *now != Order::Serve).await;
 }
 
-/// Serves one connection to its end. From a drain on, one that is in no request has [`GRACE`].
-async fn converse(stream: UnixStream, router: Router, requests: TaskTracker, mut orders: watch::Receiver<Order>) {
+/// Serves one connection to its end; each request is told of the `peer`. From a drain on, one that is in no request has [`GRACE`].
+async fn converse<S, P>(stream: S, peer: Option<P>, serving: Serving)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    P: Copy + Send + Sync + 'static,
+{
+    let Serving { router, requests, mut orders, header_time } = serving;
     let busy = Arc::new(());
     let connection = {
-        let (peer, busy) = (peer(&stream), Arc::clone(&busy));
+        let busy = Arc::clone(&busy);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
@@ -113,7 +135,7 @@ async fn converse(stream: UnixStream, router: Router, requests: TaskTracker, mut
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
+            .header_read_timeout(header_time)
             .serve_connection(TokioIo::new(Patient::new(stream, TAKE_TIME)), service)
     };
     let mut connection = pin!(connection);

@@ -10,7 +10,9 @@ use super::{admin, ops, secrets};
 #[openapi(
     info(
         title = "Containarium secrets",
-        description = "Secrets under envelope encryption. On the daemon's Unix socket.\n\nWhat a route does not take is refused with 400 \
+        description = "Secrets under envelope encryption. On the daemon's Unix socket, and over TCP: the routes under /v1/secrets, /livez and \
+            /readyz. Over TCP a caller presents a token, as `Authorization: Bearer`; on the socket a credential that is presented counts instead of \
+            the peer's own rights. Who asks more often than the daemon's limits allow is answered 429, with the seconds to wait in Retry-After.\n\nWhat a route does not take is refused with 400 \
             that names it: a query parameter that is not described here; If-Match on every route but PUT; If-None-Match on \
             every route but PUT and GET; If-Unmodified-Since on every route; If-Modified-Since and If-Range on every route but GET. \
             GET ignores If-None-Match, If-Modified-Since and If-Range and always answers in full."
@@ -49,6 +51,9 @@ use super::{admin, ops, secrets};
         admin::doctor::doctor,
         admin::backup_log::record_database,
         admin::backup_log::record_drill,
+        admin::tokens::create,
+        admin::tokens::list,
+        admin::tokens::revoke,
         ops::livez,
         ops::readyz,
         ops::metrics,
@@ -61,6 +66,7 @@ struct Api;
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", responses(
     (status = 200, description = "OpenAPI 3.1", content_type = "application/json"),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 403, body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn document() -> Response {
     secrets::json(StatusCode::OK, &Api::openapi())
@@ -106,9 +112,17 @@ mod tests {
         for (path, method) in described().into_iter().filter(|(path, _)| path.starts_with("/v1/")) {
             let answers = &api["paths"][&path][method.to_lowercase()]["responses"];
             let of_bodies: &[&str] = if method == "GET" { &[] } else { &["408", "413"] };
-            for status in ["400", "403", "500", "503"].iter().chain(of_bodies) {
+            for status in ["400", "401", "403", "429", "500", "503"].iter().chain(of_bodies) {
                 assert!(answers[status].is_object(), "{method} {path}: {status}");
             }
+        }
+    }
+
+    #[test]
+    fn every_route_says_that_it_can_be_asked_too_often() {
+        let api = serde_json::to_value(Api::openapi()).unwrap();
+        for (path, method) in described() {
+            assert!(api["paths"][&path][method.to_lowercase()]["responses"]["429"].is_object(), "{method} {path}");
         }
     }
 

@@ -5,18 +5,19 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
 use super::secrets::json;
+use super::{App, Surface};
 use crate::model::KeyPhase;
 use crate::service::doctor::{BackupTimes, NAMES};
-use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, key_gauges};
+use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, key_gauges, kms_proven};
 use crate::wire::HealthAnswer;
 
 /// The process serves.
 #[utoipa::path(get, path = "/livez", tag = "operations",
     responses(
     (status = 200, description = "The process serves.", body = HealthAnswer),
-    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json")))]
+    (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn livez() -> Response {
     json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new(), warnings: Vec::new() })
 }
@@ -25,26 +26,26 @@ pub(super) async fn livez() -> Response {
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, description = "Secrets can be read and written.", body = HealthAnswer),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 503, description = "Not yet, or not now.", body = HealthAnswer)))]
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     let readiness = app.service.readiness().await;
     let (status, word) =
         if readiness.is_ready() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    let warnings = if readiness.is_ready() { app.service.unproven().await } else { None };
-    json(
-        status,
-        &HealthAnswer {
-            status: word.to_owned(),
-            waiting_for: readiness.waiting_for(),
-            warnings: warnings.into_iter().map(str::to_owned).collect(),
-        },
-    )
+    // The reasons name hosts, paths and errors of the database: for who may know them. So does the warning, which tells a
+    // stranger that the host's key has no copy.
+    let known = app.surface == Surface::Socket;
+    let waiting_for = if known { readiness.waiting_for() } else { Vec::new() };
+    let unproven = if known && readiness.is_ready() { app.service.unproven().await } else { None };
+    let warnings = unproven.into_iter().map(str::to_owned).collect();
+    json(status, &HealthAnswer { status: word.to_owned(), waiting_for, warnings })
 }
 
 /// Metrics in Prometheus's text format.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses(
     (status = 200, description = "Metrics; no label names a tenant or a secret.", body = String, content_type = "text/plain; version=0.0.4"),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = crate::wire::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Root and the daemon's own user only.", body = crate::wire::Problem, content_type = "application/problem+json")))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let cache = app.service.cache_stats();
@@ -63,6 +64,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     // Where the database does not answer they stay as they were: old times look old.
     if let Some(times) = looked.times {
         backup_gauges(&gauges(&times));
+    }
+    if let Some(at) = app.service.kms_proven_at().await {
+        kms_proven(at.0);
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
 }

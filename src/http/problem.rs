@@ -1,7 +1,7 @@
 //! The one mapping from errors to answers: RFC 9457 problems with v1's fields beside them.
 
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 
 use crate::service::{Error, Failure};
@@ -44,6 +44,7 @@ impl From<Error> for Refused {
             Error::Invalid(_) => StatusCode::BAD_REQUEST,
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::Denied(_) => StatusCode::FORBIDDEN,
+            Error::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -67,7 +68,8 @@ pub(super) fn error_of(response: &Response) -> Option<Error> {
     }
     let detail = detail_of(response).to_owned();
     Some(match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied(detail),
+        StatusCode::UNAUTHORIZED => Error::Unauthenticated(detail),
+        StatusCode::FORBIDDEN => Error::Denied(detail),
         StatusCode::NOT_FOUND => Error::NotFound(detail),
         StatusCode::CONFLICT => Error::Conflict(detail),
         StatusCode::PRECONDITION_FAILED => Error::Precondition(detail),
@@ -98,6 +100,10 @@ pub(super) fn with_body(response: Response, request_id: &str) -> Response {
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     parts.headers.remove(CONTENT_LENGTH);
+    if parts.status == StatusCode::UNAUTHORIZED {
+        // RFC 9110, section 11.6.1: such an answer says how to authenticate.
+        parts.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     Response::from_parts(parts, body.into())
 }
 

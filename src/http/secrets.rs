@@ -63,6 +63,8 @@ pub(super) struct VersionQuery {
 #[utoipa::path(post, path = "/v1/secrets", tag = "secrets", request_body = SetRequest, responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "`cas` does not hold.", body = Problem, content_type = "application/problem+json"),
@@ -77,7 +79,7 @@ pub(super) async fn set(
 ) -> Result<Response, Refused> {
     let body: SetRequest = read_json(body).await?;
     let tenant = Tenant::parse(&body.username).map_err(|error| Refused::invalid(error.to_string()))?;
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, (&tenant, None)).await?;
     let SetRequest { name, value, value_base64, delivery, cas, .. } = body;
     let new = new_secret(BatchSetItem { name, value, value_base64, delivery, cas })?;
     let written = app.service.set(&request, &grant, new).await?;
@@ -92,6 +94,8 @@ pub(super) async fn set(
     responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "If-Match or If-None-Match does not hold.", body = Problem, content_type = "application/problem+json"),
@@ -106,7 +110,8 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Set, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Write, Action::Set, (&tenant, Some(&name))).await?;
     let expect = expectation(&headers)?;
     let PutRequest { value, value_base64, delivery } = read_json(body).await?;
     let value = wire::one_value(value, value_base64).map_err(|error| Refused::invalid(error.to_string()))?;
@@ -120,6 +125,8 @@ pub(super) async fn put(
     params(("username" = String, Path), ("name" = String, Path), VersionQuery), responses(
     (status = 200, body = GetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 500, description = "`ciphertext authentication failed`, `quarantined`, or `internal error`.", body = Problem, content_type = "application/problem+json"),
@@ -131,7 +138,7 @@ pub(super) async fn get(
     SecretPath(tenant, name): SecretPath,
     Query(query): Query<VersionQuery>,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::Get, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::Get, (&tenant, Some(&name))).await?;
     let which = query.version.map(version).transpose()?.map_or(Which::Current, Which::Number);
     let opened = app.service.get(&request, &grant, &name, which).await?;
     let tag = etag(opened.version);
@@ -143,6 +150,8 @@ pub(super) async fn get(
 #[utoipa::path(get, path = "/v1/secrets/{username}", tag = "secrets", params(("username" = String, Path), PageQuery), responses(
     (status = 200, body = ListAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -154,7 +163,7 @@ pub(super) async fn list(
     TenantPath(tenant): TenantPath,
     Query(page): Query<PageQuery>,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::List, Action::List, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::List, Action::List, (&tenant, None)).await?;
     let after = page.after(SecretName::parse)?;
     let page = app.service.list(&request, &grant, after.as_ref(), page.limit()).await?;
     let next_page_token = page.items.last().filter(|_| page.more).map(|last| page_token(last.name.as_str()));
@@ -167,6 +176,8 @@ pub(super) async fn list(
     params(("username" = String, Path)), responses(
     (status = 200, body = BatchGetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The tenant is unknown.", body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -180,7 +191,7 @@ pub(super) async fn batch_get(
     TenantPath(tenant): TenantPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::BatchGet, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Read, Action::BatchGet, (&tenant, None)).await?;
     let BatchGetRequest { names } = read_json_or_default(body).await?;
     let names = names.map(|names| distinct_names(&names)).transpose()?;
     let values = app.service.batch_get(&request, &grant, names.as_deref(), MAX_PAGE).await?;
@@ -228,6 +239,8 @@ impl AsRef<[u8]> for Roomy {
     params(("username" = String, Path)), responses(
     (status = 200, body = BatchSetAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
     (status = 412, description = "A `cas` does not hold.", body = Problem, content_type = "application/problem+json"),
@@ -241,7 +254,7 @@ pub(super) async fn batch_set(
     TenantPath(tenant): TenantPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::BatchSet, &tenant).await?;
+    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::BatchSet, (&tenant, None)).await?;
     let BatchSetRequest { secrets } = read_json(body).await?;
     batch_size(secrets.len(), "secrets")?;
     let secrets = secrets.into_iter().enumerate().map(batch_item).collect::<Result<Vec<_>, _>>()?;

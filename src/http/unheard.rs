@@ -14,10 +14,11 @@ use super::problem::Refused;
 const SECRET: &str = "/v1/secrets/{username}/{name}";
 
 /// The query parameters of the routes that take any, all of them GET's.
-pub(super) const QUERIES: [(&str, &[&str]); 3] = [
+pub(super) const QUERIES: [(&str, &[&str]); 4] = [
     (SECRET, &["version"]),
     ("/v1/secrets/{username}", &["pageSize", "pageToken"]),
     ("/v1/admin/tenants", &["pageSize", "pageToken"]),
+    ("/v1/admin/tokens", &["pageSize", "pageToken"]),
 ];
 
 /// The longest name of a parameter that an answer repeats.

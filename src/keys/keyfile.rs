@@ -11,6 +11,7 @@
 mod aside;
 mod durable;
 mod error;
+mod exchange;
 mod load;
 mod lock;
 mod place;
@@ -23,8 +24,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
-use crate::crypto::MasterKey;
-use crate::model::Kid;
+use crate::crypto::{Content, MasterKey};
+use crate::model::{Kid, WrappedMaster};
 
 use durable::Stamp;
 use load::load;
@@ -33,6 +34,7 @@ use place::Place;
 pub use durable::Synced;
 pub use error::KeyfileError;
 pub(super) use error::{sh, user};
+pub use exchange::FoundImage;
 pub use lock::{KeyLock, LOCK_WAIT};
 
 /// Where a daemon's key files lie.
@@ -42,12 +44,33 @@ pub struct KeyFiles {
     names: Names,
 }
 
-/// A master key and the file that holds it.
+/// A master key, itself or wrapped, and the file that holds it.
 pub struct KeyFile {
+    /// Of a wrapped key what its file says; whoever opens it checks.
     pub kid: Kid,
-    pub master: MasterKey,
+    pub content: Content,
     pub path: PathBuf,
     stamp: Stamp,
+}
+
+impl KeyFile {
+    /// `None` where the file holds it wrapped.
+    #[must_use]
+    pub const fn master(&self) -> Option<&MasterKey> {
+        match &self.content {
+            Content::Raw(master) => Some(master),
+            Content::Wrapped(_) => None,
+        }
+    }
+
+    /// `None` where the file holds the key itself.
+    #[must_use]
+    pub const fn wrapped(&self) -> Option<&WrappedMaster> {
+        match &self.content {
+            Content::Raw(_) => None,
+            Content::Wrapped(wrapped) => Some(wrapped),
+        }
+    }
 }
 
 /// What lies at the key file's own path.
@@ -67,6 +90,8 @@ pub struct Scan {
     pub retained: Vec<KeyFile>,
     /// What in `secrets.key.d`, or about it, is wrong: files that cannot be used, and names that lie.
     pub problems: Vec<KeyfileError>,
+    /// What restores set aside that may hold a key, which one nobody can tell: no destroyed key is removed from there.
+    pub unknown_asides: Vec<PathBuf>,
 }
 
 /// Whether an open file lies on the key file's file system, and is lost together with it: then it is no copy off the host, and may be the
@@ -109,11 +134,21 @@ impl KeyFiles {
     /// Opens every key file. Takes no lock and changes nothing.
     #[must_use]
     pub fn scan(&self) -> Scan {
-        let mut scan = Scan { path: self.path(), main: MainFile::Missing, retained: Vec::new(), problems: Vec::new() };
+        let mut scan = Scan {
+            path: self.path(),
+            main: MainFile::Missing,
+            retained: Vec::new(),
+            problems: Vec::new(),
+            unknown_asides: Vec::new(),
+        };
         match Place::open(&self.dir) {
             Ok(Some(dir)) => {
                 scan.main = main_file(&dir, &self.names.main);
                 scan.add_retained(&dir, &self.names.retained);
+                match aside::unknown_asides(&dir, &self.names.main) {
+                    Ok(asides) => scan.unknown_asides = asides,
+                    Err(error) => scan.problems.push(error),
+                }
             }
             Ok(None) => {}
             // In a directory that others can change no file is worth reading.
@@ -132,6 +167,34 @@ fn main_file(dir: &Place, name: &OsStr) -> MainFile {
 }
 
 impl Scan {
+    /// Every good file, the key file's own first.
+    pub fn files(&self) -> impl Iterator<Item = &KeyFile> {
+        let main = match &self.main {
+            MainFile::Key(file) => Some(file),
+            MainFile::Missing | MainFile::Bad(_) => None,
+        };
+        main.into_iter().chain(&self.retained)
+    }
+
+    /// As [`Scan::files`], of each key the first: the one that is opened.
+    pub fn first_of_each(&self) -> impl Iterator<Item = &KeyFile> {
+        let mut seen = Vec::new();
+        self.files().filter(move |file| {
+            let is_first = !seen.contains(&file.kid);
+            seen.push(file.kid);
+            is_first
+        })
+    }
+
+    /// As [`Scan::files`], to keep.
+    pub fn into_files(self) -> impl Iterator<Item = KeyFile> {
+        let main = match self.main {
+            MainFile::Key(file) => Some(file),
+            MainFile::Missing | MainFile::Bad(_) => None,
+        };
+        main.into_iter().chain(self.retained)
+    }
+
     fn add_retained(&mut self, dir: &Place, name: &OsStr) {
         let listed = dir.child(name).and_then(|place| match place {
             Some(place) => place.names().map(|names| Some((place, names))),

@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 
-use super::keyfile::{MainFile, Scan};
+use super::keyfile::{KeyFile, Scan};
 use super::{Keyring, Keys, KeysError};
 use crate::crypto::{self, Dek, DekPlace, Kek, MasterKey};
 use crate::model::{DekRecord, Kid};
 
 impl Scan {
-    /// Every master key that was found.
+    /// Every master key that was found and is not wrapped.
     pub fn masters(&self) -> impl Iterator<Item = &MasterKey> {
-        let main = match &self.main {
-            MainFile::Key(file) => Some(file),
-            MainFile::Missing | MainFile::Bad(_) => None,
-        };
-        main.into_iter().chain(&self.retained).map(|file| &file.master)
+        self.files().filter_map(KeyFile::master)
     }
 }
 
@@ -91,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::crypto::OpenError;
-    use crate::keys::keyfile::{KeyFile, KeyFiles};
+    use crate::keys::keyfile::KeyFiles;
     use crate::keys::{CacheLimits, Ring};
     use crate::model::{DekBody, DekVersion, Tenant, WrappedDek};
 

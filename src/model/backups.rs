@@ -10,6 +10,7 @@ pub struct DatabaseBackup {
     pub taken_at: Micros,
     /// Where it is, in its maker's words.
     pub target: String,
+    /// Of the copy; of one that nobody looked into, what the database had come to when it was recorded.
     pub epoch: u64,
     pub generation: u64,
 }

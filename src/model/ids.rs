@@ -120,6 +120,14 @@ impl fmt::Display for DekVersion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Micros(pub i64);
 
+impl Micros {
+    /// What its `Display` shows; any moment of RFC 3339.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|at| Self(at.as_microsecond()))
+    }
+}
+
 impl fmt::Display for Micros {
     /// RFC 3339, UTC.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -58,6 +58,8 @@ pub struct EscrowRecord {
     pub locator: Option<String>,
     /// Of the copy's bytes; absent for a waiver.
     pub content_sha256: Option<[u8; 32]>,
+    /// Of the copy of a wrapped key file: the versions of KMS keys that it is wrapped with, by their names, where it was looked at.
+    pub kms_versions: Vec<String>,
     pub kind: EscrowKind,
     pub started_at: Micros,
     pub confirmed_at: Option<Micros>,

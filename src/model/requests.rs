@@ -59,6 +59,9 @@ pub enum Action {
     WaiveCopy,
     /// Records that copies were read back.
     BackupReadBack,
+    TokenCreate,
+    TokenList,
+    TokenRevoke,
     /// A path or a method that no route takes.
     Unknown,
 }
@@ -82,6 +85,7 @@ impl Action {
             | Self::AdminDoctor
             | Self::FollowBackupPush
             | Self::BackupList
+            | Self::TokenList
             | Self::Unknown => false,
             Self::Set
             | Self::BatchSet
@@ -111,7 +115,9 @@ impl Action {
             | Self::WaiveCopy
             | Self::BackupReadBack
             | Self::RecordDatabaseBackup
-            | Self::RecordDrill => true,
+            | Self::RecordDrill
+            | Self::TokenCreate
+            | Self::TokenRevoke => true,
         }
     }
 
@@ -161,6 +167,9 @@ impl Action {
             Self::ConfirmCopy => "backup.confirm",
             Self::WaiveCopy => "backup.waive",
             Self::BackupReadBack => "backup.read-back",
+            Self::TokenCreate => "token.create",
+            Self::TokenList => "token.list",
+            Self::TokenRevoke => "token.revoke",
             Self::Unknown => "unknown",
         }
     }

@@ -3,7 +3,7 @@
 //! Each line is the difference to what the lines before it say, so that a node which slept through some generations loses nothing: the
 //! log is complete when its last line is at the generation that the record names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::write::{self, failed};
 use super::{Mark, NodeFileError, Notice, WireMark};
-use crate::model::{Micros, Tenant, TenantRecord};
+use crate::model::{Micros, Tenant, TenantRecord, TokenId};
 
 /// A log of this size is folded into one line at the next start. The hourly marks make some 2 MB in a year.
 const LARGE: u64 = 1024 * 1024;
@@ -52,6 +52,8 @@ struct Folded {
     last: Mark,
     at: Micros,
     fates: BTreeMap<Tenant, Fate>,
+    /// Tokens that were revoked. There is no way back, so none is ever taken out.
+    revoked: BTreeSet<TokenId>,
 }
 
 /// One line.
@@ -65,6 +67,8 @@ struct Line {
     shredded: Vec<Shred>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     cancelled: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    revoked: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,8 +124,18 @@ impl CriticalLog {
         self.databases.get(&db_id).map(|folded| folded.fates.clone()).unwrap_or_default()
     }
 
+    pub(super) fn revoked(&self, db_id: [u8; 16]) -> BTreeSet<TokenId> {
+        self.databases.get(&db_id).map(|folded| folded.revoked.clone()).unwrap_or_default()
+    }
+
     /// Enters the difference; durable when this returns. A log with lines that cannot be read is set aside and begun anew.
-    pub(super) fn append(&mut self, mark: Mark, at: Micros, blocked: &[TenantRecord]) -> Result<(), NodeFileError> {
+    pub(super) fn append(
+        &mut self,
+        mark: Mark,
+        at: Micros,
+        blocked: &[TenantRecord],
+        revoked: &BTreeSet<TokenId>,
+    ) -> Result<(), NodeFileError> {
         let now: BTreeMap<Tenant, Fate> =
             blocked.iter().filter_map(|tenant| Some((tenant.tenant.clone(), Fate::of(tenant)?))).collect();
         let before = self.fates(mark.db_id);
@@ -129,7 +143,8 @@ impl CriticalLog {
         let gone = before.iter().filter(|(tenant, fate)| **fate != Fate::Cancelled && !now.contains_key(*tenant));
         let mut fates: BTreeMap<Tenant, Fate> = changed.map(|(tenant, fate)| (tenant.clone(), *fate)).collect();
         fates.extend(gone.map(|(tenant, _)| (tenant.clone(), Fate::Cancelled)));
-        let line = Folded { last: mark, at, fates };
+        let revoked = revoked.difference(&self.revoked(mark.db_id)).cloned().collect();
+        let line = Folded { last: mark, at, fates, revoked };
         if self.damaged {
             self.fold(line);
             self.begin_anew()
@@ -166,10 +181,15 @@ impl CriticalLog {
 
     fn fold(&mut self, line: Folded) {
         self.last = Some((line.last, line.at));
-        let folded = self.databases.entry(line.last.db_id).or_insert_with(|| Folded { fates: BTreeMap::new(), ..line });
+        let folded = self.databases.entry(line.last.db_id).or_insert_with(|| Folded {
+            fates: BTreeMap::new(),
+            revoked: BTreeSet::new(),
+            ..line
+        });
         folded.last = line.last;
         folded.at = line.at;
         folded.fates.extend(line.fates);
+        folded.revoked.extend(line.revoked);
     }
 
     fn cut(&self, length: usize) -> Result<(), NodeFileError> {
@@ -216,6 +236,7 @@ impl Line {
             at: line.at.0,
             shredded: line.fates.iter().filter_map(shred).collect(),
             cancelled: cancelled.map(|(tenant, _)| tenant.to_string()).collect(),
+            revoked: line.revoked.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -233,6 +254,7 @@ impl Line {
         for tenant in self.cancelled {
             fates.insert(Tenant::parse(&tenant).ok()?, Fate::Cancelled);
         }
-        Some(Folded { last: self.mark.mark(), at: Micros(self.at), fates })
+        let revoked = self.revoked.iter().map(|id| TokenId::parse(id).ok()).collect::<Option<_>>()?;
+        Some(Folded { last: self.mark.mark(), at: Micros(self.at), fates, revoked })
     }
 }

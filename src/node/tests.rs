@@ -41,7 +41,7 @@ fn seen(dir: &Path) -> NodeFile {
     assert_eq!(notices, []);
     file.judge(Some(at(2, 5))).unwrap();
     assert!(file.lacks(at(2, 5)));
-    file.note(at(2, 5), Micros(1), &[]).unwrap();
+    file.note(at(2, 5), Micros(1), &[], &BTreeSet::new()).unwrap();
     assert!(!file.lacks(at(2, 5)));
     file
 }
@@ -147,7 +147,7 @@ fn an_accepted_database_counts_from_where_it_is() {
     let mut file = seen(dir.path());
     let other = Mark { db_id: [8; 16], epoch: 1, generation: 1 };
     file.judge(Some(other)).unwrap();
-    file.accept(other, Micros(2), &[]).unwrap();
+    file.accept(other, Micros(2), &[], &BTreeSet::new()).unwrap();
     for mut file in [file, open(dir.path(), 2).0] {
         assert_eq!((file.behind(), file.highest()), (None, Some(other)));
         file.judge(Some(other)).unwrap();
@@ -161,10 +161,10 @@ fn the_log_says_what_changed_and_gives_it_all_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = seen(dir.path());
     let (a, b) = (blocked("alice", 10, None), blocked("bob", 20, None));
-    file.note(at(2, 6), Micros(2), &[a.clone(), b.clone()]).unwrap();
+    file.note(at(2, 6), Micros(2), &[a.clone(), b.clone()], &BTreeSet::new()).unwrap();
     // Seven to nine were slept through: bob was spared, alice is gone, and carol waits.
     let gone = blocked("alice", 10, Some(11));
-    file.note(at(2, 10), Micros(3), &[gone, blocked("carol", 30, None)]).unwrap();
+    file.note(at(2, 10), Micros(3), &[gone, blocked("carol", 30, None)], &BTreeSet::new()).unwrap();
     let expected = BTreeMap::from([
         (tenant("alice"), Fate::Shredded { shred_at: Micros(10), shredded_at: Micros(11) }),
         (tenant("bob"), Fate::Cancelled),
@@ -182,6 +182,23 @@ fn the_log_says_what_changed_and_gives_it_all_back() {
 }
 
 #[test]
+fn revoked_tokens_are_remembered_for_good_and_each_is_written_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = |letter: &str| TokenId::parse(&letter.repeat(22)).unwrap();
+    let mut file = seen(dir.path());
+    file.note(at(2, 6), Micros(2), &[], &[id("a")].into()).unwrap();
+    file.note(at(2, 7), Micros(3), &[], &[id("a"), id("b")].into()).unwrap();
+    let log = fs::read_to_string(dir.path().join(LOG)).unwrap();
+    assert_eq!(log.matches(&"a".repeat(22)).count(), 1, "{log}");
+    assert!(log.lines().last().unwrap().ends_with(&format!(r#""revoked":["{}"]}}"#, "b".repeat(22))), "{log}");
+    // A database that went back holds neither; what is remembered does not forget.
+    file.note(at(3, 8), Micros(4), &[], &BTreeSet::new()).unwrap();
+    let (file, _) = NodeFile::open(dir.path(), NodeId::new([1; 16]), BootId::new([2; 16])).unwrap();
+    assert_eq!(file.revoked(DB), [id("a"), id("b")].into());
+    assert!(file.revoked([8; 16]).is_empty());
+}
+
+#[test]
 fn a_line_that_a_crash_cut_off_is_removed_and_the_next_one_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     seen(dir.path());
@@ -194,7 +211,7 @@ fn a_line_that_a_crash_cut_off_is_removed_and_the_next_one_is_whole() {
     assert_eq!(notices, [Notice::TornLine]);
     assert_eq!(fs::read(&path).unwrap(), whole);
     assert!(file.is_complete());
-    file.note(at(2, 6), Micros(2), &[blocked("alice", 1, None)]).unwrap();
+    file.note(at(2, 6), Micros(2), &[blocked("alice", 1, None)], &BTreeSet::new()).unwrap();
     let (file, notices) = open(dir.path(), 3);
     assert_eq!((notices, file.fates(DB).len()), (Vec::new(), 1));
 }
@@ -204,19 +221,19 @@ fn a_log_that_ran_ahead_of_the_record_by_a_crash_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = seen(dir.path());
     let record = fs::read(dir.path().join(RECORD)).unwrap();
-    file.note(at(2, 6), Micros(2), &[blocked("alice", 1, None)]).unwrap();
+    file.note(at(2, 6), Micros(2), &[blocked("alice", 1, None)], &BTreeSet::new()).unwrap();
     fs::write(dir.path().join(RECORD), record).unwrap();
     let (mut file, _) = open(dir.path(), 2);
     assert_eq!((file.highest(), file.is_complete(), file.fates(DB).len()), (Some(at(2, 5)), true, 1));
     assert!(file.lacks(at(2, 6)));
-    file.note(at(2, 6), Micros(3), &[blocked("alice", 1, None)]).unwrap();
+    file.note(at(2, 6), Micros(3), &[blocked("alice", 1, None)], &BTreeSet::new()).unwrap();
     assert_eq!(fs::read_to_string(dir.path().join(LOG)).unwrap().lines().count(), 2, "the line was there already");
 }
 
 #[test]
 fn lines_that_cannot_be_read_make_the_log_incomplete_until_it_is_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    seen(dir.path()).note(at(2, 6), Micros(2), &[blocked("alice", 1, None)]).unwrap();
+    seen(dir.path()).note(at(2, 6), Micros(2), &[blocked("alice", 1, None)], &BTreeSet::new()).unwrap();
     let path = dir.path().join(LOG);
     let text = fs::read_to_string(&path).unwrap();
     for damage in ["{}", "not JSON", "\u{0}\u{0}"] {
@@ -224,7 +241,7 @@ fn lines_that_cannot_be_read_make_the_log_incomplete_until_it_is_written_anew() 
         let (mut file, notices) = open(dir.path(), 2);
         assert!(notices.contains(&Notice::BadLines { count: 1 }), "{notices:?}");
         assert!(!file.is_complete() && file.lacks(at(2, 6)));
-        file.note(at(2, 6), Micros(3), &[blocked("alice", 1, None)]).unwrap();
+        file.note(at(2, 6), Micros(3), &[blocked("alice", 1, None)], &BTreeSet::new()).unwrap();
         assert!(file.is_complete());
         let (file, notices) = open(dir.path(), 3);
         assert_eq!((notices, file.is_complete(), file.fates(DB).len()), (Vec::new(), true, 1));
@@ -250,7 +267,7 @@ fn a_log_that_is_gone_is_incomplete_until_the_next_note() {
     let (mut file, notices) = open(dir.path(), 2);
     assert_eq!(notices, [Notice::LogLost]);
     assert!(!file.is_complete() && file.lacks(at(2, 5)));
-    file.note(at(2, 5), Micros(2), &[blocked("alice", 1, None)]).unwrap();
+    file.note(at(2, 5), Micros(2), &[blocked("alice", 1, None)], &BTreeSet::new()).unwrap();
     assert!(file.is_complete());
     assert_eq!(file.fates(DB).len(), 1);
 }
@@ -287,9 +304,16 @@ fn a_record_that_cannot_be_trusted_is_refused_and_stays() {
 fn a_large_log_is_folded_into_a_line_for_each_database_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = seen(dir.path());
-    file.accept(Mark { db_id: [8; 16], epoch: 1, generation: 1 }, Micros(1), &[blocked("dora", 5, None)]).unwrap();
-    file.accept(at(2, 6), Micros(2), &[blocked("alice", 1, None), blocked("bob", 2, Some(3))]).unwrap();
-    file.note(at(2, 7), Micros(3), &[blocked("bob", 2, Some(3))]).unwrap();
+    file.accept(
+        Mark { db_id: [8; 16], epoch: 1, generation: 1 },
+        Micros(1),
+        &[blocked("dora", 5, None)],
+        &BTreeSet::new(),
+    )
+    .unwrap();
+    file.accept(at(2, 6), Micros(2), &[blocked("alice", 1, None), blocked("bob", 2, Some(3))], &BTreeSet::new())
+        .unwrap();
+    file.note(at(2, 7), Micros(3), &[blocked("bob", 2, Some(3))], &BTreeSet::new()).unwrap();
     let before = (file.fates(DB), file.fates([8; 16]));
     drop(file);
     let path = dir.path().join(LOG);

@@ -56,6 +56,12 @@ impl Destinations {
         &self.secrets
     }
 
+    /// The endpoint, where it is not Google's: whatever listens there is what counts as a copy off this host.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&str> {
+        self.endpoint.as_deref().filter(|endpoint| !SecretManagerTarget::asks_google(Some(endpoint)))
+    }
+
     fn target(&self, secret: &str) -> Result<SecretManagerTarget, BackupError> {
         SecretManagerTarget::connect(self.endpoint.as_deref(), secret, DEADLINE)
     }

@@ -15,8 +15,18 @@ const MAX_NAME: usize = 1024;
 pub struct MadeCopy {
     /// Where it is.
     pub target: String,
-    /// What was read from the copy; without it the copy counts as one of the database as it is now.
-    pub state: Option<CopiedState>,
+    pub known: Known,
+}
+
+/// How much is known of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// What was read from the copy.
+    State(CopiedState),
+    /// When it was made: what a look at a dump from outside tells.
+    Time(Micros),
+    /// That its maker says so, now.
+    Nothing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +82,11 @@ impl Service {
         self.may_change().await?;
         let (survey, now) = (self.store.survey().await?, self.store.now().await?);
         let current = current(&survey)?;
-        let state = match made.state {
-            None => CopiedState { taken_at: now, ..current },
-            Some(state) => state,
+        let state = match made.known {
+            Known::State(state) => state,
+            // It holds the generation of its time, which is this one or an earlier one.
+            Known::Time(taken_at) => CopiedState { taken_at, ..current },
+            Known::Nothing => CopiedState { taken_at: now, ..current },
         };
         check_same(state.db_id, current.db_id, "the copy is one")?;
         if (state.epoch, state.generation) > (current.epoch, current.generation) {

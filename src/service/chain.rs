@@ -35,7 +35,7 @@ pub async fn chain_keys(store: &dyn Store, keys: &Keyring) -> Result<Vec<ChainKe
         .map(|found| Place { tenant: tenant.clone(), name: name.clone(), which: Which::Number(found.version) })
         .collect();
     let found = store.read(&places).await?;
-    found.into_iter().map(|found| open(keys, found)).collect()
+    found.into_iter().map(|found| open(keys, found?)).collect()
 }
 
 /// The newest version of the chain key.
@@ -43,7 +43,7 @@ async fn newest(store: &dyn Store, keys: &Keyring) -> Result<ChainKey, ChainErro
     let (tenant, name) = place()?;
     let found = store.read(&[Place { tenant, name, which: Which::Current }]).await?;
     let missing = || ChainError::Key("it is not there".to_owned());
-    open(keys, found.into_iter().next().ok_or_else(missing)?)
+    open(keys, found.into_iter().next().ok_or_else(missing)??)
 }
 
 /// Gives the audit its key: at start, when the keys are opened later, and when there is a new one.

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::crypto;
 use crate::model::{Action, Tenant};
 use crate::store::Store;
-use crate::store::trail::{Scribe, Touched, TrailRow};
+use crate::store::trail::{Scribe, Touched, TouchedVersion, TrailRow};
 
 /// A store whose every transaction that changes something holds the record of it.
 pub(super) struct Change {
@@ -68,18 +68,22 @@ impl Scribe for ChangeScribe {
             tenant: self.tenant.clone(),
             name: None,
             version: None,
+            token: None,
             blob: None,
             replaces: None,
             outcome: Outcome::Ok,
             count: 1,
         };
-        let record = |touched: &Touched| Record {
-            tenant: Some(touched.tenant.clone()),
-            name: Some(touched.name.clone()),
-            version: Some(touched.version),
-            blob: touched.ciphertext.as_deref().map(crypto::blob_sha256),
-            replaces: touched.replaced.as_deref().map(crypto::blob_sha256),
-            ..blank.clone()
+        let record = |touched: &Touched| match touched {
+            Touched::Version(TouchedVersion { tenant, name, version, ciphertext, replaced }) => Record {
+                tenant: Some(tenant.clone()),
+                name: Some(name.clone()),
+                version: Some(*version),
+                blob: ciphertext.as_deref().map(crypto::blob_sha256),
+                replaces: replaced.as_deref().map(crypto::blob_sha256),
+                ..blank.clone()
+            },
+            Touched::Token(id) => Record { token: Some(id.clone()), ..blank.clone() },
         };
         let records: Vec<Record> = if touched.is_empty() { vec![blank] } else { touched.iter().map(record).collect() };
         let rows: Vec<TrailRow> = records.iter().filter_map(|record| self.audit.row(record)).collect();
@@ -108,8 +112,7 @@ impl Service {
         tenant: Option<&Tenant>,
     ) -> Result<Change, Error> {
         self.node.may_write().await?;
-        let Identity::Socket { pid, .. } = identity;
-        self.change_by(request.id(), identity.to_string(), *pid, action, tenant).await
+        self.change_by(request.id(), identity.to_string(), identity.pid(), action, tenant).await
     }
 
     /// As [`Service::change`], where the change is the one that opens the gate to a database that went back.
@@ -122,8 +125,7 @@ impl Service {
         if self.node.behind().is_some() {
             self.audit.begin_again();
         }
-        let Identity::Socket { pid, .. } = identity;
-        self.change_by(request.id(), identity.to_string(), *pid, action, None).await
+        self.change_by(request.id(), identity.to_string(), identity.pid(), action, None).await
     }
 
     /// As [`Service::change`], by the daemon itself.

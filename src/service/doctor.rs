@@ -4,9 +4,10 @@
 //! In the daemon it knows all; without one the command's own process looks at what it can reach: database, key files, disks.
 
 mod checks;
+mod disks;
 mod ledger;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +15,20 @@ use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::Keys;
-use crate::keys::keyfile::{KeyFiles, Scan};
-use crate::model::{Action, Kid, Micros};
+use crate::keys::keyfile::{KeyFile, KeyFiles, MainFile, Scan};
+use crate::model::{Action, Kid, MasterKeyState, Micros};
 use crate::store::Store;
 
+use super::backup::Destinations;
 use super::{Error, Request, Service, Touched};
-use checks::{DATA_ROOM, KEY_ROOM};
+use disks::OnDisks;
 use ledger::Ledger;
 
+pub use disks::Disks;
 pub use ledger::BackupTimes;
 
+/// How often it is looked whether a proof is due: a file that was wrapped is proven soon after.
+const LOOK_FOR_PROOFS: Duration = Duration::from_secs(10);
 /// How long the database may take to say what it knows.
 const DATABASE: Duration = Duration::from_secs(5);
 
@@ -46,8 +51,8 @@ impl Verdict {
     }
 }
 
-/// Every check that a daemon makes, in its order; where the database does not answer some are not made.
-pub const NAMES: [&str; 14] = [
+/// Every check that a daemon makes, in its order; where the database does not answer some are not made, nor is `kms` where no key file is wrapped.
+pub const NAMES: [&str; 15] = [
     "daemon",
     "database",
     "key-file",
@@ -60,6 +65,7 @@ pub const NAMES: [&str; 14] = [
     "rotation",
     "data-disk",
     "key-disk",
+    "kms",
     "memory",
     "node",
 ];
@@ -128,7 +134,7 @@ impl Service {
     pub async fn look(&self) -> Looked {
         let readiness = self.readiness().await;
         let ledger = self.ledger().await;
-        let scan = scan(self.node.files().clone()).await;
+        let on_disks = self.disks.look(self.node.data_dir(), self.node.files()).await;
         let loaded = match &*self.keys.state() {
             Keys::Open(ring) => ring.kids(),
             Keys::Locked(_) => Vec::new(),
@@ -136,15 +142,73 @@ impl Service {
         let mut checks = vec![checks::daemon(&readiness.waiting_for())];
         checks.extend(common(&Found {
             ledger: &ledger,
-            secrets: self.destinations.secrets(),
-            scan,
+            destinations: &self.destinations,
+            scan: on_disks.scan,
             loaded: Some(loaded),
             wall: self.clock.wall(),
         }));
-        checks.extend(rooms(self.node.data_dir(), self.node.files()).await);
+        checks.extend(on_disks.rooms);
+        checks.extend(self.kms_check(ledger.as_ref().ok()).await);
         checks.push(checks::memory(self.unprotected.get().map_or(&[], Vec::as_slice)));
         checks.push(checks::node(&self.node.problems(), ledger.as_ref().ok(), Some(self.node.holder().node)));
         Looked { checks, times: ledger.ok().and_then(|ledger| ledger.times(self.destinations.secrets())) }
+    }
+
+    /// Absent where no needed key file is wrapped.
+    async fn kms_check(&self, ledger: Option<&Ledger>) -> Option<Check> {
+        let scan = self.disks.scan(self.node.files()).await?;
+        let ledger = ledger?;
+        let needed: Vec<Kid> = ledger.needed().iter().map(|key| key.kid).collect();
+        let files: Vec<_> = scan.first_of_each().filter(|file| needed.contains(&file.kid)).collect();
+        let proofs: Vec<_> = files
+            .iter()
+            .filter_map(|file| Some((file.kid, file.wrapped()?, self.unlocker.proof(file.wrapped()?))))
+            .collect();
+        checks::kms(&proofs, ledger, self.clock.wall(), |kid| self.raw_sha256(kid))
+    }
+
+    pub(super) fn raw_sha256(&self, kid: Kid) -> Option<[u8; 32]> {
+        match &*self.keys.state() {
+            Keys::Open(ring) => ring.raw_sha256(kid),
+            Keys::Locked(_) => None,
+        }
+    }
+
+    /// Proves each day that the wrapped key files that the database needs still open with KMS; until the daemon stops.
+    pub fn keep_proving(self: &Arc<Self>) {
+        self.workers.spawn(Arc::clone(self).prove_on());
+    }
+
+    async fn prove_on(self: Arc<Self>) {
+        loop {
+            if matches!(&*self.keys.state(), Keys::Open(_))
+                && let Ok(survey) = self.store.survey().await
+                && let Some(scan) = self.disks.scan(self.node.files()).await
+            {
+                let is_needed = |kid: Kid| {
+                    survey
+                        .master_keys
+                        .iter()
+                        .any(|key| key.kid == kid && (key.in_use || key.state == MasterKeyState::Active))
+                };
+                let wrapped: Vec<_> =
+                    scan.first_of_each().filter(|file| is_needed(file.kid)).filter_map(KeyFile::wrapped).collect();
+                self.unlocker.prove(wrapped, &*self.clock).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_FOR_PROOFS) => {}
+                () = self.workers.stopping() => return,
+            }
+        }
+    }
+
+    /// When the wrapped key file that is in use was last proven to open with KMS; absent where it is not wrapped, or never was.
+    pub async fn kms_proven_at(&self) -> Option<Micros> {
+        let scan = self.disks.scan(self.node.files()).await?;
+        match &scan.main {
+            MainFile::Key(main) => self.unlocker.proof(main.wrapped()?).proven_at,
+            MainFile::Missing | MainFile::Bad(_) => None,
+        }
     }
 
     async fn ledger(&self) -> Result<Ledger, String> {
@@ -152,11 +216,11 @@ impl Service {
     }
 }
 
-/// What a process beside or without the daemon finds. `secrets` are those that copies of the keys go to; `store` is open for reading, or why it is not; `without` says why the daemon was
-/// not asked.
+/// What a process beside or without the daemon finds. Copies of the keys go to `destinations`; `store` is open for reading, or why it is
+/// not; `without` says why the daemon was not asked.
 pub async fn without_daemon(
     store: Result<Arc<dyn Store>, String>,
-    secrets: &[String],
+    destinations: &Destinations,
     key_file: &Path,
     data_dir: &Path,
     without: &str,
@@ -173,9 +237,15 @@ pub async fn without_daemon(
         Ok(store) => read_ledger(&**store).await,
         Err(why) => Err(why.clone()),
     };
-    let scan = scan(files.clone()).await;
-    checks.extend(common(&Found { ledger: &ledger, secrets, scan, loaded: None, wall: SystemClock::new().wall() }));
-    checks.extend(rooms(data_dir, &files).await);
+    let OnDisks { scan, rooms } = Disks::default().look(data_dir, &files).await;
+    checks.extend(common(&Found {
+        ledger: &ledger,
+        destinations,
+        scan,
+        loaded: None,
+        wall: SystemClock::new().wall(),
+    }));
+    checks.extend(rooms);
     checks.push(checks::node(&[], ledger.as_ref().ok(), None));
     if let Ok(store) = store {
         store.close().await;
@@ -186,10 +256,10 @@ pub async fn without_daemon(
 /// What both kinds of process see.
 struct Found<'a> {
     ledger: &'a Result<Ledger, String>,
-    /// Those that copies of the keys go to.
-    secrets: &'a [String],
-    /// Absent where the thread that looks at key files was lost.
-    scan: Option<Scan>,
+    /// Where copies of the keys go.
+    destinations: &'a Destinations,
+    /// What lies in the key files, or why that is not known.
+    scan: Result<Scan, String>,
     /// The keys that the daemon has loaded.
     loaded: Option<Vec<Kid>>,
     wall: Micros,
@@ -198,18 +268,21 @@ struct Found<'a> {
 fn common(found: &Found<'_>) -> Vec<Check> {
     let mut all = vec![checks::database(found.ledger)];
     match &found.scan {
-        Some(scan) => all.push(checks::key_file(scan)),
-        None => all.push(Check::failure("key-file", "the key files could not be looked at")),
+        Ok(scan) => {
+            let state = found.ledger.as_ref().ok().and_then(Ledger::state);
+            all.push(checks::key_file(scan, state.map(|state| state.active_kid)));
+        }
+        Err(why) => all.push(Check::failure("key-file", format!("the key files could not be looked at: {why}"))),
     }
     if let Ok(ledger) = found.ledger {
         all.push(checks::clock(found.wall, ledger.now));
-        if let Some(scan) = &found.scan {
+        if let Ok(scan) = &found.scan {
             all.push(checks::keys(scan, ledger, found.loaded.as_deref()));
         }
-        all.push(checks::key_backup(ledger, found.secrets));
-        all.push(checks::key_backup_read_back(ledger, found.secrets));
+        all.push(checks::key_backup(ledger, found.destinations));
+        all.push(checks::key_backup_read_back(ledger, found.destinations.secrets()));
         all.push(checks::database_backup(ledger));
-        all.push(checks::drill(ledger, found.secrets));
+        all.push(checks::drill(ledger, found.destinations.secrets()));
         all.push(checks::rotation(ledger));
     }
     all
@@ -220,19 +293,4 @@ async fn read_ledger(store: &dyn Store) -> Result<Ledger, String> {
         Ok(read) => read.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} s", DATABASE.as_secs())),
     }
-}
-
-async fn scan(files: KeyFiles) -> Option<Scan> {
-    tokio::task::spawn_blocking(move || files.scan()).await.ok()
-}
-
-/// The disks: asked on a thread that may block, since a network file system can.
-async fn rooms(data_dir: &Path, files: &KeyFiles) -> [Check; 2] {
-    let keys: PathBuf = files.path().parent().unwrap_or(Path::new("/")).to_owned();
-    let (data, data_dir) = (data_dir.to_owned(), data_dir.to_owned());
-    let keys_dir = keys.clone();
-    let asked = tokio::task::spawn_blocking(move || (checks::Room::of(&data), checks::Room::of(&keys)));
-    let (data, keys) =
-        asked.await.unwrap_or((Err("the thread was lost".to_owned()), Err("the thread was lost".to_owned())));
-    [checks::disk("data-disk", &data_dir, data, DATA_ROOM), checks::disk("key-disk", &keys_dir, keys, KEY_ROOM)]
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::backup::age::Identities;
 use crate::backup::{BackupError, read_copy};
 use crate::clock::{Clock, SystemClock};
-use crate::crypto::{self, DekPlace, ImageError, Kek, OpenError};
+use crate::crypto::{self, Content, DekPlace, ImageError, Kek, KeyfileImage, OpenError};
+use crate::keys::provider::{NotOpened, Provider};
 use crate::model::{DekBody, DekRecord, DekState, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::masters::DekCursor;
 use crate::store::{Store, StoreError};
@@ -27,8 +28,8 @@ const NAMED: usize = 20;
 pub enum Copies {
     /// Read already.
     Given(DrillKeys),
-    /// To be found in these secrets: of every key that the database needs.
-    In(Destinations),
+    /// To be found in these secrets, of every key that the database needs; wrapped ones are opened.
+    In(Destinations, Provider),
 }
 
 /// What opens DEKs: the keys that came back from copies, and where each was.
@@ -98,6 +99,8 @@ pub enum DrillError {
     Copy { path: PathBuf, cause: Box<BackupError> },
     #[error("{} is not a copy of a master key: {cause}", path.display())]
     Image { path: PathBuf, cause: ImageError },
+    #[error("{}: {cause}", path.display())]
+    Wrapped { path: PathBuf, cause: NotOpened },
     /// A name that lies is a mistake that a restore would trip over.
     #[error("{} says that it is master key {written}, and it is {kid}", path.display())]
     WrittenKid { path: PathBuf, written: Kid, kid: Kid },
@@ -109,11 +112,20 @@ pub enum DrillError {
     Store(#[from] StoreError),
 }
 
-/// The keys from copies in files of whatever form; age files are opened with the identities in `identity`.
+/// The keys from copies in files of whatever form; age files are opened with the identities in `identity`, and wrapped key files by
+/// `provider`, with those identities too.
 ///
 /// # Errors
-/// [`DrillError`] `File`, `Copy`, `Image`, `WrittenKid`.
-pub fn keys_from(files: &[PathBuf], identity: Option<&Path>) -> Result<DrillKeys, DrillError> {
+/// [`DrillError`] `File`, `Copy`, `Image`, `Wrapped`, `WrittenKid`.
+pub async fn keys_from(
+    files: &[PathBuf],
+    identity: Option<&Path>,
+    provider: &Provider,
+) -> Result<DrillKeys, DrillError> {
+    let provider = Provider {
+        age_identity: identity.map(Path::to_owned).or_else(|| provider.age_identity.clone()),
+        ..provider.clone()
+    };
     let open = |path: &Path| File::open(path).map_err(|cause| DrillError::File { path: path.to_owned(), cause });
     let identities = match identity {
         Some(path) => Some(Identities::read(&mut open(path)?).map_err(|cause| of_copy(path, cause))?),
@@ -122,14 +134,24 @@ pub fn keys_from(files: &[PathBuf], identity: Option<&Path>) -> Result<DrillKeys
     let mut keys = Vec::with_capacity(files.len());
     for path in files {
         let read = read_copy(&mut open(path)?, identities.as_ref()).map_err(|cause| of_copy(path, cause))?;
-        let master = read.copy.image().master();
-        let kek = crypto::derive_kek(&master.map_err(|cause| DrillError::Image { path: path.clone(), cause })?);
+        let kek = opened(read.copy.image(), path, &provider).await?;
         if let Some(written) = read.written_kid.filter(|written| *written != kek.kid()) {
             return Err(DrillError::WrittenKid { path: path.clone(), written, kid: kek.kid() });
         }
         keys.push(DrillKey { from: path.display().to_string(), kek, read_back: None });
     }
     Ok(DrillKeys { keys, came: Came::Given, in_vain: None, passed_over: Vec::new() })
+}
+
+async fn opened(image: &KeyfileImage, path: &Path, provider: &Provider) -> Result<Kek, DrillError> {
+    match image.content().map_err(|cause| DrillError::Image { path: path.to_owned(), cause })? {
+        Content::Raw(master) => Ok(crypto::derive_kek(&master)),
+        Content::Wrapped(wrapped) => {
+            let opened = provider.open(&wrapped).await;
+            let opened = opened.map_err(|cause| DrillError::Wrapped { path: path.to_owned(), cause })?;
+            Ok(crypto::derive_kek(&opened.master))
+        }
+    }
 }
 
 fn of_copy(path: &Path, cause: BackupError) -> DrillError {
@@ -143,13 +165,13 @@ fn of_copy(path: &Path, cause: BackupError) -> DrillError {
 pub async fn drill(store: &dyn Store, copies: Copies) -> Result<Drilled, DrillError> {
     match copies {
         Copies::Given(keys) => drill_with(store, &keys).await,
-        Copies::In(destinations) => drill_with(store, &fetched(store, &destinations).await?).await,
+        Copies::In(destinations, provider) => drill_with(store, &fetched(store, &destinations, &provider).await?).await,
     }
 }
 
 /// The keys that the database needs, from copies in these secrets. Where no version holds a key the drill says so; but where one may lie
 /// in a secret that could not be searched, nothing was learnt of it.
-async fn fetched(store: &dyn Store, destinations: &Destinations) -> Result<DrillKeys, DrillError> {
+async fn fetched(store: &dyn Store, destinations: &Destinations, provider: &Provider) -> Result<DrillKeys, DrillError> {
     let survey = store.survey().await?;
     if survey.key_state.is_none() {
         return Err(DrillError::NoKey);
@@ -160,17 +182,14 @@ async fn fetched(store: &dyn Store, destinations: &Destinations) -> Result<Drill
         Some(error @ FetchError::NotFound { .. }) => Some(error.to_string()),
         Some(error) => return Err(error.into()),
     };
-    let keys = found.keys.into_iter().map(|key| DrillKey {
-        kek: crypto::derive_kek(&key.master),
-        read_back: Some(ReadBack {
-            kid: key.kid,
-            target: SECRET_MANAGER.to_owned(),
-            locator: Some(key.from.clone()),
-            sha256: key.sha256,
-        }),
-        from: key.from,
-    });
-    Ok(DrillKeys { keys: keys.collect(), came: Came::Fetched, in_vain, passed_over: found.passed_over })
+    let mut keys = Vec::with_capacity(found.keys.len());
+    for key in found.keys {
+        let kek = opened(&key.image, Path::new(&key.from), provider).await?;
+        let (target, locator) = (SECRET_MANAGER.to_owned(), Some(key.from.clone()));
+        let read_back = Some(ReadBack { kid: key.kid, target, locator, sha256: key.sha256 });
+        keys.push(DrillKey { from: key.from, kek, read_back });
+    }
+    Ok(DrillKeys { keys, came: Came::Fetched, in_vain, passed_over: found.passed_over })
 }
 
 async fn drill_with(store: &dyn Store, keys: &DrillKeys) -> Result<Drilled, DrillError> {

@@ -1,6 +1,7 @@
 //! The one error that http knows, and how the errors of the layers below become it. What a caller may read is in the message; causes
 //! that could help an attacker go to the log, at the place where they are turned into [`Failure`].
 
+use crate::access::{Denied, Unauthenticated};
 use crate::audit::Outcome;
 use crate::keys::KeysError;
 use crate::store::{Refusal, SealRefusal, StoreError};
@@ -16,6 +17,9 @@ pub enum Error {
     NotFound(String),
     #[error("{0}")]
     Denied(String),
+    /// Nobody is known to call.
+    #[error("{0}")]
+    Unauthenticated(String),
     #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
@@ -48,12 +52,29 @@ impl Error {
         match self {
             Self::Invalid(_) => Outcome::Invalid,
             Self::NotFound(_) => Outcome::NotFound,
-            Self::Denied(_) => Outcome::Denied,
+            Self::Denied(_) | Self::Unauthenticated(_) => Outcome::Denied,
             Self::Conflict(_) => Outcome::Conflict,
             Self::Precondition(_) => Outcome::Precondition,
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::Unavailable(_) => Outcome::Unavailable,
             Self::Internal(_) | Self::Incomplete(_) => Outcome::Failed,
+        }
+    }
+}
+
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied.to_string())
+    }
+}
+
+impl From<Unauthenticated> for Error {
+    fn from(unknown: Unauthenticated) -> Self {
+        match unknown {
+            Unauthenticated::Unavailable(_) => Self::Unavailable(unknown.to_string()),
+            Unauthenticated::Missing | Unauthenticated::Malformed | Unauthenticated::Invalid => {
+                Self::Unauthenticated(unknown.to_string())
+            }
         }
     }
 }

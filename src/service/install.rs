@@ -3,9 +3,9 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use crate::crypto::{self, ImageError, KeyfileImage};
+use crate::crypto::{ImageError, KeyfileImage};
 use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
-use crate::model::{Kid, MasterKeyState};
+use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
 
 /// The key, and what was done with it.
@@ -45,8 +45,9 @@ pub enum InstallError {
     KeyFile(#[from] KeyfileError),
 }
 
-/// Reads a master key and keeps it in `secrets.key.d`, under the key files' lock, where the database knows it as staged, active or
-/// decrypt-only. A daemon takes it from there within seconds.
+/// Reads a master key, itself or wrapped, and keeps it in `secrets.key.d`, under the key files' lock, where the database knows it as staged, active or
+/// decrypt-only; a daemon takes it from there within seconds. A retired one is kept where a quarantined DEK is under it, which is
+/// released with it.
 ///
 /// # Errors
 /// [`InstallError`].
@@ -56,8 +57,7 @@ pub async fn install_key(
     input: &mut (impl Read + Send),
 ) -> Result<Installed, InstallError> {
     let image = KeyfileImage::read_from(input).map_err(InstallError::Read)?;
-    let master = image.master()?;
-    let kid = crypto::kid(&master);
+    let kid = image.content()?.kid();
     wanted_state(store, kid).await?;
     let lock = files.lock()?;
     // Once more: it may have been given up while another writer had the lock. It is one read, and another writer that waits for it is
@@ -68,7 +68,7 @@ pub async fn install_key(
     }
     let path = files.retained_path(kid);
     let placed = if files.scan().retained.iter().any(|key| key.path == path) { Placed::Before } else { Placed::Now };
-    lock.stage(&master)?;
+    lock.stage_image(&image)?;
     Ok(Installed { kid, state, path, placed })
 }
 
@@ -78,15 +78,25 @@ async fn wanted_state(store: &dyn Store, kid: Kid) -> Result<MasterKeyState, Ins
     if survey.key_state.is_none() {
         return Err(InstallError::NoKey);
     }
-    let is_wanted = |state: MasterKeyState| {
-        matches!(state, MasterKeyState::Staged | MasterKeyState::Active | MasterKeyState::DecryptOnly)
-    };
-    let wanted = || survey.master_keys.iter().filter(|key| is_wanted(key.state)).map(|key| key.kid).collect();
-    match survey.master_keys.iter().find(|key| key.kid == kid) {
-        None => Err(InstallError::Unknown { kid, wanted: wanted() }),
-        Some(key) if !is_wanted(key.state) => Err(InstallError::NotWanted { kid, state: key.state, wanted: wanted() }),
-        Some(key) => Ok(key.state),
+    let mut wanted = Vec::with_capacity(survey.master_keys.len());
+    for key in &survey.master_keys {
+        if is_wanted(store, key).await? {
+            wanted.push(key.kid);
+        }
     }
+    match survey.master_keys.iter().find(|key| key.kid == kid) {
+        None => Err(InstallError::Unknown { kid, wanted }),
+        Some(key) if wanted.contains(&kid) => Ok(key.state),
+        Some(key) => Err(InstallError::NotWanted { kid, state: key.state, wanted }),
+    }
+}
+
+async fn is_wanted(store: &dyn Store, key: &MasterKeyRecord) -> Result<bool, StoreError> {
+    Ok(match key.state {
+        MasterKeyState::Staged | MasterKeyState::Active | MasterKeyState::DecryptOnly => true,
+        MasterKeyState::Retired => store.count_under(key.kid).await?.quarantined > 0,
+        MasterKeyState::Aborted | MasterKeyState::Destroyed => false,
+    })
 }
 
 fn main_of(scan: &Scan, kid: Kid) -> Option<PathBuf> {

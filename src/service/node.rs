@@ -23,11 +23,14 @@ use crate::clock::Clock;
 use crate::crypto::{self, NoRandom};
 use crate::keys::keyfile::{KeyFiles, Synced};
 use crate::keys::start::Copies;
+use crate::keys::unlock::Unlocker;
 use crate::keys::{Keyring, Keys};
 use crate::model::{BootId, Kid, Micros, NodeId};
 use crate::node::{Behind, Mark, NodeFile, NodeFileError, Notice};
 use crate::store::masters::Holder;
 use crate::store::{Store, StoreError, Survey};
+
+use converge::Taken;
 
 pub use restore::{AcceptedRestore, Agreed, Deed, Gaps, NeededKey, Replay, RestorePlan};
 
@@ -88,6 +91,7 @@ pub struct Node {
     files: KeyFiles,
     data_dir: PathBuf,
     clock: Arc<dyn Clock>,
+    unlocker: Arc<Unlocker>,
     copies: Copies,
     holder: Holder,
     /// Behind a lock of threads: its files are written on threads that may block.
@@ -117,6 +121,7 @@ pub struct NodeParts {
     pub keys: Arc<Keyring>,
     pub files: KeyFiles,
     pub clock: Arc<dyn Clock>,
+    pub unlocker: Arc<Unlocker>,
     /// Where a key that is not here may be had from.
     pub copies: Copies,
     /// The daemon's own, its lock taken.
@@ -129,7 +134,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::File`], [`NodeError::NoRandom`].
     pub fn open(parts: NodeParts) -> Result<Self, NodeError> {
-        let NodeParts { store, keys, files, clock, copies, data_dir } = parts;
+        let NodeParts { store, keys, files, clock, unlocker, copies, data_dir } = parts;
         let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
         let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
         for notice in notices {
@@ -142,6 +147,7 @@ impl Node {
             files,
             data_dir,
             clock,
+            unlocker,
             copies,
             holder: Holder { node: file.node(), boot: file.boot() },
             file: Arc::new(Mutex::new(file)),
@@ -166,6 +172,11 @@ impl Node {
     #[must_use]
     pub const fn files(&self) -> &KeyFiles {
         &self.files
+    }
+
+    /// Since when this node would have noticed that the database was restored, by the database's clock.
+    pub(super) async fn remembers_since(&self) -> Result<Option<Micros>, NodeError> {
+        self.with_file(|file| file.since()).await
     }
 
     /// Looks whether the database went back, and changes nothing in it: the first thing that a start asks.
@@ -235,6 +246,11 @@ impl Node {
         }
     }
 
+    /// As far as is known without a look: for what is left out where it is not certain.
+    pub(super) fn may_write_now(&self) -> bool {
+        self.standing.load().seen == Seen::Good
+    }
+
     /// What keeps the node from being ready, for operators.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
@@ -298,7 +314,18 @@ impl Node {
         let Judged { survey, behind, mut recorded } = self.survey().await?;
         let state = survey.key_state.as_ref();
         let mut look = self.look(progress).await?;
-        self.load_keys(&survey, &look.scan);
+        let taken = match behind {
+            None => self.take_staged(&survey, &mut look).await,
+            Some(_) => Taken::default(),
+        };
+        if !taken.masters.is_empty() {
+            let problems = std::mem::take(&mut look.problems);
+            look = self.look(progress).await?;
+            look.problems.extend(problems);
+        }
+        let unopened = self.load_keys(&survey, &look.scan, &taken).await;
+        drop(taken);
+        look.problems.extend(unopened);
         if let Some(state) = state.filter(|_| behind.is_none()) {
             recorded = recorded.and(self.note(progress, state).await);
         }
@@ -309,9 +336,10 @@ impl Node {
             look.problems.extend(problems);
         }
         look.problems.extend(recorded.as_ref().err().map(ToString::to_string));
+        let durable = self.acknowledged(&survey, &look);
         self.tell(look.problems);
         // A full disk is no reason to fall silent: other nodes would take this one for dead.
-        self.beat(progress, look.durable, self.epoch_served(state)).await?;
+        self.beat(progress, durable, self.epoch_served(state)).await?;
         recorded
     }
 

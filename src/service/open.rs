@@ -4,13 +4,16 @@
 //! transaction, under the master lock and after checking again, the key's file staged and fsynced; row; commit; only then the file is
 //! promoted to the key file's path. A crash between any two leaves a state that the next start completes.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::crypto::{self, DekPlace, MasterKey, NoRandom, SecretPlace, SecretValue};
-use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
+use crate::keys::keyfile::{KeyFile, KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
+use crate::keys::provider::{Attempt, NotOpened};
 use crate::keys::start::{self, Adopt, Copies, Decision, Files};
+use crate::keys::unlock::Unlocker;
 use crate::keys::{Keyring, Ring};
 use crate::model::{DekVersion, Kid, NameError, SecretName, SecretVersion, Tenant};
 use crate::store::{FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, Store, StoreError, Survey};
@@ -19,10 +22,34 @@ use super::chain;
 use super::node::Node;
 use super::status::NO_BACKUP;
 
-/// The line that operators look for.
-const READY: &str = "Secrets store ready (file-keyed, AES-256-GCM)";
+/// What the active key lies under, as the line that operators look for says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    File,
+    GcpKms,
+    Age,
+}
+
+impl Root {
+    fn of(file: &KeyFile) -> Self {
+        match file.wrapped() {
+            None => Self::File,
+            Some(wrapped) if wrapped.kms().next().is_some() => Self::GcpKms,
+            Some(_) => Self::Age,
+        }
+    }
+
+    const fn ready(self) -> &'static str {
+        match self {
+            Self::File => "Secrets store ready (file-keyed, AES-256-GCM)",
+            Self::GcpKms => "Secrets store ready (gcp-kms-keyed, AES-256-GCM)",
+            Self::Age => "Secrets store ready (age-keyed, AES-256-GCM)",
+        }
+    }
+}
 /// The system's own secrets: the keys that authenticate token rows and chain audit records.
-pub(super) const SYSTEM_SECRETS: [&str; 2] = ["TOKEN_MAC", AUDIT_CHAIN];
+pub(super) const SYSTEM_SECRETS: [&str; 2] = [TOKEN_MAC, AUDIT_CHAIN];
+pub(super) const TOKEN_MAC: &str = "TOKEN_MAC";
 pub(super) const AUDIT_CHAIN: &str = "AUDIT_CHAIN";
 
 /// How an attempt to open the keys ended.
@@ -57,6 +84,7 @@ pub struct Opener {
     copies: Copies,
     node: Arc<Node>,
     audit: Arc<Audit>,
+    unlocker: Arc<Unlocker>,
     clock: Arc<dyn Clock>,
 }
 
@@ -69,14 +97,15 @@ pub struct OpenerParts {
     pub copies: Copies,
     pub node: Arc<Node>,
     pub audit: Arc<Audit>,
+    pub unlocker: Arc<Unlocker>,
     pub clock: Arc<dyn Clock>,
 }
 
 impl Opener {
     /// The node has ticked: it knows whether the database went back.
     pub fn new(parts: OpenerParts) -> Self {
-        let OpenerParts { store, keys, files, adopt, copies, node, audit, clock } = parts;
-        Self { store, keys, files, adopt, copies, node, audit, clock }
+        let OpenerParts { store, keys, files, adopt, copies, node, audit, unlocker, clock } = parts;
+        Self { store, keys, files, adopt, copies, node, audit, unlocker, clock }
     }
 
     /// Looks, decides, and carries the decision out; says so in the log once it is ready.
@@ -96,19 +125,37 @@ impl Opener {
                 if let MainFile::Bad(error) = &scan.main {
                     tracing::error!("the key file cannot be used; its copy among the retained keys is: {error}");
                 }
+                let opened = self.unlock(active, &needed, scan).await?;
                 // Of a database that went back no file is changed: it may not be the one that stays.
-                if let Some(kid) = promote.filter(|_| self.node.behind().is_none()) {
+                if let Some(kid) = promote.filter(|_| opened == Opened::Ready && self.node.behind().is_none()) {
                     self.promote(kid);
                 }
-                self.open_ring(active, masters(scan, &needed)).await
+                Ok(opened)
             }
-            Decision::Locked(reason) => {
-                let reason = reason.to_string();
-                self.keys.lock(reason.clone());
-                Ok(Opened::Locked(reason))
-            }
+            Decision::Locked(reason) => Ok(self.locked(reason.to_string())),
             Decision::Refuse(reason) => Err(OpenError::Refused(Box::new(reason))),
         }
+    }
+
+    fn locked(&self, reason: String) -> Opened {
+        self.keys.lock(reason.clone());
+        Opened::Locked(reason)
+    }
+
+    /// Opens the file of each needed key, once; one that does not open is tried again at a later look.
+    async fn unlock(&self, active: Kid, needed: &[Kid], scan: Scan) -> Result<Opened, OpenError> {
+        let (mut masters, mut root) = (Vec::with_capacity(needed.len()), Root::File);
+        for file in first_of_each(scan, needed) {
+            if file.kid == active {
+                root = Root::of(&file);
+            }
+            let path = file.path.clone();
+            match self.unlocker.open(file, &*self.clock).await {
+                Ok(unlocked) => masters.push(unlocked.master),
+                Err(why) => return Ok(self.locked(waiting(&path, &why))),
+            }
+        }
+        self.open_ring(active, masters, root).await
     }
 
     /// Locks the keys with another reason.
@@ -158,7 +205,7 @@ impl Opener {
         lock.promote(kid)?;
         drop(lock);
         tracing::info!("made the first master key, kid {kid}, in {}", self.files.path().display());
-        self.open_ring(kid, vec![master]).await
+        self.open_ring(kid, vec![master], Root::File).await
     }
 
     async fn is_active(&self, master: Option<&MasterKey>) -> Result<bool, StoreError> {
@@ -170,7 +217,7 @@ impl Opener {
     async fn after_a_lost_race(&self) -> Result<Opened, OpenError> {
         let survey = self.store.survey().await?;
         match self.decide(&survey, &self.files.scan()) {
-            Decision::Open { needed, active, .. } => self.open_ring(active, masters(self.files.scan(), &needed)).await,
+            Decision::Open { needed, active, .. } => self.unlock(active, &needed, self.files.scan()).await,
             Decision::Refuse(reason) | Decision::Locked(reason) => Err(OpenError::Refused(Box::new(reason))),
             Decision::CreateKey | Decision::AdoptKey(_) => {
                 Err(OpenError::NotMade("the database holds rows that name no master key".to_owned()))
@@ -186,12 +233,17 @@ impl Opener {
         if file.kid != kid {
             return Err(OpenError::NotMade("the key file changed while it was read; start again".to_owned()));
         }
-        let mut maker = AdoptingMaker { master: &file.master };
+        let (path, root) = (file.path.clone(), Root::of(&file));
+        let master = match self.unlocker.open(file, &*self.clock).await {
+            Ok(unlocked) => unlocked.master,
+            Err(why) => return Ok(self.locked(waiting(&path, &why))),
+        };
+        let mut maker = AdoptingMaker { master: &master };
         let in_database = match self.store.first_key(&mut maker).await {
             Ok(FirstKeyOutcome::Made(_)) => true,
             Ok(FirstKeyOutcome::AlreadyHeld) => false,
             Ok(FirstKeyOutcome::NotMade(why)) => return Err(OpenError::NotMade(why)),
-            Err(StoreError::UnknownOutcome(_)) => self.is_active(Some(&file.master)).await?,
+            Err(StoreError::UnknownOutcome(_)) => self.is_active(Some(&master)).await?,
             Err(error) => return Err(error.into()),
         };
         if !in_database {
@@ -200,7 +252,7 @@ impl Opener {
         tracing::warn!(
             "took the key that was there, kid {kid}: whoever has a copy of it can open what is stored from now on"
         );
-        self.open_ring(kid, vec![file.master]).await
+        self.open_ring(kid, vec![master], root).await
     }
 
     /// Completes what a crash or a missing key file left undone. Secrets can be served without it, so a failure is said and no more.
@@ -218,14 +270,14 @@ impl Opener {
         }
     }
 
-    async fn open_ring(&self, active: Kid, masters: Vec<MasterKey>) -> Result<Opened, OpenError> {
+    async fn open_ring(&self, active: Kid, masters: Vec<MasterKey>, root: Root) -> Result<Opened, OpenError> {
         let ring = Ring::new(active, &masters);
         if !ring.holds_active() {
             return Err(OpenError::NotMade(format!("the key file of {active} changed while it was read; start again")));
         }
         self.keys.open(ring);
         chain::unlock(&self.audit, &self.node, &*self.store, &self.keys, &*self.clock).await;
-        tracing::info!("{READY}");
+        tracing::info!("{}", root.ready());
         if !self.store.has_confirmed_escrow(active).await? {
             tracing::warn!("{NO_BACKUP}: {}", self.files.path().display());
         }
@@ -233,13 +285,32 @@ impl Opener {
     }
 }
 
-fn masters(scan: Scan, needed: &[Kid]) -> Vec<MasterKey> {
-    let main = match scan.main {
-        MainFile::Key(file) => Some(file),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    let all = main.into_iter().chain(scan.retained);
-    all.filter(|file| needed.contains(&file.kid)).map(|file| file.master).collect()
+/// One file for each needed key, the key file's own before a retained one. Another file of the same key does not stand in for one that does
+/// not open: it may be a raw copy that was forgotten, and a daemon that is to be rooted in KMS would quietly not be.
+fn first_of_each(scan: Scan, needed: &[Kid]) -> Vec<KeyFile> {
+    let mut files: Vec<KeyFile> = Vec::with_capacity(needed.len());
+    for file in scan.into_files() {
+        if needed.contains(&file.kid) && !files.iter().any(|before| before.kid == file.kid) {
+            files.push(file);
+        }
+    }
+    files
+}
+
+/// The first line is what everybody is told, and names neither files nor keys of Google's.
+fn waiting(path: &Path, why: &NotOpened) -> String {
+    let mut reason = format!("the master key is wrapped, and does not open yet\n  {}: {why}", path.display());
+    reason.push_str("\nIt is tried again by itself, at least once a minute, and the daemon opens when it succeeds");
+    if !why
+        .attempts
+        .iter()
+        .any(|attempt| matches!(attempt, Attempt::NoIdentity | Attempt::Identity { .. } | Attempt::Age(_)))
+    {
+        reason.push_str(
+            ". Meanwhile an age identity opens it, where the file has a recipient of age: start with --age-identity FILE",
+        );
+    }
+    reason
 }
 
 fn unstage(lock: &KeyLock, made: Option<&MasterKey>) {

@@ -17,12 +17,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::job::{Job, Watch};
+use super::kms::OnlyWay;
 use super::open::SYSTEM_SECRETS;
 use super::{Error, Request, Service, Touched};
 use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::crypto::SecretValue;
-use crate::model::{Action, DekVersion, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId, SecretName, Tenant};
+use crate::keys::keyfile::MainFile;
+use crate::model::{
+    Action, DekVersion, KeyMode, KeyPhase, Kid, KmsKey, MasterKeyState, Micros, NodeId, SecretName, Tenant,
+    WrappedMaster,
+};
 use crate::store::{Expect, Intent, Keep, Source};
 
 use execute::{Carrier, blocked};
@@ -66,6 +71,16 @@ impl Asked {
         }
     }
 
+    /// What asks for the same once more, or for what is left of it.
+    const fn again(&self) -> &'static str {
+        match self {
+            Self::DryRun => "--dry-run",
+            Self::Start { .. } | Self::Resume { .. } => "--resume",
+            Self::Abort => "--abort",
+            Self::DestroyOld { .. } => "--destroy-old",
+        }
+    }
+
     const fn proof(&self) -> Option<&Proof> {
         match self {
             Self::Resume { proof, .. } | Self::DestroyOld { proof, .. } => proof.as_ref(),
@@ -101,12 +116,28 @@ pub struct Proof {
     pub sha256: [u8; 32],
 }
 
+/// What comes with what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Nodes that are away and may get the key later.
+    pub without: Vec<NodeId>,
+    /// Where the key file is wrapped: the new key's, made and wrapped by who asked. The daemon may only decrypt.
+    pub new_key: Option<WrappedMaster>,
+    /// Of a wrapped new key.
+    pub only_way: OnlyWay,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { without: Vec::new(), new_key: None, only_way: OnlyWay::Refused }
+    }
+}
+
 /// What an operator asked, and who that was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub asked: Asked,
-    /// Nodes that are away and may get the key later.
-    pub without: Vec<NodeId>,
+    pub terms: Terms,
     /// For the record of a waiver, as audit records name callers.
     pub who: String,
 }
@@ -143,16 +174,19 @@ impl Service {
         request: &Request,
         grant: &AdminGrant,
         asked: Asked,
-        without: Vec<NodeId>,
+        terms: Terms,
     ) -> Result<Watch<Report>, Error> {
         let action = asked.action();
         if action.changes() {
             self.may_record().await?;
         }
-        let order = Order { asked, without, who: grant.identity().to_string() };
+        let order = Order { asked, terms, who: grant.identity().to_string() };
         let begun = match order.asked {
             Asked::Abort => self.abort_rotation(order).await,
-            _ => self.may_escrow(&order.asked).and_then(|()| self.begin_rotation(order)),
+            _ => match self.may_escrow(&order.asked) {
+                Ok(()) => self.fits_the_key_file(&order).await.and_then(|()| self.begin_rotation(order)),
+                Err(error) => Err(error),
+            },
         };
         let outcome = begun.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
         self.record(request, grant.identity(), action, None, [Touched::nothing(outcome)]).await?;
@@ -191,7 +225,7 @@ impl Service {
         let mut retired: Vec<(Kid, Micros)> =
             in_state(MasterKeyState::Retired).filter_map(|key| key.retired_at.map(|at| (key.kid, at))).collect();
         retired.sort_by_key(|(_, at)| *at);
-        Ok(RotationKeys { key_file: files.path(), staged, retired })
+        Ok(RotationKeys { key_file: files.path(), wrapped_for: self.wrapped_for().await?, staged, retired })
     }
 
     /// How a new key is to be known off the host where the operator does not say.
@@ -210,6 +244,27 @@ impl Service {
             ));
         }
         Ok(())
+    }
+
+    /// Told before anything is done; staging looks again, under the key files' lock.
+    async fn fits_the_key_file(&self, order: &Order) -> Result<(), Error> {
+        if !matches!(order.asked, Asked::Start { .. }) {
+            return Ok(());
+        }
+        let is_wrapped = self.wrapped_for().await?.is_some();
+        misfit(is_wrapped, order.terms.new_key.is_some()).map_or(Ok(()), Err)
+    }
+
+    /// For what the key file in use is wrapped.
+    async fn wrapped_for(&self) -> Result<Option<WrappedFor>, Error> {
+        let files = self.node.files().clone();
+        let scan = tokio::task::spawn_blocking(move || files.scan()).await;
+        let main = scan.map_err(|_| Error::Incomplete("a thread ended with a panic".to_owned()))?.main;
+        let MainFile::Key(file) = &main else { return Ok(None) };
+        Ok(file.wrapped().map(|wrapped| WrappedFor {
+            kms_keys: wrapped.kms_keys().into_iter().cloned().collect(),
+            age_recipients: wrapped.age_recipients().map(str::to_owned).collect(),
+        }))
     }
 
     fn begin_rotation(self: &Arc<Self>, order: Order) -> Result<Watch<Report>, Error> {
@@ -252,7 +307,7 @@ impl Service {
             let again = |at| tried.is_none_or(|(before, when)| before != at || now.saturating_sub(when) >= AGAIN_AFTER);
             if let Some(at) = self.left_behind().await.filter(|at| again(*at)) {
                 let asked = Asked::Resume { proof: None, escrow: Escrow::Prove };
-                let order = Order { asked, without: Vec::new(), who: "daemon".to_owned() };
+                let order = Order { asked, terms: Terms::default(), who: "daemon".to_owned() };
                 if self.begin_rotation(order).is_ok() {
                     tracing::info!("going on with the rotation that is under way, phase {}", at.1);
                     tried = Some((at, now));
@@ -306,9 +361,35 @@ impl Service {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RotationKeys {
     pub key_file: PathBuf,
+    /// Absent where the key file is the key itself.
+    pub wrapped_for: Option<WrappedFor>,
     pub staged: Option<Staged>,
     /// With the moment of retirement, the oldest first.
     pub retired: Vec<(Kid, Micros)>,
+}
+
+/// What opens the key file in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrappedFor {
+    pub kms_keys: Vec<KmsKey>,
+    pub age_recipients: Vec<String>,
+}
+
+/// Why a new key in this form does not go with the key file.
+fn misfit(is_wrapped: bool, new_is_wrapped: bool) -> Option<Error> {
+    match (is_wrapped, new_is_wrapped) {
+        (true, false) => Some(Error::Conflict(
+            "the key file is wrapped, and the daemon, which may only decrypt, cannot wrap a new key: nothing was changed. `containarium admin \
+             rotate-master` on this host makes the key and wraps it, with the credentials of who runs it"
+                .to_owned(),
+        )),
+        (false, true) => Some(Error::Conflict(
+            "the key file is the key itself, and the new key was sent wrapped: nothing was changed. Wrap the key files first, `containarium \
+             kms wrap`, or rotate to a raw key with `containarium admin rotate-master`"
+                .to_owned(),
+        )),
+        (true, true) | (false, false) => None,
+    }
 }
 
 /// A staged key, and its file on this node.

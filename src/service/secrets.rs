@@ -5,7 +5,8 @@ use crate::audit::Outcome;
 use crate::crypto::{self, SecretPlace, SecretValue};
 use crate::keys::{Keyring, KeysError};
 use crate::model::{
-    Action, Delivery, Kid, MAX_VALUE_BYTES, SecretName, SecretRecord, SecretVersion, VersionBody, VersionRecord,
+    Action, Delivery, Kid, MAX_VALUE_BYTES, Names, SecretName, SecretRecord, SecretVersion, Tenant, VersionBody,
+    VersionRecord,
 };
 use crate::store::{
     Expect, Found, Intent, Keep, Page, Place, Refusal, SealRefusal, Source, Store, Together, Which, Written,
@@ -73,12 +74,9 @@ impl Service {
     }
 
     async fn read_one(&self, grant: &Grant, name: &SecretName, which: Which) -> Result<OpenedSecret, ReadError> {
-        let place = Place { tenant: tenant_of(grant, Permission::Read)?.clone(), name: name.clone(), which };
-        let found = self.store.read(std::slice::from_ref(&place)).await.map_err(Error::from)?;
-        match found.into_iter().next() {
-            Some(found) => self.open_found(&place, found),
-            None => Err(Error::Internal(Failure::Other).into()),
-        }
+        let place = Place { tenant: tenant_of(grant, Permission::Read, [name])?.clone(), name: name.clone(), which };
+        let found = self.reads.read(place.clone()).await.map_err(Error::from)?;
+        self.open_found(&place, found)
     }
 
     fn open_found(&self, place: &Place, found: Found) -> Result<OpenedSecret, ReadError> {
@@ -149,11 +147,12 @@ impl Service {
     }
 
     async fn read_named(&self, grant: &Grant, names: &[SecretName]) -> Result<BatchValues, ReadError> {
-        let tenant = tenant_of(grant, Permission::Read)?;
+        let tenant = tenant_of(grant, Permission::Read, names)?;
         let place = |name: &SecretName| Place { tenant: tenant.clone(), name: name.clone(), which: Which::Current };
         let places: Vec<Place> = names.iter().map(place).collect();
         let _reading = self.rooms.to_read(places.len()).await?;
         let all_found = self.store.read(&places).await.map_err(Error::from)?;
+        let all_found = all_found.into_iter().collect::<Result<Vec<_>, _>>().map_err(Error::from)?;
         let room = self.rooms.to_answer(all_found.iter().map(ciphertext_of_found).sum()).await?;
         let mut values = BatchValues { secrets: Vec::with_capacity(names.len()), missing: Vec::new(), room };
         for (index, (place, found)) in places.iter().zip(all_found).enumerate() {
@@ -171,7 +170,10 @@ impl Service {
     }
 
     async fn read_all(&self, grant: &Grant, limit: u32) -> Result<BatchValues, ReadError> {
-        let tenant = tenant_of(grant, Permission::Read)?;
+        if *grant.names() != Names::Any {
+            return self.read_covered(grant, limit).await;
+        }
+        let tenant = tenant_of(grant, Permission::Read, [])?;
         let _reading = self.rooms.to_read(limit as usize).await?;
         let read = self.store.read_tenant(tenant, limit).await.map_err(Error::from)?;
         let page = read.map_err(Error::from)?;
@@ -189,7 +191,45 @@ impl Service {
         Ok(BatchValues { secrets, missing: Vec::new(), room })
     }
 
-    /// Metadata of a tenant's secrets, by name.
+    /// All that a grant for some names covers. It is looked for by name first, so that nothing beyond it is opened, counted or told.
+    async fn read_covered(&self, grant: &Grant, limit: u32) -> Result<BatchValues, ReadError> {
+        let tenant = tenant_of(grant, Permission::Read, [])?;
+        let page = self.covered_page(tenant, grant.names(), None, limit).await?;
+        if page.more {
+            return Err(ReadError::Other(Error::TooLarge(format!(
+                "the caller may read more than {limit} secrets of the tenant; ask for them by name, {limit} at a time"
+            ))));
+        }
+        let names: Vec<SecretName> = page.items.into_iter().map(|secret| secret.name).collect();
+        let values = self.read_named(grant, &names).await?;
+        // What went since it was listed was not asked for by name.
+        Ok(BatchValues { missing: Vec::new(), ..values })
+    }
+
+    /// A page of the secrets whose names are covered. The others are passed over here: a page token made of one would tell its name.
+    async fn covered_page(
+        &self,
+        tenant: &Tenant,
+        names: &Names,
+        after: Option<&SecretName>,
+        limit: u32,
+    ) -> Result<Page<SecretRecord>, Error> {
+        let (mut items, mut after) = (Vec::new(), after.cloned());
+        loop {
+            let page = self.store.list(tenant, after.as_ref(), limit).await??;
+            after = page.items.last().map(|secret| secret.name.clone());
+            items.extend(page.items.into_iter().filter(|secret| names.cover(&secret.name)));
+            if items.len() > limit as usize {
+                items.truncate(limit as usize);
+                return Ok(Page { items, more: true });
+            }
+            if !page.more || after.is_none() {
+                return Ok(Page { items, more: false });
+            }
+        }
+    }
+
+    /// Metadata of a tenant's secrets, by name: of those that the grant covers.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown tenant; [`Error::Unavailable`].
@@ -201,8 +241,11 @@ impl Service {
         limit: u32,
     ) -> Result<Page<SecretRecord>, Error> {
         let result = async {
-            let tenant = tenant_of(grant, Permission::List)?;
-            self.store.list(tenant, after, limit).await?.map_err(Error::from)
+            let tenant = tenant_of(grant, Permission::List, [])?;
+            match grant.names() {
+                Names::Any => self.store.list(tenant, after, limit).await?.map_err(Error::from),
+                names @ Names::Like(_) => self.covered_page(tenant, names, after, limit).await,
+            }
         };
         let result = result.await;
         self.recorded(request, grant, Action::List, None, result, |_| None).await
@@ -219,7 +262,7 @@ impl Service {
         name: &SecretName,
     ) -> Result<(SecretRecord, Vec<VersionRecord>), Error> {
         let result = async {
-            let tenant = tenant_of(grant, Permission::List)?;
+            let tenant = tenant_of(grant, Permission::List, [name])?;
             self.store.versions(tenant, name).await?.map_err(Error::from)
         };
         let result = result.await;
@@ -290,7 +333,7 @@ impl Service {
         let change = self.change(request, grant.identity(), Action::Rollback, Some(grant.tenant())).await?;
         let result = async {
             let intent = Intent {
-                tenant: tenant_of(grant, Permission::Write)?.clone(),
+                tenant: tenant_of(grant, Permission::Write, [name])?.clone(),
                 name: name.clone(),
                 source: Source::CopyOf(version),
                 expect: Expect::Anything,
@@ -311,7 +354,7 @@ impl Service {
         self.may_record().await?;
         let change = self.change(request, grant.identity(), Action::Delete, Some(grant.tenant())).await?;
         let result = async {
-            let tenant = tenant_of(grant, Permission::Delete)?;
+            let tenant = tenant_of(grant, Permission::Delete, [name])?;
             self.node.may_write().await?;
             change.store().delete(tenant, name).await?.map_err(Error::from)
         };
@@ -325,7 +368,7 @@ impl Service {
         self.may_record().await?;
         let change = self.change(request, grant.identity(), Action::Undelete, Some(grant.tenant())).await?;
         let result = async {
-            let tenant = tenant_of(grant, Permission::Delete)?;
+            let tenant = tenant_of(grant, Permission::Delete, [name])?;
             self.node.may_write().await?;
             change.store().undelete(tenant, name).await?.map_err(Error::from)
         };
@@ -347,7 +390,7 @@ impl Service {
         self.may_record().await?;
         let change = self.change(request, grant.identity(), Action::Destroy, Some(grant.tenant())).await?;
         let result = async {
-            let tenant = tenant_of(grant, Permission::Destroy)?;
+            let tenant = tenant_of(grant, Permission::Destroy, [name])?;
             self.node.may_write().await?;
             change.store().destroy(tenant, name, versions).await?.map_err(Error::from)
         };
@@ -380,7 +423,7 @@ impl Service {
             )));
         }
         Ok(Intent {
-            tenant: tenant_of(grant, Permission::Write)?.clone(),
+            tenant: tenant_of(grant, Permission::Write, [&new.name])?.clone(),
             name: new.name.clone(),
             source: Source::Value,
             expect: new.expect,
@@ -520,9 +563,18 @@ pub(super) fn open_sealed(
     Ok(OpenedSecret { version: version.version, made_at: version.created_at, secret, value })
 }
 
-/// The grant's tenant. A grant for something else never reaches here; were it to, it opens nothing.
-fn tenant_of(grant: &Grant, permission: Permission) -> Result<&crate::model::Tenant, Error> {
-    if grant.permission() == permission { Ok(grant.tenant()) } else { Err(Error::Internal(Failure::Other)) }
+/// The grant's tenant, where the grant covers these names too. A grant for another permission never reaches here; were it to, it opens
+/// nothing.
+fn tenant_of<'a, 'n>(
+    grant: &'a Grant,
+    permission: Permission,
+    names: impl IntoIterator<Item = &'n SecretName>,
+) -> Result<&'a Tenant, Error> {
+    if grant.permission() != permission {
+        return Err(Error::Internal(Failure::Other));
+    }
+    names.into_iter().try_for_each(|name| grant.covers(name))?;
+    Ok(grant.tenant())
 }
 
 impl Error {

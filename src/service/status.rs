@@ -109,7 +109,7 @@ impl Service {
     /// # Errors
     /// [`Error::Denied`].
     pub fn may_observe(&self, caller: &Caller) -> Result<(), Error> {
-        self.access.authorize_admin(caller).map(drop).map_err(|denied| Error::Denied(denied.to_string()))
+        self.access.authorize_admin(caller).map(drop).map_err(Error::from)
     }
 
     /// The caller at the other end of a socket.

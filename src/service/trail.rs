@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::chain::{ChainError, chain_keys};
 use crate::audit::files_beside;
 use crate::audit::verify::{Verified, Verifier};
-use crate::crypto;
-use crate::keys::keyfile::{KeyFiles, MainFile};
+use crate::crypto::{self, Content};
+use crate::keys::keyfile::KeyFiles;
+use crate::keys::provider::{NotOpened, Provider};
 use crate::keys::{CacheLimits, Keyring, Ring};
-use crate::model::{BootId, Micros, NodeId, SecretName, SecretVersion, Tenant, VersionBody};
+use crate::model::{BootId, DekBody, DekRecord, Kid, Micros, NodeId, SecretName, SecretVersion, Tenant, VersionBody};
 use crate::store::trail::{ChainHead, ChainKind, TrailRow};
 use crate::store::{Found, Place, Store, StoreError, Which};
 
@@ -33,6 +34,8 @@ pub enum TrailError {
     Chain(#[from] ChainError),
     #[error("the database has held no master key yet, so there is no audit trail")]
     NoKey,
+    #[error("{}: {why}", path.display())]
+    NotOpened { path: PathBuf, why: NotOpened },
     #[error("{}: {cause}", path.display())]
     File { path: PathBuf, cause: std::io::Error },
 }
@@ -44,11 +47,11 @@ pub enum TrailError {
 /// [`TrailError`]; what is wrong with the trail is no error but a finding.
 pub async fn verify(
     store: &dyn Store,
-    files: &KeyFiles,
+    (files, provider): (&KeyFiles, &Provider),
     file: &Path,
     others: &[PathBuf],
 ) -> Result<Verified, TrailError> {
-    let keys = keyring(store, files).await?;
+    let keys = keyring(store, files, provider).await?;
     let heads = store.chains().await?;
     let begun = heads.iter().filter(|head| head.kind == ChainKind::Table).map(|head| head.started_at).min();
     let newest = newest_starts(&heads);
@@ -129,7 +132,7 @@ async fn judge(
     let begun = begun.map_or(i64::MAX, |begun| begun.0.saturating_add(skew));
     let mut again = Vec::with_capacity(suspects.len());
     for place in &suspects {
-        let found = store.read(std::slice::from_ref(place)).await?.into_iter().next();
+        let found = store.read(std::slice::from_ref(place)).await?.into_iter().next().transpose()?;
         let Some(Found::Secret(secret, Some(version))) = found else { continue };
         let VersionBody::Live { ciphertext, .. } = version.body else { continue };
         let id = (secret.tenant.to_string(), secret.name.to_string(), version.version.get());
@@ -194,15 +197,24 @@ async fn rows_of(store: &dyn Store, node: NodeId, boot: BootId) -> Result<Vec<Tr
     }
 }
 
-/// The keys as they are on disk.
-async fn keyring(store: &dyn Store, files: &KeyFiles) -> Result<Arc<Keyring>, TrailError> {
+/// The keys that the system's own secrets lie under, from the files that hold them. What else is wrapped is not opened: each is a call.
+async fn keyring(store: &dyn Store, files: &KeyFiles, provider: &Provider) -> Result<Arc<Keyring>, TrailError> {
     let state = store.survey().await?.key_state.ok_or(TrailError::NoKey)?;
-    let scan = files.scan();
-    let main = match scan.main {
-        MainFile::Key(key) => Some(key),
-        MainFile::Missing | MainFile::Bad(_) => None,
+    let kid = |dek: DekRecord| match dek.body {
+        DekBody::Active(wrapped) | DekBody::DecryptOnly(wrapped) | DekBody::Quarantined(wrapped) => Some(wrapped.kid),
+        DekBody::Shredded => None,
     };
-    let masters: Vec<_> = main.into_iter().chain(scan.retained).map(|key| key.master).collect();
+    let needed: Vec<Kid> = store.deks(&Tenant::system()).await?.into_iter().filter_map(kid).collect();
+    let mut masters = Vec::new();
+    for file in files.scan().into_files().filter(|file| needed.contains(&file.kid)) {
+        let path = file.path;
+        masters.push(match file.content {
+            Content::Raw(master) => master,
+            Content::Wrapped(wrapped) => {
+                provider.open(&wrapped).await.map_err(|why| TrailError::NotOpened { path, why })?.master
+            }
+        });
+    }
     let limits = CacheLimits { max_entries: 8, max_age: Duration::from_mins(1) };
     let keys = Arc::new(Keyring::locked("not opened yet".to_owned(), limits));
     keys.open(Ring::new(state.active_kid, &masters));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::trail::Touched;
+use super::trail::{Touched, TouchedVersion};
 use super::{DekMaker, SealRefusal, StoreError};
 use crate::model::{DekRecord, DekVersion, Kid, Micros, SecretName, SecretVersion, Tenant, TenantRecord, WrappedDek};
 
@@ -33,13 +33,13 @@ pub struct SealedVersion {
 impl SealedVersion {
     /// What a record says of it once it was sealed anew.
     pub(super) fn resealed(&self, tenant: &Tenant, ciphertext: Vec<u8>) -> Touched {
-        Touched {
+        Touched::Version(TouchedVersion {
             tenant: tenant.clone(),
             name: self.name.clone(),
             version: self.version,
             ciphertext: Some(ciphertext),
             replaced: Some(self.ciphertext.clone()),
-        }
+        })
     }
 }
 

@@ -78,6 +78,15 @@ pub struct NewMaster<'a> {
     pub wrapped_file: Option<&'a [u8]>,
 }
 
+/// What becomes of a staged key that is not to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// It was never in use: nodes unlink it.
+    Aborted,
+    /// It may have been in use in a state that was lost: it is kept as long as any key that was.
+    Retired,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StageOutcome {
     Staged(KeyState),
@@ -171,6 +180,8 @@ pub struct NewEscrow {
     pub target: String,
     pub locator: Option<String>,
     pub content_sha256: Option<[u8; 32]>,
+    /// As in [`EscrowRecord`].
+    pub kms_versions: Vec<String>,
     pub kind: EscrowKind,
     pub stage: EscrowStage,
 }
@@ -222,9 +233,12 @@ pub trait Masters: Send + Sync {
     /// Enters a key as staged, whose file is durable on this node: phase idle → staged. Master lock exclusive.
     async fn stage(&self, fence: &Fence, key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError>;
 
-    /// Gives the staged key up: its row aborted and without its wrapped file, phase staged → idle, mode normal, the lease given back.
-    /// Master lock exclusive. [`Fenced::Elsewhere`] also where this is not the staged key.
-    async fn abort(&self, fence: &Fence, kid: Kid) -> Result<Fenced<KeyState>, StoreError>;
+    /// The wrapped file that came with a key, until the rotation to it ends.
+    async fn wrapped_file(&self, kid: Kid) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Gives the staged key up: its row aborted or retired, and without its wrapped file, phase staged → idle, mode normal, the lease
+    /// given back. Master lock exclusive. [`Fenced::Elsewhere`] also where this is not the staged key.
+    async fn abort(&self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<Fenced<KeyState>, StoreError>;
 
     /// Makes the staged key the active one and the active one decrypt-only; epoch and generation rise; phase staged → rewrapping.
     /// Master lock exclusive; guards, in this order: fence, staged row, escrow, nodes. `without` names nodes that are not live.

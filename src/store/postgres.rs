@@ -12,6 +12,7 @@ mod locks;
 mod masters;
 mod migrate;
 mod read;
+mod tokens;
 mod trail;
 mod tx;
 mod write;
@@ -182,7 +183,7 @@ impl Store for PostgresStore {
         run_tx(self, "first_key", &mut MakeFirstKey { maker, made: None }).await
     }
 
-    async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError> {
+    async fn read(&self, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError> {
         run_read(&self.pool, &ReadPlaces(places)).await
     }
 

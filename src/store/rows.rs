@@ -5,13 +5,15 @@
 
 mod backups;
 mod rotation;
+mod tokens;
 mod trail;
 
 pub(super) use backups::{DatabaseBackupRow, DrillRow, column};
 pub(super) use rotation::{
-    DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, master_key_state, micros, retired_without_time,
-    tenant,
+    DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, kms_versions_column, master_key_state, micros,
+    retired_without_time, tenant,
 };
+pub(super) use tokens::{PulseRow, PulsedTokenRow, TokenRow, is_meant, new_token, revoked_token};
 
 pub(super) use trail::{ChainColumns, StartColumns, TrailColumns, trail_column};
 
@@ -505,6 +507,7 @@ enum RowName<'a> {
     Escrow(&'a str),
     DatabaseBackup(&'a str),
     Drill(&'a str),
+    Token(&'a str),
 }
 
 impl RowName<'_> {
@@ -520,6 +523,7 @@ impl RowName<'_> {
             Self::Escrow(_) => "escrows",
             Self::DatabaseBackup(_) => "database_backups",
             Self::Drill(_) => "drills",
+            Self::Token(_) => "tokens",
         }
     }
 
@@ -543,7 +547,8 @@ impl fmt::Display for RowName<'_> {
             | Self::Node(text)
             | Self::Escrow(text)
             | Self::DatabaseBackup(text)
-            | Self::Drill(text) => f.write_str(text),
+            | Self::Drill(text)
+            | Self::Token(text) => f.write_str(text),
             Self::Secret(tenant, name) => write!(f, "{tenant}/{name}"),
             Self::Version(secret, version) => write!(f, "{}/{}/{version}", secret.tenant, secret.name),
             Self::SealedVersion(tenant, name, version) => write!(f, "{tenant}/{name}/{version}"),

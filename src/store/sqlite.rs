@@ -23,6 +23,7 @@ mod shred;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod trail;
 mod write;
 
@@ -200,7 +201,7 @@ impl Store for SqliteStore {
         Ok(outcome)
     }
 
-    async fn read(&self, places: &[Place]) -> Result<Vec<Found>, StoreError> {
+    async fn read(&self, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError> {
         read::places(&self.readers, places).await
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Store, StoreError};
-use crate::model::{BootId, Micros, NodeId, SecretName, SecretRecord, SecretVersion, Tenant};
+use crate::model::{BootId, Micros, NodeId, SecretName, SecretRecord, SecretVersion, Tenant, TokenRecord};
 
 /// A record, as its row holds it. What is beside `record` is there to be searched by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,17 @@ pub struct Linked {
     pub link: [u8; 32],
 }
 
+/// What a change touched; each has a record of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    Version(TouchedVersion),
+    /// By its public id.
+    Token(String),
+}
+
 /// A version of a secret that a change touched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Touched {
+pub struct TouchedVersion {
     pub tenant: Tenant,
     pub name: SecretName,
     pub version: SecretVersion,
@@ -50,7 +58,12 @@ pub struct Touched {
 
 impl Touched {
     pub(super) fn version(secret: &SecretRecord, version: SecretVersion, ciphertext: Option<Vec<u8>>) -> Self {
-        Self { tenant: secret.tenant.clone(), name: secret.name.clone(), version, ciphertext, replaced: None }
+        let (tenant, name) = (secret.tenant.clone(), secret.name.clone());
+        Self::Version(TouchedVersion { tenant, name, version, ciphertext, replaced: None })
+    }
+
+    pub(super) fn tokens(tokens: &[TokenRecord]) -> Vec<Self> {
+        tokens.iter().map(|token| Self::Token(token.id.clone())).collect()
     }
 }
 

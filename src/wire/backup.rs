@@ -3,6 +3,15 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// `POST /v1/admin/backup/push`; the body may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PushRequest {
+    /// Copies a wrapped key file too that nothing but one KMS key is known to open.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kms_is_the_only_way_back: bool,
+}
+
 /// The last line of `POST /v1/admin/backup/push`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

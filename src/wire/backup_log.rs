@@ -9,9 +9,12 @@ use utoipa::ToSchema;
 pub struct RecordDatabaseRequest {
     /// Where the copy is; 1 to 1024 bytes.
     pub target: String,
-    /// What was read from the copy. Without it the copy counts as one of the database as it is now.
+    /// What was read from the copy. Without it the copy counts as one of this database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<CopiedStateItem>,
+    /// Of a copy that was not read, when it was made, in microseconds since 1970; without it, and for a time to come, it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_at_micros: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

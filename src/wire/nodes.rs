@@ -54,6 +54,8 @@ pub struct RestorePlanAnswer {
     pub retires: Option<String>,
     /// What is done again, by tenant.
     pub replay: Vec<ReplayItem>,
+    /// The ids of the tokens that are revoked again.
+    pub revokes: Vec<String>,
     /// Whether this node's log holds everything up to what it saw last.
     pub complete: bool,
 }
@@ -97,6 +99,8 @@ pub struct AcceptRestoreAnswer {
     pub generation: u64,
     /// What was done again.
     pub replayed: Vec<ReplayItem>,
+    /// The ids of the tokens that were revoked again.
+    pub revoked: Vec<String>,
     /// The kid of the key that was staged, and is retired now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retired: Option<String>,

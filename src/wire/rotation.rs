@@ -17,6 +17,13 @@ pub struct RotateMasterRequest {
     /// Ids of nodes that are away and get the key later.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without_nodes: Vec<String>,
+    /// Of `start` and `compromised`, and only where the key file is wrapped: the new key's file, made and wrapped by who asks. The JSON of a
+    /// wrapped master key, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrapped_key: Option<String>,
+    /// Goes on although nothing but one KMS key is known to open the new key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kms_is_the_only_way_back: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -75,11 +82,23 @@ pub struct ProofOfCopy {
 pub struct RotationKeysAnswer {
     /// The key file on the daemon's host; a copy on its file system is none off the host.
     pub key_file: String,
+    /// What opens that file; absent where it is the key itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrapped_for: Option<WrappedForAnswer>,
     /// The key that waits for its proof.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub staged: Option<StagedKey>,
     /// Those that wait for their end, the oldest first.
     pub retired: Vec<RetiredKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WrappedForAnswer {
+    /// `projects/P/locations/L/keyRings/R/cryptoKeys/K`
+    pub kms_keys: Vec<String>,
+    /// `age1…`
+    pub age_recipients: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -211,6 +211,22 @@ fn another_version_and_other_text_are_told() {
 }
 
 #[test]
+fn a_sheet_as_windows_editors_save_it_is_read_or_told_what_to_save_it_as() {
+    let marked = format!("\u{feff}{}", sheet().replace('\n', "\r\n"));
+    let read = read_copy(&mut marked.as_bytes(), None).unwrap();
+    assert_eq!(read.copy.kid().unwrap(), kid_of(&key()));
+    let utf_16: Vec<u8> = [0xfeff].into_iter().chain(sheet().encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    assert!(matches!(refusal(&utf_16), BackupError::Paper(PaperError::NotText)));
+}
+
+#[test]
+fn a_sheet_without_its_first_line_is_no_key_that_is_worth_nothing() {
+    let sheet = sheet();
+    let (_, rest) = sheet.split_once('\n').unwrap();
+    assert_eq!(paper_error(rest), PaperError::NoTitle);
+}
+
+#[test]
 fn no_error_repeats_what_was_typed() {
     let sheet = sheet();
     let line = sheet.lines().find(|line| line.starts_with("2:")).unwrap();

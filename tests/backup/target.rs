@@ -1,10 +1,9 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use containarium::backup::{CopyState, Kind, LookedAt, SecretManagerTarget, WhatItWas};
+use containarium::backup::{CopyState, Kind, Lifetime, LookedAt, SecretManagerTarget, WhatItWas};
 use containarium::crypto::ImageError;
-use reqwest::Method;
-use serde_json::json;
+use containarium::model::WrappedError;
 
 use super::*;
 use crate::support::google::{Google, SECRET};
@@ -82,7 +81,7 @@ async fn a_search_passes_over_what_cannot_be_the_key_and_says_what_it_was() {
     let search = target(&google, "restore").search(&[kid]).await;
     let was: Vec<WhatItWas> = search.looked_at.iter().map(|looked| looked.was.clone()).collect();
     let expected = [
-        WhatItWas::NoKey(ImageError::WrongLength { length: WRAPPED.len() }),
+        WhatItWas::NoKey(ImageError::BadWrapped(WrappedError::Kid)),
         WhatItWas::NotEnabled(CopyState::Destroyed),
         WhatItWas::NotEnabled(CopyState::Disabled),
         WhatItWas::Key(stranger.1),
@@ -144,13 +143,37 @@ async fn what_was_found_before_a_search_was_stopped_stays_found() {
     for key in [&old, &old, &new] {
         google.add(SECRET, &key.0).await;
     }
+    google.add(SECRET, &new.0).await;
     for (fault, kind) in [("403", Kind::Denied), ("503", Kind::Unavailable), ("cut", Kind::Unavailable)] {
         google.heal().await;
-        google.fault_of_version(fault, SECRET, 2).await;
+        for version in [2, 3] {
+            google.fault_of_version(fault, SECRET, version).await;
+        }
         let search = target(&google, "restore").search(&[old.1, new.1]).await;
         assert_eq!(search.stopped.map(|error| error.kind()), Some(kind), "{fault}");
-        assert_eq!((search.found.len(), search.found[0].number), (1, number(3)), "{fault}");
-        assert_eq!(search.missing, [old.1], "{fault}: the next version was not asked for");
+        assert_eq!((search.found.len(), search.found[0].number), (1, number(4)), "{fault}");
+        assert_eq!(search.missing, [old.1], "{fault}: version 1 was not asked for");
+        assert_eq!(search.looked_at.len(), 3, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn one_version_that_gives_no_answer_hides_no_older_one() {
+    let google = Google::start().await;
+    let (key, kid) = new_key();
+    for _ in 0..3 {
+        google.add(SECRET, &key).await;
+    }
+    for (fault, at) in [("403", 3), ("503", 3), ("cut", 3)] {
+        google.heal().await;
+        google.fault_of_version(fault, SECRET, at).await;
+        let search = target(&google, "restore").search(&[kid]).await;
+        assert_eq!(search.found[0].number, number(2), "{fault}");
+        assert!(search.stopped.is_none(), "{fault}: what was wanted is found");
+        let absent = Kid::new([3; 16]);
+        let search = target(&google, "restore").search(&[absent]).await;
+        assert_eq!(search.looked_at.len(), 3, "{fault}: the others were looked at");
+        assert!(search.stopped.is_some(), "{fault}: it may hold what is missing");
     }
 }
 
@@ -173,12 +196,18 @@ async fn the_list_shows_each_version_and_needs_no_right_to_read_them() {
 #[tokio::test]
 async fn a_secret_that_expires_is_seen_to() {
     let google = Google::start().await;
-    assert!(!target(&google, "daemon").describe().await.unwrap().expires);
-    let body = json!({"replication": {"automatic": {}}, "expireTime": "2027-01-01T00:00:00Z"});
-    google.owner(Method::POST, "projects/acme-prod/secrets?secretId=brief", Some(body)).await;
-    let url = google.url("daemon");
-    let brief = SecretManagerTarget::connect(Some(&url), "projects/acme-prod/secrets/brief", DEADLINE).unwrap();
-    assert!(brief.describe().await.unwrap().expires);
+    let target = target(&google, "daemon");
+    assert_eq!(target.lifetime().await.unwrap(), Lifetime::Lasting);
+    google.expire(SECRET, Some("864000s")).await;
+    assert_eq!(target.lifetime().await.unwrap(), Lifetime::Expires);
+    assert_eq!(
+        target.mend_expiry(),
+        "gcloud secrets update containarium-master --project=acme-prod --remove-expiration"
+    );
+    let hidden = self::target(&google, "restore").lifetime().await.unwrap();
+    assert!(matches!(hidden, Lifetime::Hidden(_)), "{hidden:?}");
+    google.expire(SECRET, None).await;
+    assert_eq!(target.lifetime().await.unwrap(), Lifetime::Lasting);
 }
 
 #[tokio::test]

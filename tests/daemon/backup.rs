@@ -61,6 +61,10 @@ impl Cloud {
         self.runtime.block_on(self.google.set_state(SECRET, number, verb));
     }
 
+    fn expire(&self, ttl: Option<&str>) {
+        self.runtime.block_on(self.google.expire(SECRET, ttl));
+    }
+
     pub(super) fn fault(&self, fault: &str, operation: &str) {
         self.runtime.block_on(self.google.fault(fault, operation));
     }

@@ -178,6 +178,9 @@ fn a_record_that_makes_no_sense_is_refused() {
         assert!(refused.problem().contains("1 to 1024 bytes"), "{}", refused.problem());
     }
     assert_eq!(post(r#"{"target":"a","when":1}"#).status, 400);
+    let two = r#"{"dbId":"00000000000000000000000000000000","epoch":1,"generation":1,"takenAtMicros":1}"#;
+    let both = post(&format!(r#"{{"target":"a","madeAtMicros":1,"state":{two}}}"#));
+    assert!(both.status == 400 && both.problem().contains("madeAtMicros"), "{}", both.problem());
     let copied = answer(&site.cli(["backup", "database", text(&site.path("copy")), "-o", "json"], b""));
     let generation = copied["generation"].as_u64().unwrap();
     let id = database_id(&site);
@@ -218,15 +221,47 @@ fn on_postgresql_the_line_for_pg_dump_is_printed_and_works() {
     assert!(line.starts_with("pg_dump --schema=containarium --format=custom --file='"), "{line}");
     fails(&site.cli(["backup", "database", text(&dump), "--record"], b""), 3, &["is no copy to record"]);
     std::fs::write(&dump, b"").unwrap();
-    fails(&site.cli(["backup", "database", text(&dump), "--record"], b""), 3, &["it is empty"]);
+    fails(&site.cli(["backup", "database", text(&dump), "--record"], b""), 1, &["it is empty"]);
+    std::fs::write(&dump, b"pg_dump: error: connection failed").unwrap();
+    fails(
+        &site.cli(["backup", "database", text(&dump), "--record"], b""),
+        1,
+        &["is no copy to record", "--format=custom"],
+    );
+    assert_eq!(site.number("SELECT count(*) FROM database_backups"), 0);
+    fails(&site.cli(["backup", "database", text(&dump)], b""), 6, &["help: give the name of a new file"]);
+    let run = |line: &str| {
+        let line = format!("PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :); {line}");
+        Command::new("bash").args(["-c", &line]).output().unwrap()
+    };
+    // Some releases of mv say so where they move nothing, some do not.
+    let _either = run(&line);
+    assert_eq!(std::fs::read(&dump).unwrap(), b"pg_dump: error: connection failed", "nothing is written over");
     std::fs::remove_file(&dump).unwrap();
-    let done = Command::new("bash")
-        .args(["-c", &format!("PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :); {line}")])
-        .output()
-        .unwrap();
+    let failing = line.replace("--schema=containarium", "--schema=nothing");
+    assert!(!run(&failing).status.success() && !dump.exists(), "a dump that failed gets no name");
+    let done = run(&line);
     assert!(done.status.success(), "{line}: {}", said(&done));
+    assert!(!site.path("it's a.dump.partial").exists());
     answer(&site.cli(["backup", "database", text(&dump), "--record", "-o", "json"], b""));
     assert_eq!(site.number("SELECT count(*) FROM database_backups"), 1);
+    // One of last week is not fresh because it is told of today, and one of tomorrow is not younger than now.
+    let (week, now) = (std::time::Duration::from_hours(7 * 24), std::time::SystemTime::now());
+    let micros = |at: std::time::SystemTime| at.duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
+    for at in [now - week, now + week] {
+        site.run_sql("DELETE FROM database_backups");
+        std::fs::File::options().write(true).open(&dump).unwrap().set_modified(at).unwrap();
+        answer(&site.cli(["backup", "database", text(&dump), "--record", "-o", "json"], b""));
+        let taken = u128::try_from(site.number("SELECT taken_at FROM database_backups")).unwrap();
+        if at < now {
+            assert_eq!(taken, micros(at));
+        } else {
+            assert!((micros(now)..micros(std::time::SystemTime::now())).contains(&taken), "{taken}");
+        }
+    }
+    site.run_sql("DELETE FROM database_backups");
+    answer(&site.cli(["backup", "database", "-", "--record", "-o", "json"], b""));
+    assert_eq!(site.texts("SELECT target FROM database_backups"), ["elsewhere (nobody looked at it)"]);
     let piped = site.cli(["backup", "database", "-"], b"");
     assert!(!String::from_utf8(piped.stdout).unwrap().contains("--file"));
     drop(daemon);
@@ -238,7 +273,8 @@ fn the_line_for_pg_dump_holds_no_password() {
     let printed = site.cli(["backup", "database", "f"], b"");
     assert!(printed.status.success(), "{}", said(&printed));
     let line = String::from_utf8(printed.stdout.clone()).unwrap();
-    assert!(line.ends_with(" 'postgres://u@h:5432/d?sslmode=require'\n"), "{line}");
+    let url = " 'postgres://u@h:5432/d?sslmode=require' ";
+    assert!(line.ends_with(&format!("{url}&& mv -n -- f.partial f\n")), "{line}");
     assert!(!line.contains("canary") && !said(&printed).contains("canary"));
 }
 

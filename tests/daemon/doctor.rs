@@ -17,6 +17,7 @@ on_both_stores![
     a_damaged_key_file_is_a_failure_that_names_its_mend,
     without_a_daemon_the_doctor_says_what_it_can,
     keys_that_the_database_lacks_or_does_not_know_are_told,
+    a_key_file_that_holds_another_key_than_the_active_one_is_told_with_what_mends_it,
     a_node_that_is_gone_is_named,
 ];
 
@@ -296,8 +297,33 @@ fn keys_that_the_database_lacks_or_does_not_know_are_told(site: &Site) {
     let told = doctor(site);
     told.finds("keys", "warning", &["the database does not know", &kid.to_string()]);
     assert_eq!(told.code, Some(0), "{}", told.answer);
+    told.finds("keys", "warning", &["move them off this host", path.to_str().unwrap()]);
     std::fs::rename(&path, retained.join("misnamed")).unwrap();
     doctor(site).finds("keys", "warning", &["which is not what its name says", "mv -n"]);
+}
+
+fn a_key_file_that_holds_another_key_than_the_active_one_is_told_with_what_mends_it(site: &Site) {
+    site.start().stop();
+    let key = site.key_file();
+    let (right, active) = (std::fs::read(&key).unwrap(), kid_of(site));
+    std::fs::remove_file(&key).unwrap();
+    std::fs::write(&key, [7; 32]).unwrap();
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o400)).unwrap();
+    let told = doctor(site);
+    told.finds("key-file", "warning", &["and the active key is", &active, "containarium backup restore"]);
+    told.finds("keys", "warning", &["the database does not know", "containarium backup restore"]);
+    let restored = site.cli(["backup", "restore"], b"");
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert!(std::fs::read(&key).unwrap() == right);
+    let told = doctor(site);
+    told.finds("key-file", "ok", &[&active]);
+    told.finds("keys", "ok", &[&active]);
+}
+
+fn kid_of(site: &Site) -> String {
+    let told = doctor(site);
+    let (_, text) = told.check("key-file");
+    text.split_whitespace().last().unwrap().to_owned()
 }
 
 fn a_node_that_is_gone_is_named(site: &Site) {

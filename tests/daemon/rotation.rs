@@ -3,6 +3,7 @@
 mod disks;
 mod escrow;
 mod kills;
+mod lost;
 mod nodes;
 pub(super) mod refusals;
 #[cfg(feature = "failpoints")]
@@ -24,6 +25,7 @@ on_both_stores![
     a_copy_off_the_host_is_asked_for_and_proven,
     a_dry_run_changes_nothing,
     what_is_staged_can_be_given_up,
+    a_key_that_was_staged_before_this_nodes_record_began_is_kept_when_it_is_given_up,
     a_second_rotation_follows_the_first,
     a_compromised_key_opens_nothing_after_its_rotation,
     an_old_key_is_destroyed_once_its_time_has_come,
@@ -308,6 +310,35 @@ fn what_is_staged_can_be_given_up(site: &Site) {
     check(&daemon, 3);
 }
 
+/// As after a restore onto a new host: nothing there tells that the database went back.
+fn a_key_that_was_staged_before_this_nodes_record_began_is_kept_when_it_is_given_up(site: &Site) {
+    std::fs::write(site.path("config.toml"), "[keys]\nretain_old = \"0s\"\n").unwrap();
+    let daemon = site.start();
+    fill(&daemon, 3);
+    let before = active(&daemon);
+    let kid = rotated(site, &[])["kid"].as_str().unwrap().to_owned();
+    assert_eq!(daemon.stop().code(), Some(0));
+    for name in ["node.json", "critical.jsonl"] {
+        std::fs::remove_file(site.data_dir().join(name)).unwrap();
+    }
+    if site.is_postgres() {
+        // Gone for good with its record.
+        site.run_sql("DELETE FROM nodes");
+    }
+    let daemon = site.start();
+    let report = rotated(site, &["--abort"]);
+    assert_eq!((report["end"].as_str(), report["kid"].as_str()), (Some("aborted"), Some(&*kid)));
+    assert!(report["did"].to_string().contains("retired and kept"), "{report}");
+    assert!(staged_file(site, &kid).exists(), "a later state may have had it in use");
+    assert_eq!((phase(site).as_str(), active(&daemon)), ("idle", before));
+    check(&daemon, 3);
+    // It goes as any old key does.
+    let (code, said) = refused(site, &["--destroy-old", "--yes"]);
+    assert_eq!(code, Some(6), "{said}");
+    assert_eq!(rotated(site, &["--destroy-old", "--yes", WAIVE[0], WAIVE[1]])["kid"], *kid);
+    assert!(!staged_file(site, &kid).exists());
+}
+
 fn a_second_rotation_follows_the_first(site: &Site) {
     let daemon = site.start();
     fill(&daemon, 3);
@@ -387,13 +418,36 @@ fn an_old_key_is_destroyed_once_its_time_has_come(site: &Site) {
     let (code, said) = refused(site, &["--destroy-old", "--yes"]);
     assert_eq!(code, Some(6), "{said}");
     assert!(said.contains("--destroy-old --prove-from"), "{said}");
+    let key = std::fs::read(&copy).unwrap();
+    let [newline, foreign, damaged] =
+        ["20260101T000000Z", "20260102T000000Z", "20260103T000000Z"].map(|at| set_aside(site, at));
+    std::fs::write(&newline, [&key[..], b"\n"].concat()).unwrap();
+    std::fs::write(&foreign, &key).unwrap();
+    std::fs::write(&damaged, [b'x'; 57]).unwrap();
     let report = rotated(site, &["--destroy-old", "--yes", "--prove-from", copy.to_str().unwrap()]);
+    assert!(
+        !newline.exists() && !foreign.exists(),
+        "what a restore set aside held it, whatever was wrong with the file"
+    );
+    assert!(damaged.exists(), "which key it may hold is not known");
+    let told = [
+        report["left"].to_string(),
+        site.cli(["admin", "doctor", "-o", "json"], b"").stdout.escape_ascii().to_string(),
+    ];
+    for told in told {
+        assert!(told.contains(damaged.to_str().unwrap()) && told.contains("shred"), "{told}");
+    }
     assert_eq!((report["end"].as_str(), report["kid"].as_str()), (Some("destroyed"), Some(old.as_str())));
     assert!(!staged_file(site, &old).exists(), "no copy of it is left here");
     assert!(report["left"].to_string().contains("it is done"), "{report}");
     check(&daemon, 2);
     assert_eq!(daemon.stop().code(), Some(0));
     check(&site.start(), 2);
+}
+
+/// Where a restore keeps what was no good key file.
+fn set_aside(site: &Site, at: &str) -> std::path::PathBuf {
+    site.key_file().with_file_name(format!("secrets.key.replaced-unreadable-{at}"))
 }
 
 fn two_old_keys_are_kept_for_their_time_and_destroyed_one_after_the_other(site: &Site) {

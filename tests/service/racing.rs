@@ -121,7 +121,7 @@ async fn get(service: &Service, name: &str, which: Which) -> u64 {
 
 async fn granted(service: &Service, permission: Permission, action: Action) -> Grant {
     let caller = service.socket_peer(0, None);
-    service.authorize(&request(), &caller, permission, action, &alice()).await.unwrap()
+    service.authorize(&request(), &caller, permission, action, (&alice(), None)).await.unwrap()
 }
 
 fn request() -> Request {

@@ -2,6 +2,7 @@
 
 mod backups;
 mod batches;
+mod coalescing;
 mod corrupt;
 mod dek_versions;
 mod deks;
@@ -15,6 +16,7 @@ mod races;
 mod reading;
 mod rotating;
 mod shredding;
+mod tokens;
 mod trail;
 mod writing;
 
@@ -201,6 +203,12 @@ macro_rules! conformance {
                 a_waiver_stands_for_a_copy_that_was_read_back,
                 a_key_with_quarantined_deks_is_not_destroyed,
             }
+            coalescing {
+                of_many_reads_at_once_each_gets_its_own_answer,
+                a_damaged_row_fails_those_who_read_it_and_nobody_else,
+                a_reader_that_goes_away_takes_nobody_along,
+                reads_of_a_closed_store_are_told_so_and_nobody_hangs,
+            }
             backups {
                 the_newest_copy_of_the_database_is_the_last_one,
                 the_newest_drill_is_the_last_one,
@@ -236,6 +244,14 @@ macro_rules! conformance {
                 a_call_that_changes_nothing_has_no_record,
                 a_change_that_cannot_be_recorded_is_not_made,
                 a_record_gets_its_place_once_and_the_head_goes_with_it,
+            }
+            tokens {
+                a_token_comes_back_as_it_was_made_with_the_state_that_it_was_read_in,
+                tokens_come_in_pages_by_id,
+                a_revocation_raises_the_generation_in_its_own_transaction,
+                tokens_are_revoked_by_tenant_by_maker_and_all_of_them,
+                a_row_that_somebody_else_wrote_is_named_and_gets_no_mac,
+                a_use_is_stamped_at_most_once_a_minute,
             }
             races {
                 no_dek_that_is_made_during_a_rotation_lands_under_the_retired_key,

@@ -53,6 +53,7 @@ pub(crate) fn copy_of(kid: Kid, id: &str, stage: EscrowStage) -> NewEscrow {
         target: "file".to_owned(),
         locator: Some("a drawer".to_owned()),
         content_sha256: Some([7; 32]),
+        kms_versions: vec!["k/cryptoKeyVersions/1".to_owned(), "k/cryptoKeyVersions/2".to_owned()],
         kind: EscrowKind::Copy,
         stage,
     }
@@ -63,6 +64,7 @@ pub(crate) fn waiver_of(kid: Kid, id: &str) -> NewEscrow {
         target: "root".to_owned(),
         locator: None,
         content_sha256: None,
+        kms_versions: Vec::new(),
         kind: EscrowKind::Waiver,
         stage: EscrowStage::Confirmed,
         ..copy_of(kid, id, EscrowStage::Confirmed)

@@ -44,6 +44,31 @@ fn unusable(error: &StoreError, word: &str) {
 }
 
 #[tokio::test]
+async fn a_copy_beside_the_log_of_another_database_is_refused_and_neither_is_changed() {
+    let (directory, file) = closed_store().await;
+    let copy = directory.path().join("copy.db");
+    std::fs::write(&copy, "").unwrap();
+    SqliteStore::copy(&file, &copy).await.unwrap();
+    // A log as a killed daemon leaves it.
+    let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+    sqlx::raw_sql("PRAGMA user_version = 7").execute(&mut connection).await.unwrap();
+    let log = directory.path().join("containarium.db-wal");
+    let kept = std::fs::read(&log).unwrap();
+    connection.close().await.unwrap();
+    assert!(!kept.is_empty() && !log.exists());
+    std::fs::rename(&copy, &file).unwrap();
+    std::fs::write(&log, &kept).unwrap();
+    let before = std::fs::read(&file).unwrap();
+
+    unusable(&refusal(&file).await, "containarium.db-wal");
+    let read = SqliteStore::open_reading(&file).await.err().unwrap();
+    unusable(&read, "rm -f ");
+    assert!(std::fs::read(&file).unwrap() == before && std::fs::read(&log).unwrap() == kept);
+    std::fs::remove_file(&log).unwrap();
+    SqliteStore::open(&file).await.unwrap().close().await;
+}
+
+#[tokio::test]
 async fn the_file_and_its_logs_are_for_their_owner_only() {
     let (directory, file) = a_file();
     let store = SqliteStore::open(&file).await.unwrap();

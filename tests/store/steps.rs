@@ -1,10 +1,12 @@
 //! The steps that most tests start with, in few words.
 
+use std::sync::Arc;
+
 use containarium::model::{
     DekRecord, Delivery, Kid, SecretName, SecretRecord, SecretVersion, Tenant, VersionBody, VersionRecord,
 };
 use containarium::store::{
-    DekOutcome, Expect, FirstKeyOutcome, Found, Intent, Keep, Place, Refusal, Source, Together, Which, Written,
+    DekOutcome, Expect, FirstKeyOutcome, Found, Intent, Keep, Place, Reads, Refusal, Source, Together, Which, Written,
 };
 
 use super::fakes::{Deks, Key, Values, value_of};
@@ -95,10 +97,9 @@ impl Fixture {
         last.unwrap()
     }
 
+    /// As the service reads one secret: through the front that answers reads together.
     pub(crate) async fn found(&self, place: Place) -> Found {
-        let mut found = self.store.read(&[place]).await.unwrap();
-        assert_eq!(found.len(), 1);
-        found.remove(0)
+        Reads::new(Arc::clone(&self.store)).read(place).await.unwrap()
     }
 
     pub(crate) async fn secret(&self, place: Place) -> (SecretRecord, Option<VersionRecord>) {

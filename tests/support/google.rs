@@ -11,6 +11,11 @@ pub(crate) const SECRET: &str = "projects/acme-prod/secrets/containarium-master"
 /// One in a project that is for offsite copies.
 pub(crate) const OFFSITE: &str = "projects/acme-offsite/secrets/containarium-master";
 
+/// The KMS key that tests wrap with. It is there from the start, and so is another one.
+pub(crate) const KMS_KEY: &str = "projects/acme-prod/locations/europe-west1/keyRings/containarium/cryptoKeys/wrap";
+pub(crate) const OTHER_KMS_KEY: &str =
+    "projects/acme-prod/locations/europe-west1/keyRings/containarium/cryptoKeys/wrap-2";
+
 pub(crate) struct Google {
     fake: fake::Fake,
     http: Client,
@@ -22,7 +27,40 @@ impl Google {
         for secret in [SECRET, OFFSITE] {
             google.make(secret).await;
         }
+        google.make_kms(KMS_KEY).await;
+        google.make_key(OTHER_KMS_KEY).await;
         google
+    }
+
+    /// Makes a KMS key, and the key ring that it is in.
+    pub(crate) async fn make_kms(&self, key: &str) {
+        let (parent, ring) = key.split_once("/cryptoKeys/").unwrap().0.split_once("/keyRings/").unwrap();
+        self.owner(Method::POST, &format!("{parent}/keyRings?keyRingId={ring}"), Some(json!({}))).await;
+        self.make_key(key).await;
+    }
+
+    async fn make_key(&self, key: &str) {
+        let (ring, id) = key.split_once("/cryptoKeys/").unwrap();
+        let body = json!({"purpose": "ENCRYPT_DECRYPT"});
+        self.owner(Method::POST, &format!("{ring}/cryptoKeys?cryptoKeyId={id}"), Some(body)).await;
+    }
+
+    /// Makes a further version of a KMS key its primary one: a rotation of that key.
+    pub(crate) async fn rotate_kms(&self, key: &str) {
+        let made = self.owner(Method::POST, &format!("{key}/cryptoKeyVersions"), Some(json!({}))).await;
+        let id = made["name"].as_str().unwrap().rsplit_once('/').unwrap().1.to_owned();
+        let body = json!({"cryptoKeyVersionId": id});
+        self.owner(Method::POST, &format!("{key}:updatePrimaryVersion"), Some(body)).await;
+    }
+
+    /// ENABLED or DISABLED.
+    pub(crate) async fn set_kms_state(&self, key: &str, number: u64, state: &str) {
+        let path = format!("{key}/cryptoKeyVersions/{number}?updateMask=state");
+        self.owner(Method::PATCH, &path, Some(json!({"state": state}))).await;
+    }
+
+    pub(crate) async fn destroy_kms(&self, key: &str, number: u64) {
+        self.owner(Method::POST, &format!("{key}/cryptoKeyVersions/{number}:destroy"), Some(json!({}))).await;
     }
 
     /// Makes a secret, without versions.
@@ -55,9 +93,20 @@ impl Google {
         self.owner(Method::POST, &format!("{secret}/versions/{number}:{verb}"), Some(json!({}))).await;
     }
 
+    /// Gives a secret a time to live, or takes its expiry away as `gcloud secrets update --remove-expiration` does.
+    pub(crate) async fn expire(&self, secret: &str, ttl: Option<&str>) {
+        let (mask, body) = ttl.map_or(("expire_time", json!({})), |ttl| ("ttl", json!({"ttl": ttl})));
+        self.owner(Method::PATCH, &format!("{secret}?updateMask={mask}"), Some(body)).await;
+    }
+
     /// From now on, for every request that it is for.
     pub(crate) async fn fault(&self, fault: &str, operation: &str) {
         self.rule(json!({"fault": fault, "operation": operation})).await;
+    }
+
+    /// For one identity alone.
+    pub(crate) async fn fault_for(&self, fault: &str, operation: &str, identity: &str) {
+        self.rule(json!({"fault": fault, "operation": operation, "identity": identity})).await;
     }
 
     pub(crate) async fn fault_once(&self, fault: &str, operation: &str) {

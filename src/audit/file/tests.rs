@@ -19,6 +19,7 @@ fn record(request_id: &str) -> Record {
         tenant: Some(Tenant::parse("alice").unwrap()),
         name: Some(SecretName::parse("DB_URL").unwrap()),
         version: SecretVersion::new(3),
+        token: None,
         blob: None,
         replaces: None,
         outcome: Outcome::Ok,

@@ -30,6 +30,7 @@ fn written(records: u64) -> (Vec<u8>, ChainHead) {
             tenant: Some(Tenant::parse("alice").unwrap()),
             name: None,
             version: SecretVersion::new(number),
+            token: None,
             blob: None,
             replaces: None,
             outcome: Outcome::Ok,

@@ -153,12 +153,15 @@ fn plan_lines(plan: &RestorePlanAnswer) -> Vec<String> {
     );
     lines.extend(plan.retires.iter().map(|kid| retired_line("will be retired", kid)));
     lines.extend(plan.replay.iter().map(|item| replay_line("will be done again", item)));
+    if !plan.revokes.is_empty() {
+        lines.push(format!("{} tokens that were revoked will be revoked again", plan.revokes.len()));
+    }
     if plan.replay.is_empty() {
         lines.push("no shred has to be done again".to_owned());
     }
     if !plan.complete {
         lines.push(
-            "WARNING: this node's log (critical.jsonl) does not reach to what it saw last: a shred that was made since the restored state \
+            "WARNING: this node's log (critical.jsonl) does not reach to what it saw last: a shred or a revocation that was made since the restored state \
              may be undone. Look on the other nodes too, and accept on the one that saw most"
                 .to_owned(),
         );

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum, ValueHint};
 
 use crate::client::{Client, ClientError, ErrorClass};
-use crate::model::{Kid, NodeId};
-use crate::service::rotation::proof;
+use crate::compose;
+use crate::config::{Config, Environment, Flags, Setting, load};
+use crate::model::{Kid, KmsKey, NodeId};
+use crate::service::kms::{self, OnlyWay};
+use crate::service::rotation::proof::{self, CopyRead, ProofError};
 use crate::wire::{
     DestroyOldRequest, EscrowChoice, ProgressLine, ProofOfCopy, RotateMasterMode, RotateMasterRequest,
     RotationKeysAnswer, RotationReport,
@@ -52,6 +55,16 @@ pub(super) struct RotateMasterArgs {
     /// Do not wait for this node, which is away; it is not ready until it has the key. May be given several times
     #[arg(long = "without-node", value_name = "ID", value_parser = node)]
     without_nodes: Vec<NodeId>,
+    /// Where the key file is wrapped: let the identity of this age recipient open the new key too [default: those of the key file]
+    #[arg(long, value_name = "RECIPIENT", num_args = 1..)]
+    age: Vec<String>,
+    /// Where the key file is wrapped: prove with the age identities in this file that they open the new key, or with --prove-from the copy
+    /// [default: keys.age_identity of the configuration file] [env: CONTAINARIUM_AGE_IDENTITY]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    age_identity: Option<PathBuf>,
+    /// Where the key file is wrapped: go on although nothing but one KMS key is known to open the new key
+    #[arg(long)]
+    kms_is_the_only_way_back: bool,
     /// Destroy without asking for the kid
     #[arg(long)]
     yes: bool,
@@ -89,8 +102,52 @@ fn node(text: &str) -> Result<NodeId, &'static str> {
     NodeId::from_hex(text).ok_or("a node's id is 32 lower-case hex digits; `containarium admin nodes` lists them")
 }
 
-pub(super) async fn run(client: &Client, format: Format, arguments: RotateMasterArgs) -> Result<(), Failure> {
-    let RotateMasterArgs { what, escrow, prove_from, without_nodes, yes } = arguments;
+/// What a wrapped key needs of the command's own process.
+struct Workshop {
+    flags: Flags,
+    recipients: Vec<String>,
+    only_way: OnlyWay,
+}
+
+impl Workshop {
+    /// Only where it is needed: a raw key asks for no setting of the daemon's.
+    fn config(&self) -> Result<Config, Failure> {
+        let loaded = load(&self.flags, &Environment::of_process());
+        Ok(loaded.map_err(|errors| Failure::of_settings(&errors))?.config)
+    }
+
+    /// The new key's file, where the one in use is wrapped.
+    async fn new_key(&self, client: &Client) -> Result<Option<String>, Failure> {
+        let Some(wrapped_for) = keys(client).await?.wrapped_for else {
+            if self.recipients.is_empty() && self.only_way == OnlyWay::Refused {
+                return Ok(None);
+            }
+            return Err(Failure::usage(
+                "--age and --kms-is-the-only-way-back are about a wrapped key file, and this one is the key itself; nothing was asked of the \
+                 daemon",
+            )
+            .mend("leave them out; or wrap the key files first: `containarium kms wrap`"));
+        };
+        let (provider, clock) = compose::wrapper(&self.config()?);
+        let parsed = wrapped_for.kms_keys.iter().map(|key| KmsKey::parse(key)).collect::<Result<Vec<_>, _>>();
+        let kms_keys = parsed.map_err(|error| Failure::new(Exit::Failed, format!("the daemon's KMS key: {error}")))?;
+        let recipients = if self.recipients.is_empty() { &wrapped_for.age_recipients } else { &self.recipients };
+        let made = kms::make_wrapped(&provider, &*clock, &kms_keys, recipients, self.only_way).await;
+        let made = made.map_err(|error| super::super::kms::failed(&error))?;
+        Ok(Some(String::from_utf8_lossy(&made.to_json()).into_owned()))
+    }
+}
+
+pub(super) async fn run(
+    client: &Client,
+    mut flags: Flags,
+    format: Format,
+    arguments: RotateMasterArgs,
+) -> Result<(), Failure> {
+    let RotateMasterArgs { what, escrow, prove_from, without_nodes, age, age_identity, kms_is_the_only_way_back, yes } =
+        arguments;
+    flags.give(Setting::AgeIdentity, age_identity);
+    let workshop = Workshop { flags, recipients: age, only_way: OnlyWay::of_flag(kms_is_the_only_way_back) };
     let escrow = escrow.map(EscrowChoice::from);
     if prove_from.is_some() && !(what.resume || what.destroy_old) {
         let failure =
@@ -99,7 +156,7 @@ pub(super) async fn run(client: &Client, format: Format, arguments: RotateMaster
     }
     if what.destroy_old {
         let consent = if yes { Consent::Given } else { Consent::Ask };
-        return destroy_old(client, format, escrow, prove_from.as_deref(), consent).await;
+        return destroy_old(client, &workshop, format, escrow, prove_from.as_deref(), consent).await;
     }
     if what.abort {
         let answer = followed(|say| async move { client.abort_rotation(say).await }).await;
@@ -112,11 +169,22 @@ pub(super) async fn run(client: &Client, format: Format, arguments: RotateMaster
         _ => RotateMasterMode::Start,
     };
     let proof = match &prove_from {
-        Some(from) => Some(staged_copy(&keys(client).await?, from)?),
+        Some(from) => Some(staged_copy(&keys(client).await?, &workshop, from).await?),
         None => None,
     };
+    let wrapped_key = match mode {
+        RotateMasterMode::Start | RotateMasterMode::Compromised => workshop.new_key(client).await?,
+        RotateMasterMode::Resume | RotateMasterMode::DryRun => None,
+    };
     let without_nodes = without_nodes.iter().map(ToString::to_string).collect();
-    let request = RotateMasterRequest { mode, escrow, proof, without_nodes };
+    let request = RotateMasterRequest {
+        mode,
+        escrow,
+        proof,
+        without_nodes,
+        wrapped_key,
+        kms_is_the_only_way_back: workshop.only_way == OnlyWay::Accepted,
+    };
     render(format, &of_request("rotate the master key", rotate(client, &request).await)?)
 }
 
@@ -161,28 +229,39 @@ async fn keys(client: &Client) -> Result<RotationKeysAnswer, Failure> {
     keys.map_err(|error| Failure::of_request(&Deed::on_daemon("ask for the keys of the rotation"), &error))
 }
 
-fn staged_copy(keys: &RotationKeysAnswer, from: &Path) -> Result<ProofOfCopy, Failure> {
+async fn staged_copy(keys: &RotationKeysAnswer, workshop: &Workshop, from: &Path) -> Result<ProofOfCopy, Failure> {
     let Some(staged) = &keys.staged else {
         let failure = Failure::new(Exit::NotFound, "no master key is staged, so there is nothing to prove");
         return Err(failure.mend("`containarium admin status` shows the phase"));
     };
-    copy(from, &[&staged.kid], &keys.key_file)
+    copy(from, workshop, &[&staged.kid], &keys.key_file).await
 }
 
 /// Reads the copy in this process; the key goes no further.
-fn copy(from: &Path, wanted: &[&str], key_file: &str) -> Result<ProofOfCopy, Failure> {
+async fn copy(from: &Path, workshop: &Workshop, wanted: &[&str], key_file: &str) -> Result<ProofOfCopy, Failure> {
+    let failed = |error: &ProofError| {
+        Failure::new(Exit::Failed, format!("the copy proves nothing: {error}")).mend(match error {
+            ProofError::OnlyKms { .. } => {
+                "prove it with an age identity that opens it, --age-identity FILE, or accept it: --kms-is-the-only-way-back"
+            }
+            _ => "copy the key's file off the host, as bytes, and feed that copy back from there with --prove-from FILE",
+        })
+    };
     let wanted: Vec<Kid> = wanted.iter().filter_map(|kid| Kid::from_hex(kid)).collect();
-    let read = proof::read(from, &wanted, Path::new(key_file)).map_err(|error| {
-        Failure::new(Exit::Failed, format!("the copy proves nothing: {error}")).mend(
-            "copy the key's file off the host, as bytes, and feed that copy back from there with --prove-from FILE",
-        )
-    })?;
+    let read = match proof::read(from, &wanted, Path::new(key_file)).map_err(|error| failed(&error))? {
+        CopyRead::Raw(proof) => proof,
+        CopyRead::Wrapped(copy) => {
+            let (provider, _) = compose::wrapper(&workshop.config()?);
+            copy.opened(&provider, workshop.only_way).await.map_err(|error| failed(&error))?
+        }
+    };
     let sha256 = data_encoding::HEXLOWER.encode(&read.sha256);
     Ok(ProofOfCopy { kid: read.kid.to_string(), locator: read.locator, sha256 })
 }
 
 async fn destroy_old(
     client: &Client,
+    workshop: &Workshop,
     format: Format,
     escrow: Option<EscrowChoice>,
     prove_from: Option<&Path>,
@@ -194,7 +273,10 @@ async fn destroy_old(
         return Err(failure.mend("`containarium admin status` lists the keys"));
     };
     let retired: Vec<&str> = keys.retired.iter().map(|key| key.kid.as_str()).collect();
-    let proof = prove_from.map(|from| copy(from, &retired, &keys.key_file)).transpose()?;
+    let proof = match prove_from {
+        Some(from) => Some(copy(from, workshop, &retired, &keys.key_file).await?),
+        None => None,
+    };
     let kid = proof.as_ref().map_or(&oldest.kid, |proof| &proof.kid).clone();
     let without =
         if escrow == Some(EscrowChoice::WaiveOffHostCopy) { ", without a copy that was read back" } else { "" };

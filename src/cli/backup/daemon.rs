@@ -1,7 +1,9 @@
 //! What the daemon does: `backup push` and `backup list`.
 
+use clap::Args;
+
 use crate::service::backup::Class;
-use crate::wire::backup::{BackupListAnswer, PushAnswer};
+use crate::wire::backup::{BackupListAnswer, PushAnswer, PushRequest};
 
 use super::super::failure::{Deed, Exit, Failure};
 use super::super::output::{Format, Table, note, print_json};
@@ -9,12 +11,22 @@ use super::super::progress;
 use super::super::settings::ClientArgs;
 use super::exit;
 
-pub(super) async fn push(arguments: ClientArgs) -> Result<(), Failure> {
-    let format = arguments.format();
-    let client = arguments.client()?;
+#[derive(Args)]
+pub(super) struct PushArgs {
+    /// Copy a wrapped key file too that nothing but one KMS key is known to open
+    #[arg(long)]
+    kms_is_the_only_way_back: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn push(arguments: PushArgs) -> Result<(), Failure> {
+    let request = PushRequest { kms_is_the_only_way_back: arguments.kms_is_the_only_way_back };
+    let format = arguments.client.format();
+    let client = arguments.client.client()?;
     let answer = progress::shown(|say| {
-        let client = &client;
-        async move { client.backup_push(|line| drop(say.send_replace(Some(line)))).await }
+        let (client, request) = (&client, &request);
+        async move { client.backup_push(request, |line| drop(say.send_replace(Some(line)))).await }
     });
     let deed = Deed::on_daemon_changing("copy the master keys", "containarium backup list");
     let answer = answer.await.map_err(|error| Failure::of_request(&deed, &error))?;

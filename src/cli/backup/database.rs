@@ -18,6 +18,7 @@ use super::super::failure::{Deed, Exit, Failure};
 use super::super::output::{Format, note, plain, print, print_json};
 use super::super::settings::{OutputArgs, SettingsArgs};
 use super::copy::config;
+use super::dump::{self, DumpError};
 
 #[derive(Args)]
 pub(super) struct DatabaseArgs {
@@ -79,10 +80,10 @@ pub(super) async fn run(arguments: DatabaseArgs) -> Result<(), Failure> {
 async fn sqlite(from: &Path, file: &Path, client: Option<&Client>, format: Format) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
     let copied = if to_stdout { to_output(from, format).await? } else { to_file(from, file).await? };
-    let target = if to_stdout { "standard output".to_owned() } else { absolute(file) };
+    let target = if to_stdout { TO_A_PIPE.to_owned() } else { absolute(file) };
     let recorded = match client {
         None => None,
-        Some(client) => Some(record(client, &target, Some(&copied)).await?),
+        Some(client) => Some(record_copy(client, &target, &copied).await?),
     };
     let made = Made {
         file: Some(target),
@@ -151,50 +152,57 @@ fn failed(error: &CopyError) -> Failure {
 }
 
 /// Tells the daemon; what it answered.
-async fn record(client: &Client, target: &str, copied: Option<&Copied>) -> Result<String, Failure> {
-    let state = copied.and_then(|copied| copied.state).map(|state| CopiedStateItem {
+async fn record_copy(client: &Client, target: &str, copied: &Copied) -> Result<String, Failure> {
+    let state = copied.state.map(|state| CopiedStateItem {
         db_id: Kid::new(state.db_id).to_string(),
         epoch: state.epoch,
         generation: state.generation,
         taken_at_micros: state.taken_at.0,
     });
-    let verb = match copied {
-        Some(_) => format!("record the copy, which was made ({target})"),
-        None => "record the copy".to_owned(),
-    };
-    let deed = Deed::on_daemon_changing(&verb, "containarium admin doctor");
-    let asked = RecordDatabaseRequest { target: target.to_owned(), state };
-    client
-        .record_database(&asked)
-        .await
-        .map(|answer| answer.message)
-        .map_err(|error| Failure::of_request(&deed, &error))
+    let verb = format!("record the copy, which was made ({target})");
+    record(client, &verb, &RecordDatabaseRequest { target: target.to_owned(), state, made_at_micros: None }).await
 }
 
-/// A dump that somebody else made. A file that is not there, or empty, is none.
+async fn record(client: &Client, verb: &str, asked: &RecordDatabaseRequest) -> Result<String, Failure> {
+    let deed = Deed::on_daemon_changing(verb, "containarium admin doctor");
+    client.record_database(asked).await.map(|answer| answer.message).map_err(|error| Failure::of_request(&deed, &error))
+}
+
+/// What a pipe's other end did with it is not known here, and a record that named a place would be believed.
+const TO_A_PIPE: &str = "standard output (whether it was kept is not known)";
+const NOT_SEEN: &str = "elsewhere (nobody looked at it)";
+
+/// A dump that somebody else made: what can be seen of it is, and of one that is not on this host only its maker's word is recorded.
 async fn record_dump(client: &Client, file: &Path, format: Format) -> Result<(), Failure> {
-    let target = if file == Path::new("-") { "standard output".to_owned() } else { absolute(file) };
-    if file != Path::new("-") {
-        let there = std::fs::metadata(file).map_err(|error| error.to_string());
-        let there = there.and_then(|found| if found.len() > 0 { Ok(()) } else { Err("it is empty".to_owned()) });
-        if let Err(why) = there {
-            let failure = Failure::new(Exit::NotFound, format!("{} is no copy to record: {why}", file.display()));
-            return Err(failure.mend(
+    let (target, made_at_micros) = if file == Path::new("-") {
+        (NOT_SEEN.to_owned(), None)
+    } else {
+        let made_at = dump::made_at(file).map_err(|error| {
+            let exit = if matches!(error, DumpError::NotThere(_)) { Exit::NotFound } else { Exit::Failed };
+            Failure::new(exit, format!("{} is no copy to record: {error}", file.display())).mend(
                 "make it with the line that this command prints without --record; if it is not on this host, give -",
-            ));
-        }
-    }
-    let message = record(client, &target, None).await?;
+            )
+        })?;
+        (absolute(file), Some(made_at.0))
+    };
+    let asked = RecordDatabaseRequest { target, state: None, made_at_micros };
+    let message = record(client, "record the copy", &asked).await?;
     match format {
-        Format::Json => print_json(&Made { file: Some(target), recorded: true, ..Made::NOTHING }),
+        Format::Json => print_json(&Made { file: Some(asked.target), recorded: true, ..Made::NOTHING }),
         Format::Table => print(format!("{}\n", plain(&message)).as_bytes()),
     }
 }
 
 fn print_dump_line(url: &DatabaseUrl, file: &Path, format: Format) -> Result<(), Failure> {
     let name = quoted(&file.display().to_string());
-    let to = if file == Path::new("-") { String::new() } else { format!(" --file={name}") };
-    let command = format!("pg_dump --schema=containarium --format=custom{to} {}", quoted(&without_password(url)));
+    let command = if file == Path::new("-") {
+        dump_line("", url)
+    } else {
+        // pg_dump empties the file that it is given before it has so much as connected.
+        refuse_taken(file)?;
+        let partial = quoted(&format!("{}.partial", file.display()));
+        format!("{} && mv -n -- {partial} {name}", dump_line(&format!(" --file={partial}"), url))
+    };
     match format {
         Format::Json => print_json(&Made { command: Some(command), ..Made::NOTHING })?,
         Format::Table => print(format!("{}\n", plain(&command)).as_bytes())?,
@@ -204,6 +212,22 @@ fn print_dump_line(url: &DatabaseUrl, file: &Path, format: Format) -> Result<(),
          --record`"
     ));
     Ok(())
+}
+
+fn dump_line(to: &str, url: &DatabaseUrl) -> String {
+    format!("pg_dump --schema=containarium --format=custom{to} {}", quoted(&without_password(url)))
+}
+
+fn refuse_taken(file: &Path) -> Result<(), Failure> {
+    // A link is something too, whatever it leads to.
+    match std::fs::symlink_metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(failed(&CopyError::Exists(file.to_owned()))),
+        Err(error) => {
+            let why = format!("{} cannot be looked at: {error}", file.display());
+            Err(Failure::new(Exit::Failed, why).mend(format!("namei -l {}", quoted(&file.display().to_string()))))
+        }
+    }
 }
 
 /// The URL as pg_dump takes it from a command line, which others can see.

@@ -95,7 +95,7 @@ pub(super) async fn run(arguments: DrillArgs) -> Result<(), Failure> {
     let DrillArgs { database, secret, from, identity, record: is_to_record, settings, .. } = arguments;
     let config = config(settings)?;
     let client = is_to_record.then(|| Client::new(config.socket.clone()));
-    let copies = copies(&config, secret.as_deref(), &from, identity.as_deref())?;
+    let copies = copies(&config, secret.as_deref(), &from, identity.as_deref()).await?;
     let (source, drilled) = run_drill(&config, database.as_deref(), copies).await?;
     let recorded = match client {
         Some(client) => Some(record(&client, &source, &drilled).await),
@@ -124,12 +124,18 @@ pub(super) async fn run(arguments: DrillArgs) -> Result<(), Failure> {
     }
 }
 
-fn copies(config: &Config, secret: Option<&str>, from: &[PathBuf], identity: Option<&Path>) -> Result<Copies, Failure> {
+async fn copies(
+    config: &Config,
+    secret: Option<&str>,
+    from: &[PathBuf],
+    identity: Option<&Path>,
+) -> Result<Copies, Failure> {
+    let provider = compose::provider_of(config);
     if !from.is_empty() {
-        return keys_from(from, identity).map(Copies::Given).map_err(|error| failed(&error));
+        return keys_from(from, identity, &provider).await.map(Copies::Given).map_err(|error| failed(&error));
     }
     let configured = compose::destinations(config);
-    Ok(Copies::In(secret.map_or_else(|| configured.clone(), |secret| configured.only(secret))))
+    Ok(Copies::In(secret.map_or_else(|| configured.clone(), |secret| configured.only(secret)), provider))
 }
 
 /// What to do where a DEK did not open.
@@ -169,6 +175,10 @@ fn failed(error: &DrillError) -> Failure {
         DrillError::Image { .. } | DrillError::WrittenKid { .. } => (
             Exit::Failed,
             "this copy would not restore the key: make another one of the key file while it is there, and throw this one away",
+        ),
+        DrillError::Wrapped { .. } => (
+            Exit::Failed,
+            "give credentials that may decrypt with its KMS key, or the identity of its age recipient: --identity FILE",
         ),
         DrillError::Fetch(FetchError::NotConfigured) => (
             Exit::Usage,

@@ -142,7 +142,8 @@ fn failed(error: &RestoreError) -> Failure {
         RestoreError::WhichSecret { .. } => "add --secret projects/PROJECT/secrets/SECRET",
         RestoreError::Store(_) => "see that the database runs, and that these are the daemon's settings",
         RestoreError::Backup(_) | RestoreError::Fetch(FetchError::Search { .. }) => {
-            "mend that and run it again, with credentials that may read the copies (the restore identity)"
+            "mend that and run it again, with credentials that may read the copies (the restore identity); --version N takes a version that \
+             you know to be right"
         }
         RestoreError::Fetch(FetchError::NotFound { .. }) => {
             "look for another copy: --secret NAME for another secret, --from FILE for an age file, a sheet or a key file"

@@ -154,3 +154,46 @@ fn an_endless_file_is_read_to_the_limit_and_refused() {
     assert_eq!(error, Some(ImageError::TooLong { limit: KeyfileImage::MAX_LEN }));
     assert_eq!(usize::MAX - reader.left, KeyfileImage::MAX_LEN + 1, "one byte past the limit and no more");
 }
+
+fn wrapped_json() -> String {
+    r#"{"format": "containarium/wrapped-master/1", "kid": "000102030405060708090a0b0c0d0e0f", "recipients": [
+    {"type": "age", "recipient": "age1qqqq", "ciphertext": "YWdl"}]}"#
+        .to_owned()
+}
+
+#[test]
+fn a_wrapped_key_is_told_from_a_raw_one_and_is_not_taken_for_the_key() {
+    let kid = crate::model::Kid::new(std::array::from_fn(|at| u8::try_from(at).unwrap()));
+    let wrapped = image(wrapped_json().as_bytes());
+    let Ok(Content::Wrapped(read)) = wrapped.content() else { panic!() };
+    assert_eq!(read.kid, kid);
+    assert_eq!(wrapped.master().err(), Some(ImageError::Wrapped { kid }));
+    assert!(matches!(KeyfileImage::of_wrapped(&read).content(), Ok(Content::Wrapped(again)) if again == read));
+    // 32 bytes are the key itself, whatever they look like.
+    assert!(matches!(image(b"{\"format\": \"containarium/wrappe").content(), Err(ImageError::BadWrapped(_))));
+    assert!(matches!(image(b"{\"format\": \"containarium/wrapped").content(), Ok(Content::Raw(_))));
+}
+
+#[test]
+fn a_damaged_wrapped_key_is_said_to_be_one_and_a_damaged_raw_key_is_not() {
+    let json = wrapped_json();
+    for length in (1..json.len()).filter(|length| *length != 32) {
+        assert!(matches!(damage(&json.as_bytes()[..length]), ImageError::BadWrapped(_)), "{length}");
+    }
+    // A raw key may begin with a brace.
+    for length in [31, 33] {
+        let mut bytes = vec![0xA5; length];
+        bytes[0] = b'{';
+        assert_eq!(damage(&bytes), ImageError::WrongLength { length });
+    }
+    let mut long = json.into_bytes();
+    long.resize(KeyfileImage::MAX_LEN + 1, b' ');
+    assert_eq!(damage(&long), ImageError::TooLong { limit: KeyfileImage::MAX_LEN });
+}
+
+#[test]
+fn what_is_sealed_with_a_wrapped_key_is_its_label_and_its_kid() {
+    let kid = crate::model::Kid::new([7; 16]);
+    let expected = [b"\0\0\0\x16containarium/v2/master".as_slice(), &[7; 16]].concat();
+    assert_eq!(crate::crypto::master_aad(kid), expected);
+}

@@ -166,7 +166,7 @@ fn a_wrapped_dek_of_another_master_is_named_so_wherever_it_was_moved() {
 fn a_wrapped_dek_that_only_claims_our_master_is_not_committed() {
     let made = Made::new(b"");
     let other = derive_kek(&MasterKey::make_random().unwrap());
-    let forger = Kek { key: other.key, kid: made.kek.kid() };
+    let forger = Kek { key: other.key, kid: made.kek.kid(), raw_sha256: made.kek.raw_sha256() };
     let blob = wrap(&forger, made.at.dek(), &made.dek).unwrap();
     assert_eq!(made.unwrap(&blob), Some(NotCommitted));
 }

@@ -8,24 +8,27 @@ use axum::response::Response;
 use data_encoding::HEXLOWER;
 
 use super::super::App;
-use super::super::extract::{Caller, Id, read_json, read_nothing};
+use super::super::extract::{Caller, Id, read_json, read_json_or_default};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use super::super::stream;
 use crate::model::{Action, Kid};
 use crate::service::backup::{BackupList, ListedSecret, ListedVersion, Outcome, PushedKeys, ReadBack, Trouble};
+use crate::service::kms::OnlyWay;
 use crate::wire::backup::{
-    BackupKeyItem, BackupListAnswer, BackupSecretItem, BackupVersionItem, PushAnswer, PushedCopy, ReadBackAnswer,
-    ReadBackItem, ReadBackRequest, TroubleItem,
+    BackupKeyItem, BackupListAnswer, BackupSecretItem, BackupVersionItem, PushAnswer, PushRequest, PushedCopy,
+    ReadBackAnswer, ReadBackItem, ReadBackRequest, TroubleItem,
 };
 use crate::wire::{Problem, StreamLine};
 
 /// Copy every master key that the database wants into every configured secret.
 ///
 /// Answers NDJSON, the last line `done` or `failed`; `done` says of each copy whether it is there. Hanging up stops nothing; GET follows it.
-#[utoipa::path(post, path = "/v1/admin/backup/push", tag = "administration", responses(
+#[utoipa::path(post, path = "/v1/admin/backup/push", tag = "administration", request_body = PushRequest, responses(
     (status = 200, description = "It is under way.", body = StreamLine<PushAnswer>, content_type = "application/x-ndjson"),
     (status = 400, description = "No secret is configured.", body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Another one is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
@@ -39,9 +42,9 @@ pub(in crate::http) async fn push(
     body: Body,
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::BackupPush).await?;
-    read_nothing(body).await?;
+    let body: PushRequest = read_json_or_default(body).await?;
     let id = request.id().to_owned();
-    let watch = app.service.push_keys(request, grant).await?;
+    let watch = app.service.push_keys(request, grant, OnlyWay::of_flag(body.kms_is_the_only_way_back)).await?;
     Ok(stream::follow(id, watch, pushed))
 }
 
@@ -49,6 +52,8 @@ pub(in crate::http) async fn push(
 #[utoipa::path(get, path = "/v1/admin/backup/push", tag = "administration", responses(
     (status = 200, body = StreamLine<PushAnswer>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -83,6 +88,8 @@ fn trouble_item(trouble: &Trouble) -> TroubleItem {
 #[utoipa::path(get, path = "/v1/admin/backup", tag = "administration", responses(
     (status = 200, body = BackupListAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
@@ -129,6 +136,8 @@ fn version_item(version: &ListedVersion) -> BackupVersionItem {
 #[utoipa::path(post, path = "/v1/admin/backup/read-back", tag = "administration", request_body = ReadBackRequest, responses(
     (status = 200, body = ReadBackAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "The database does not know the key.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),

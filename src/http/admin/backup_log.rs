@@ -10,7 +10,7 @@ use super::super::extract::{Caller, Id, read_json};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use crate::model::{Action, Kid, Micros};
-use crate::service::{CopiedState, MadeCopy, RanDrill};
+use crate::service::{CopiedState, Known, MadeCopy, RanDrill};
 use crate::wire::Problem;
 use crate::wire::backup_log::{CopiedStateItem, RecordDatabaseRequest, RecordDrillRequest, RecordedAnswer};
 
@@ -18,6 +18,8 @@ use crate::wire::backup_log::{CopiedStateItem, RecordDatabaseRequest, RecordDril
 #[utoipa::path(post, path = "/v1/admin/backup/database", tag = "administration", request_body = RecordDatabaseRequest, responses(
     (status = 200, body = RecordedAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is no copy of this database.", body = Problem, content_type = "application/problem+json"),
@@ -32,11 +34,27 @@ pub(in crate::http) async fn record_database(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::RecordDatabaseBackup).await?;
     let asked: RecordDatabaseRequest = read_json(body).await?;
-    let made = MadeCopy { target: asked.target, state: asked.state.as_ref().map(state).transpose()? };
-    let backup = app.service.record_database_backup(&request, &grant, made).await?;
-    let (taken_at, generation) = (backup.taken_at, backup.generation);
-    let message = format!("copy of the database as of {taken_at}, generation {generation}, recorded");
+    let known = known(&asked)?;
+    let backup = app.service.record_database_backup(&request, &grant, MadeCopy { target: asked.target, known }).await?;
+    let taken_at = backup.taken_at;
+    let message = match known {
+        Known::State(_) => {
+            format!("copy of the database as of {taken_at}, generation {}, recorded", backup.generation)
+        }
+        Known::Time(_) | Known::Nothing => format!("copy of the database as of {taken_at} recorded"),
+    };
     Ok(json(StatusCode::OK, &RecordedAnswer { message }))
+}
+
+fn known(asked: &RecordDatabaseRequest) -> Result<Known, Refused> {
+    match (&asked.state, asked.made_at_micros) {
+        (Some(_), Some(_)) => {
+            Err(Refused::invalid("a copy that was read has its time in `state`: give no `madeAtMicros`"))
+        }
+        (Some(read), None) => state(read).map(Known::State),
+        (None, Some(at)) => Ok(Known::Time(Micros(at))),
+        (None, None) => Ok(Known::Nothing),
+    }
 }
 
 fn state(item: &CopiedStateItem) -> Result<CopiedState, Refused> {
@@ -53,6 +71,8 @@ fn db_id(text: &str) -> Result<[u8; 16], Refused> {
 #[utoipa::path(post, path = "/v1/admin/backup/drill", tag = "administration", request_body = RecordDrillRequest, responses(
     (status = 200, body = RecordedAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It was one on another database.", body = Problem, content_type = "application/problem+json"),

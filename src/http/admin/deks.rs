@@ -24,6 +24,8 @@ use crate::wire::{
 #[utoipa::path(post, path = "/v1/admin/rotate-dek", tag = "administration", request_body = RotateDekRequest, responses(
     (status = 200, description = "It is under way.", body = StreamLine<RotateDekAnswer>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Another one is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
@@ -55,6 +57,8 @@ pub(in crate::http) async fn rotate(
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn follow_rotate(
@@ -89,6 +93,8 @@ fn rotated(done: &RotatedDeks) -> RotateDekAnswer {
 #[utoipa::path(post, path = "/v1/admin/shred", tag = "administration", request_body = ShredRequest, responses(
     (status = 200, body = ShredAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The tenant is not in a state that this starts from.", body = Problem, content_type = "application/problem+json"),
@@ -128,6 +134,8 @@ fn shred_answer(shredding: &Shredding) -> ShredAnswer {
 #[utoipa::path(post, path = "/v1/admin/quarantine", tag = "administration", request_body = QuarantineRequest, responses(
     (status = 200, body = QuarantineAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It opens and was to be set aside, or does not and was to be released.", body = Problem, content_type = "application/problem+json"),

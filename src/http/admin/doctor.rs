@@ -17,6 +17,8 @@ use crate::wire::doctor::{CheckItem, DoctorAnswer};
 #[utoipa::path(get, path = "/v1/admin/doctor", tag = "administration", responses(
     (status = 200, body = DoctorAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The call could not be recorded.", body = Problem, content_type = "application/problem+json")))]

@@ -22,6 +22,8 @@ use crate::wire::nodes::{
     (status = 200, body = NodesAnswer),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn list(
@@ -51,6 +53,8 @@ pub(in crate::http) async fn list(
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is live.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -75,6 +79,8 @@ pub(in crate::http) async fn forget(
     (status = 200, body = RestorePlanAnswer),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn restore_plan(
@@ -99,6 +105,7 @@ fn plan_answer(plan: &RestorePlan) -> RestorePlanAnswer {
             .collect(),
         retires: plan.retires.map(|kid| kid.to_string()),
         replay: plan.replay.iter().map(replay_item).collect(),
+        revokes: plan.revokes.iter().map(ToString::to_string).collect(),
         complete: plan.complete,
     }
 }
@@ -118,6 +125,8 @@ fn replay_item(replay: &Replay) -> ReplayItem {
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Nothing to accept, not as it was shown, or a log with gaps.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -132,12 +141,14 @@ pub(in crate::http) async fn accept_restore(
     let asked: AcceptRestoreRequest = read_json(body).await?;
     let gaps = if asked.accept_gaps { Gaps::Accept } else { Gaps::Refuse };
     let agreed = Agreed { epoch: asked.epoch, generation: asked.generation, gaps };
-    let AcceptedRestore { mark, replayed, retired } = app.service.accept_restore(&request, &grant, agreed).await?;
+    let AcceptedRestore { mark, replayed, revoked, retired } =
+        app.service.accept_restore(&request, &grant, agreed).await?;
     let answer = AcceptRestoreAnswer {
         message: format!("database accepted at {mark}; writes are open"),
         epoch: mark.epoch,
         generation: mark.generation,
         replayed: replayed.iter().map(replay_item).collect(),
+        revoked: revoked.iter().map(ToString::to_string).collect(),
         retired: retired.map(|kid| kid.to_string()),
     };
     Ok(json(StatusCode::OK, &answer))

@@ -10,11 +10,12 @@ use super::super::extract::{Caller, Id, read_json, read_nothing};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use super::super::stream;
-use crate::model::{Action, KeyMode, Kid, NodeId};
-use crate::service::rotation::{Asked, Escrow, Proof, Report, RotationKeys};
+use crate::model::{Action, KeyMode, Kid, NodeId, WrappedMaster};
+use crate::service::kms::OnlyWay;
+use crate::service::rotation::{Asked, Escrow, Proof, Report, RotationKeys, Terms};
 use crate::wire::{
     DestroyOldRequest, EscrowChoice, Problem, ProofOfCopy, RetiredKey, RotateMasterMode, RotateMasterRequest,
-    RotationKeysAnswer, RotationReport, StagedKey, StreamLine, ValuesToChange,
+    RotationKeysAnswer, RotationReport, StagedKey, StreamLine, ValuesToChange, WrappedForAnswer,
 };
 
 /// Rotate the master key: begin, go on, or try without changing anything.
@@ -23,6 +24,8 @@ use crate::wire::{
 #[utoipa::path(post, path = "/v1/admin/rotate-master", tag = "administration", request_body = RotateMasterRequest, responses(
     (status = 200, description = "It is under way.", body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "One is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
@@ -39,7 +42,14 @@ pub(in crate::http) async fn rotate(
     let body: RotateMasterRequest = read_json(body).await?;
     let asked = asked(&app, &body)?;
     let without = body.without_nodes.iter().map(|id| node(id)).collect::<Result<_, _>>()?;
-    let watch = app.service.rotate_master(&request, &grant, asked, without).await?;
+    let new_key = body.wrapped_key.as_deref().map(new_key).transpose()?;
+    if new_key.is_some() && !matches!(asked, Asked::Start { .. }) {
+        return Err(Refused::invalid(
+            "`wrappedKey` goes with `mode`: `start` or `compromised`: only then a key is made",
+        ));
+    }
+    let terms = Terms { without, new_key, only_way: OnlyWay::of_flag(body.kms_is_the_only_way_back) };
+    let watch = app.service.rotate_master(&request, &grant, asked, terms).await?;
     Ok(stream::follow(request.id().to_owned(), watch, report))
 }
 
@@ -49,6 +59,8 @@ pub(in crate::http) async fn rotate(
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There was none since the daemon started.", body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn follow(
@@ -67,6 +79,8 @@ pub(in crate::http) async fn follow(
     (status = 409, description = "Past the flip, or what is under way in this daemon cannot be given up.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -79,7 +93,7 @@ pub(in crate::http) async fn abort(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::AbortRotation).await?;
     read_nothing(body).await?;
-    let watch = app.service.rotate_master(&request, &grant, Asked::Abort, Vec::new()).await?;
+    let watch = app.service.rotate_master(&request, &grant, Asked::Abort, Terms::default()).await?;
     Ok(stream::follow(request.id().to_owned(), watch, report))
 }
 
@@ -87,6 +101,8 @@ pub(in crate::http) async fn abort(
 #[utoipa::path(post, path = "/v1/admin/rotate-master/destroy-old", tag = "administration", request_body = DestroyOldRequest, responses(
     (status = 200, body = StreamLine<RotationReport>, content_type = "application/x-ndjson"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A rotation is under way in this daemon.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
@@ -103,7 +119,7 @@ pub(in crate::http) async fn destroy_old(
     let body: DestroyOldRequest = read_json(body).await?;
     let proof = body.proof.as_ref().map(proof).transpose()?;
     let asked = Asked::DestroyOld { kid: kid(&body.kid)?, proof, escrow: escrow(&app, body.escrow) };
-    let watch = app.service.rotate_master(&request, &grant, asked, Vec::new()).await?;
+    let watch = app.service.rotate_master(&request, &grant, asked, Terms::default()).await?;
     Ok(stream::follow(request.id().to_owned(), watch, report))
 }
 
@@ -113,6 +129,8 @@ pub(in crate::http) async fn destroy_old(
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn keys(
     State(app): State<App>,
@@ -128,6 +146,10 @@ fn keys_answer(keys: &RotationKeys) -> RotationKeysAnswer {
     let staged = keys.staged.as_ref();
     RotationKeysAnswer {
         key_file: keys.key_file.display().to_string(),
+        wrapped_for: keys.wrapped_for.as_ref().map(|wrapped| WrappedForAnswer {
+            kms_keys: wrapped.kms_keys.iter().map(ToString::to_string).collect(),
+            age_recipients: wrapped.age_recipients.clone(),
+        }),
         staged: staged.map(|key| StagedKey { kid: key.kid.to_string(), path: key.path.display().to_string() }),
         retired: keys
             .retired
@@ -172,6 +194,11 @@ fn proof(proof: &ProofOfCopy) -> Result<Proof, Refused> {
         return Err(Refused::invalid("`locator` is 1 to 4096 bytes without control characters"));
     }
     Ok(Proof { kid: kid(&proof.kid)?, locator: proof.locator.clone(), sha256 })
+}
+
+fn new_key(text: &str) -> Result<WrappedMaster, Refused> {
+    WrappedMaster::parse(text.as_bytes())
+        .map_err(|error| Refused::invalid(format!("`wrappedKey` is no wrapped master key: {error}")))
 }
 
 fn kid(text: &str) -> Result<Kid, Refused> {

@@ -20,6 +20,8 @@ use crate::wire::{
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -33,7 +35,8 @@ pub(in crate::http) async fn delete(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Delete, Action::Delete, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Delete, Action::Delete, (&tenant, Some(&name))).await?;
     read_nothing(body).await?;
     let secret = app.service.delete(&request, &grant, &name).await?;
     Ok(change("secret deleted".to_owned(), &secret))
@@ -44,6 +47,8 @@ pub(in crate::http) async fn delete(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -58,7 +63,8 @@ pub(in crate::http) async fn undelete(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Delete, Action::Undelete, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Delete, Action::Undelete, (&tenant, Some(&name))).await?;
     read_nothing(body).await?;
     let secret = app.service.undelete(&request, &grant, &name).await?;
     Ok(change("secret undeleted".to_owned(), &secret))
@@ -69,6 +75,8 @@ pub(in crate::http) async fn undelete(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = VersionsAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -79,7 +87,8 @@ pub(in crate::http) async fn versions(
     Caller(caller): Caller,
     SecretPath(tenant, name): SecretPath,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::List, Action::Versions, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::List, Action::Versions, (&tenant, Some(&name))).await?;
     let (secret, versions) = app.service.versions(&request, &grant, &name).await?;
     let answer = VersionsAnswer {
         secret: SecretMetadata::of(&secret),
@@ -94,6 +103,8 @@ pub(in crate::http) async fn versions(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -107,7 +118,8 @@ pub(in crate::http) async fn rollback(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Write, Action::Rollback, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Write, Action::Rollback, (&tenant, Some(&name))).await?;
     let RollbackRequest { version: number } = read_json(body).await?;
     let written = app.service.rollback(&request, &grant, &name, version(number)?).await?;
     Ok(changed(&written))
@@ -118,6 +130,8 @@ pub(in crate::http) async fn rollback(
     params(("username" = String, Path), ("name" = String, Path)), responses(
     (status = 200, body = ChangeAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 408, description = "The body did not arrive within 30 s.", body = Problem, content_type = "application/problem+json"),
@@ -131,7 +145,8 @@ pub(in crate::http) async fn destroy(
     SecretPath(tenant, name): SecretPath,
     body: Body,
 ) -> Result<Response, Refused> {
-    let grant = app.service.authorize(&request, &caller, Permission::Destroy, Action::Destroy, &tenant).await?;
+    let grant =
+        app.service.authorize(&request, &caller, Permission::Destroy, Action::Destroy, (&tenant, Some(&name))).await?;
     let DestroyRequest { versions } = read_json(body).await?;
     batch_size(versions.len(), "versions")?;
     let mut versions = versions.into_iter().map(version).collect::<Result<Vec<_>, _>>()?;

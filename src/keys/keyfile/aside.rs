@@ -1,15 +1,17 @@
 //! A restored key's way into the key file's place: what lies there is set aside under a name of its own, never written over.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{self, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::error::KeyfileError;
 use super::load::load;
 use super::place::Place;
 use super::{KeyFiles, KeyLock};
-use crate::crypto::KeyfileImage;
+use crate::crypto::{self, KeyfileImage};
 use crate::model::{Kid, Micros};
 
 /// How many names are tried in one second.
@@ -20,6 +22,9 @@ impl KeyLock {
     /// `secrets.key.replaced-<kid or "unreadable">-<UTC>`, and answers that path; `None` where nothing was there. Until another key is
     /// put in its place there is none: the copies in `secrets.key.d` must hold what is needed by then.
     ///
+    /// A file that is no good key file may hold a key all the same: its kid is then in the name, and nobody but the directory's owner can
+    /// read it any more, where the system allows that.
+    ///
     /// # Errors
     /// Those of the file system; everything is then where it was.
     pub fn set_aside(&self, now: Micros) -> Result<Option<PathBuf>, KeyfileError> {
@@ -29,11 +34,15 @@ impl KeyLock {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(KeyfileError::from_system("look at", self.dir.of(main), errno)),
         }
-        let kid = load(&self.dir, main).ok().flatten().map(|loaded| loaded.key.kid);
+        let remains = Remains::of(&self.dir, main);
+        let kid = remains.as_ref().and_then(|remains| remains.kid);
         for attempt in 0..ATTEMPTS {
             let name = replaced_name(main, kid, now, attempt);
             match self.dir.rename_to_free(main, &name) {
                 Ok(()) => {
+                    if let Some(remains) = &remains {
+                        remains.close_to_others(&self.dir);
+                    }
                     self.dir.sync()?;
                     return Ok(Some(self.dir.of(&name)));
                 }
@@ -68,7 +77,8 @@ impl KeyLock {
     pub(super) fn unlink_replaced(&self, kid: Kid) -> Result<Vec<PathBuf>, KeyfileError> {
         let mut removed = Vec::new();
         for name in self.dir.names()?.iter().filter(|name| is_replaced(&self.names.main, name)) {
-            if matches!(load(&self.dir, name), Ok(Some(loaded)) if loaded.key.kid == kid) && self.dir.unlink(name)? {
+            let held = Remains::of(&self.dir, name).and_then(|remains| remains.kid);
+            if held == Some(kid) && self.dir.unlink(name)? {
                 removed.push(self.dir.of(name));
             }
         }
@@ -80,6 +90,19 @@ impl KeyLock {
 }
 
 impl KeyFiles {
+    /// What restores set aside and holds a key itself: wrapping the key files does not protect these.
+    ///
+    /// # Errors
+    /// Those of the directory.
+    pub fn raw_copies(&self) -> Result<Vec<PathBuf>, KeyfileError> {
+        let Some(dir) = Place::open(&self.dir)? else { return Ok(Vec::new()) };
+        let is_raw = |name: &&OsString| {
+            is_replaced(&self.names.main, name)
+                && matches!(load(&dir, name), Ok(Some(loaded)) if loaded.key.master().is_some())
+        };
+        Ok(dir.names()?.iter().filter(is_raw).map(|name| dir.of(name)).collect())
+    }
+
     /// The bytes of a good file of this key, for a copy of it: the key file's own, else those of one in `secrets.key.d`. What is wrong
     /// with other files is [`KeyFiles::scan`]'s to say.
     ///
@@ -96,6 +119,58 @@ impl KeyFiles {
         }
         let Some(place) = dir.child(&self.names.retained)? else { return Ok(None) };
         Ok(place.names()?.iter().find_map(|name| image(&place, name)))
+    }
+}
+
+/// What is set aside, or was: whatever owner, mode or newline made it no good key file, it holds a key if its bytes do.
+struct Remains {
+    file: File,
+    stat: Stat,
+    kid: Option<Kid>,
+}
+
+impl Remains {
+    /// `None`: no regular file, or one that does not open.
+    fn of(dir: &Place, name: &OsStr) -> Option<Self> {
+        let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        // Opening a device can do something to it.
+        dir.stat_entry(name).ok().filter(is_file)?;
+        let mut file = dir.open_entry(name, OFlags::RDONLY, Mode::empty()).ok()?;
+        let stat = fs::fstat(&file).ok().filter(is_file)?;
+        let image = KeyfileImage::read_from(&mut file).ok();
+        let kid = image.and_then(|image| image.remains()).map(|master| crypto::kid(&master));
+        Some(Self { file, stat, kid })
+    }
+
+    /// As far as the system lets this process: a mode that stays is told of by doctor as part of what may hold a key. Of a file with a
+    /// second name nothing is changed, since that name may be in use elsewhere.
+    fn close_to_others(&self, dir: &Place) {
+        if self.stat.st_nlink != 1 {
+            return;
+        }
+        let _still_as_it_was = fs::fchmod(&self.file, Mode::RUSR);
+        if let Ok(owner) = fs::fstat(dir) {
+            let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+            let _still_anothers = fs::fchown(&self.file, Some(uid), Some(gid));
+        }
+    }
+}
+
+/// What restores set aside and may hold a key that nothing here can tell, and so never removes.
+pub(super) fn unknown_asides(dir: &Place, main: &OsStr) -> Result<Vec<PathBuf>, KeyfileError> {
+    let names = dir.names()?;
+    let asides = names.iter().filter(|name| is_replaced(main, name));
+    let untold =
+        asides.filter(|name| may_hold_a_key(dir, name) && Remains::of(dir, name).and_then(|r| r.kid).is_none());
+    Ok(untold.map(|name| dir.of(name)).collect())
+}
+
+fn may_hold_a_key(dir: &Place, name: &OsStr) -> bool {
+    let Ok(stat) = dir.stat_entry(name) else { return false };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => stat.st_size > 0,
+        FileType::Symlink | FileType::Directory => true,
+        _ => false,
     }
 }
 
@@ -117,7 +192,7 @@ fn is_replaced(main: &OsStr, name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
     use crate::crypto::{self, MasterKey};
@@ -188,6 +263,44 @@ mod tests {
         assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
         assert_eq!(std::fs::read(files.path()).unwrap().len(), 32);
         assert!(!aside.exists());
+    }
+
+    #[test]
+    fn a_key_that_is_set_aside_in_a_bad_file_has_its_kid_in_the_name_and_is_closed_to_others() {
+        let (root, files) = files();
+        let kid = promoted(&files);
+        let key = std::fs::read(files.path()).unwrap();
+        let lock = files.lock().unwrap();
+        for (attempt, tail) in ["", "\n", "\r\n"].into_iter().enumerate() {
+            std::fs::remove_file(files.path()).unwrap();
+            std::fs::write(files.path(), [&key, tail.as_bytes()].concat()).unwrap();
+            std::fs::set_permissions(files.path(), PermissionsExt::from_mode(0o644)).unwrap();
+            if rustix::process::geteuid().is_root() {
+                std::os::unix::fs::chown(files.path(), Some(65534), Some(65534)).unwrap();
+            }
+            let aside = lock.set_aside(NOW).unwrap().unwrap();
+            let again = if attempt == 0 { String::new() } else { format!("-{attempt}") };
+            assert_eq!(aside, root.path().join(format!("secrets.key.replaced-{kid}-20260517T083000Z{again}")));
+            let (aside, dir) = (std::fs::metadata(aside).unwrap(), std::fs::metadata(root.path()).unwrap());
+            assert_eq!(aside.permissions().mode() & 0o7777, 0o400, "{tail:?}");
+            assert_eq!((aside.uid(), aside.gid()), (dir.uid(), dir.gid()), "{tail:?}");
+            std::fs::write(files.path(), b"").unwrap();
+        }
+        assert!(files.scan().unknown_asides.is_empty());
+        assert_eq!(lock.unlink_replaced(kid).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_was_set_aside_and_may_hold_a_key_that_cannot_be_told_is_listed_and_stays() {
+        let (root, files) = files();
+        let kid = promoted(&files);
+        let aside = |name: &str| root.path().join(format!("secrets.key.replaced-unreadable-{name}"));
+        std::fs::write(aside("a"), [b'x'; 57]).unwrap();
+        std::fs::write(aside("b"), b"").unwrap();
+        std::os::unix::fs::symlink("/elsewhere", aside("c")).unwrap();
+        std::fs::copy(files.path(), aside("d")).unwrap();
+        assert_eq!(files.scan().unknown_asides, [aside("a"), aside("c")], "nothing is in b, and of d the key is known");
+        assert_eq!(files.lock().unwrap().unlink_replaced(kid).unwrap(), [aside("d")]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::KeyFile;
 use super::durable::Stamp;
 use super::error::{KeyfileError, euid};
 use super::place::{Place, is_trusted};
-use crate::crypto::{self, KeyfileImage};
+use crate::crypto::KeyfileImage;
 
 const KEY_MODE: u32 = 0o400;
 /// How often a file may be replaced under the reader's hands.
@@ -43,9 +43,9 @@ fn judge(mut file: File, path: PathBuf) -> Result<Option<Loaded>, KeyfileError> 
     }
     check_access(&stat, &path)?;
     let image = read(&mut file, &path)?;
-    let master = image.master().map_err(|damage| KeyfileError::Damaged { path: path.clone(), damage })?;
+    let content = image.content().map_err(|damage| KeyfileError::Damaged { path: path.clone(), damage })?;
     let stamp = Stamp::of(&stat);
-    Ok(Some(Loaded { key: KeyFile { kid: crypto::kid(&master), master, path, stamp }, image }))
+    Ok(Some(Loaded { key: KeyFile { kid: content.kid(), content, path, stamp }, image }))
 }
 
 fn open(place: &Place, name: &OsStr) -> Result<Option<File>, KeyfileError> {

@@ -16,7 +16,7 @@ use super::error::KeyfileError;
 use super::load::{Loaded, load};
 use super::place::Place;
 use super::{KeyLock, temporary_of};
-use crate::crypto::{self, KeyfileImage, MasterKey};
+use crate::crypto::{self, Content, KeyfileImage, MasterKey};
 use crate::failpoint;
 use crate::model::Kid;
 
@@ -100,14 +100,46 @@ impl KeyLock {
         }
     }
 
+    /// As [`Self::stage`], of a file as it is: of a wrapped key, which is staged as wrapped.
+    ///
+    /// # Errors
+    /// As there; [`KeyfileError::Damaged`] where it is no key file.
+    pub fn stage_image(&self, image: &KeyfileImage) -> Result<Kid, KeyfileError> {
+        let content = image.content();
+        let kid = content.map_err(|damage| KeyfileError::Damaged { path: self.path(), damage })?.kid();
+        self.keep(kid, image)?;
+        Ok(kid)
+    }
+
+    /// Keeps the key in use in `secrets.key.d` too, as its file is; where there is none nothing is done.
+    ///
+    /// # Errors
+    /// [`KeyfileError::MainIsBad`]; as [`Self::stage`].
+    pub fn keep_main(&self) -> Result<(), KeyfileError> {
+        match self.main()? {
+            Some(main) => self.keep(main.key.kid, &main.image),
+            None => Ok(()),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.of(&self.names.main)
+    }
+
     /// Keeps a key in `secrets.key.d`.
     fn keep(&self, kid: Kid, image: &KeyfileImage) -> Result<(), KeyfileError> {
         let place = self.dir.child_or_create(&self.names.retained)?;
-        if is_kept(&place, kid, image)? {
+        let kept = kept(&place, kid, image)?;
+        if kept == Kept::Already {
             return sync_entry(&place, &name_of(kid)).map(drop);
         }
         let temporary = Temporary::write(&place, temporary_of(kid), image)?;
         failpoint::reached("keyfile.kept-unnamed");
+        if kept == Kept::Less {
+            temporary.rename_over(&name_of(kid))?;
+            failpoint::reached("keyfile.kept-unsynced");
+            return place.sync();
+        }
         match temporary.rename_to_free(&name_of(kid))? {
             Renamed::Done => {
                 failpoint::reached("keyfile.kept-unsynced");
@@ -167,12 +199,24 @@ fn load_as(place: &Place, kid: Kid) -> Result<Option<Loaded>, KeyfileError> {
     }
 }
 
-fn is_kept(place: &Place, kid: Kid, image: &KeyfileImage) -> Result<bool, KeyfileError> {
+/// What lies in a key's place in `secrets.key.d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Not,
+    Already,
+    /// The same key wrapped, where the key itself is to be kept: that opens when nothing else does.
+    Less,
+}
+
+fn kept(place: &Place, kid: Kid, image: &KeyfileImage) -> Result<Kept, KeyfileError> {
     let name = name_of(kid);
-    match load(place, &name)? {
-        Some(there) if there.image.same_as(image) => Ok(true),
-        Some(_) => Err(KeyfileError::NameTaken { path: place.of(&name), kid }),
-        None => Ok(false),
+    let Some(there) = load(place, &name)? else { return Ok(Kept::Not) };
+    let is_raw = |image: &KeyfileImage| matches!(image.content(), Ok(Content::Raw(_)));
+    match (there.key.kid == kid, there.key.master().is_some(), is_raw(image)) {
+        (false, ..) => Err(KeyfileError::NameTaken { path: place.of(&name), kid }),
+        // Wrapped twice in different ways, as a crash of `kms rewrap` leaves it: both were proven to open before they were written.
+        (true, true, _) | (true, false, false) => Ok(Kept::Already),
+        (true, false, true) => Ok(Kept::Less),
     }
 }
 
@@ -186,13 +230,13 @@ pub(super) fn sync_entry(place: &Place, name: &OsStr) -> Result<File, KeyfileErr
 }
 
 /// A whole key file, durable, under a name that nobody reads; removed when it is dropped before its rename.
-struct Temporary<'a> {
+pub(super) struct Temporary<'a> {
     place: &'a Place,
     name: OsString,
 }
 
 impl<'a> Temporary<'a> {
-    fn write(place: &'a Place, name: OsString, image: &KeyfileImage) -> Result<Self, KeyfileError> {
+    pub(super) fn write(place: &'a Place, name: OsString, image: &KeyfileImage) -> Result<Self, KeyfileError> {
         let failed = |errno| KeyfileError::from_system("create", place.of(&name), errno);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let mut file = place.open_entry(&name, flags, KEY_MODE).map_err(failed)?;
@@ -226,7 +270,7 @@ impl<'a> Temporary<'a> {
         }
     }
 
-    fn rename_over(self, to: &OsStr) -> Result<(), KeyfileError> {
+    pub(super) fn rename_over(self, to: &OsStr) -> Result<(), KeyfileError> {
         self.place
             .rename_over(&self.name, to)
             .map_err(|errno| KeyfileError::from_system("rename a new key to", self.place.of(to), errno))

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::backup::KeyCopy;
-use crate::crypto::{self, ImageError, MasterKey};
+use crate::crypto::{ImageError, KeyfileImage};
 use crate::model::Kid;
 
 use super::{Class, Destinations, Trouble, kids};
@@ -12,7 +12,8 @@ use super::{Class, Destinations, Trouble, kids};
 /// A key that came back.
 pub(in crate::service) struct FetchedKey {
     pub(in crate::service) kid: Kid,
-    pub(in crate::service) master: MasterKey,
+    /// The key file as it was: of a wrapped key, which whoever needs it opens, the kid that it says.
+    pub(in crate::service) image: KeyfileImage,
     /// Of the copy.
     pub(in crate::service) sha256: [u8; 32],
     /// Where the copy was.
@@ -41,9 +42,9 @@ pub enum FetchError {
     #[error("no secret is configured to fetch from: `[backup.gcp] secrets` names none")]
     NotConfigured,
     /// Some secret did not answer, or not this identity: what is missing may be there.
-    #[error("{}; not found: {}{}", each(.passed_over), kids(.missing), Looked(.looked))]
+    #[error("{}; not found: {}{}", each(.passed_over), kids(.missing), Looked::partly(.looked))]
     Search { passed_over: Vec<PassedOver>, missing: Vec<Kid>, looked: Vec<String> },
-    #[error("no version that can be read holds master key {}{}", kids(.missing), Looked(.looked))]
+    #[error("no version that can be read holds master key {}{}", kids(.missing), Looked::all(.looked))]
     NotFound { missing: Vec<Kid>, looked: Vec<String> },
     #[error("{from} is not a master key: {damage}. No file was touched")]
     Image { from: String, damage: ImageError },
@@ -66,9 +67,9 @@ impl FetchError {
 impl FetchedKey {
     /// # Errors
     /// [`FetchError::Image`].
-    pub(in crate::service) fn of(copy: &KeyCopy, from: String) -> Result<Self, FetchError> {
-        match copy.image().master() {
-            Ok(master) => Ok(Self { kid: crypto::kid(&master), master, sha256: copy.sha256(), from }),
+    pub(in crate::service) fn of(copy: KeyCopy, from: String) -> Result<Self, FetchError> {
+        match copy.kid() {
+            Ok(kid) => Ok(Self { kid, sha256: copy.sha256(), image: copy.into_image(), from }),
             Err(damage) => Err(FetchError::Image { from, damage }),
         }
     }
@@ -100,7 +101,7 @@ pub(in crate::service) async fn search(
         };
         looked.extend(search.looked_at.iter().map(|at| format!("{secret} version {}: {}", at.number, at.was)));
         for found in search.found {
-            keys.push(FetchedKey::of(&found.copy, found.locator)?);
+            keys.push(FetchedKey::of(found.copy, found.locator)?);
         }
         missing = search.missing;
         if let Some(error) = search.stopped {
@@ -123,13 +124,29 @@ fn each(passed_over: &[PassedOver]) -> String {
 }
 
 /// What was looked at in vain, a line each.
-struct Looked<'a>(&'a [String]);
+struct Looked<'a> {
+    at: &'a [String],
+    /// Whether there is nothing else.
+    all: bool,
+}
+
+impl<'a> Looked<'a> {
+    const fn all(at: &'a [String]) -> Self {
+        Self { at, all: true }
+    }
+
+    const fn partly(at: &'a [String]) -> Self {
+        Self { at, all: false }
+    }
+}
 
 impl fmt::Display for Looked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str(". There is no version at all"),
-            looked => write!(f, ". Looked at: {}", looked.join("; ")),
+        match self.at {
+            [] if self.all => f.write_str(". There is no version at all")?,
+            [] => {}
+            looked => write!(f, ". Looked at: {}", looked.join("; "))?,
         }
+        if self.all { Ok(()) } else { f.write_str(". What else is there is not known") }
     }
 }

@@ -7,16 +7,17 @@ use tokio::sync::MutexGuard;
 
 use crate::access::AdminGrant;
 use crate::audit;
-use crate::backup::CopyState;
-use crate::crypto::{self, KeyfileImage};
+use crate::backup::{CopyState, Lifetime, SecretManagerTarget};
+use crate::crypto::{self, Content, KeyfileImage};
 use crate::failpoint;
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
 use crate::service::job::{self, Reporter, Watch};
+use crate::service::kms::OnlyWay;
 use crate::service::{By, Error, Failure, Request, Service, Touched};
 use crate::store::Store;
 use crate::store::masters::{EscrowStage, NewEscrow};
 
-use super::{DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
+use super::{Class, DEADLINE, SECRET_MANAGER, Trouble, is_version_of, to_copy};
 
 /// How long a push waits for another: two calls to Google that are not answered. Whoever asked for it may ask again; a rotation that
 /// waited without bound would keep its lease and say nothing.
@@ -61,11 +62,16 @@ impl Service {
     /// # Errors
     /// [`Error::Invalid`] where none is configured; [`Error::Conflict`] while another push is under way; [`Error::Unavailable`] when the
     /// daemon is stopping, or writes are closed.
-    pub async fn push_keys(self: &Arc<Self>, request: Request, grant: AdminGrant) -> Result<Watch<PushedKeys>, Error> {
+    pub async fn push_keys(
+        self: &Arc<Self>,
+        request: Request,
+        grant: AdminGrant,
+        only_way: OnlyWay,
+    ) -> Result<Watch<PushedKeys>, Error> {
         self.may_push().await?;
         let service = Arc::clone(self);
         self.pushing_keys.begin(&self.workers, |reporter| async move {
-            let result = service.push_all(Some(&reporter)).await;
+            let result = service.push_all(Some(&reporter), only_way).await;
             let touched = [Touched::nothing(outcome(&result))];
             service.record(&request, grant.identity(), Action::BackupPush, None, touched).await?;
             result
@@ -90,9 +96,9 @@ impl Service {
     /// # Errors
     /// [`Error::Invalid`] where none is configured; [`Error::NotFound`] where the key lies in no file of this node;
     /// [`Error::Unavailable`] where the database is away or writes are closed.
-    pub(in crate::service) async fn push_key(&self, kid: Kid) -> Result<Vec<KeyCopyOutcome>, Error> {
+    pub(in crate::service) async fn push_key(&self, kid: Kid, only_way: OnlyWay) -> Result<Vec<KeyCopyOutcome>, Error> {
         self.may_push().await?;
-        let pushed = self.push_each(&[kid], None).await?;
+        let pushed = self.push_each(&[kid], None, only_way).await?;
         if !pushed.not_here.is_empty() {
             return Err(Error::NotFound(format!(
                 "master key {kid} lies in no key file of this node, so it cannot be copied"
@@ -138,7 +144,7 @@ impl Service {
             return Ok(None);
         }
         self.may_push().await?;
-        let result = self.push_all(None).await;
+        let result = self.push_all(None, OnlyWay::Refused).await;
         let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
         let by = By { request_id: &id, identity: "daemon".to_owned(), pid: None };
         self.write_records(&by, Action::BackupPush, None, [Touched::nothing(outcome(&result))]).await?;
@@ -157,17 +163,22 @@ impl Service {
         self.may_record().await
     }
 
-    async fn push_all(&self, reporter: Option<&Reporter>) -> Result<PushedKeys, Error> {
+    async fn push_all(&self, reporter: Option<&Reporter>, only_way: OnlyWay) -> Result<PushedKeys, Error> {
         let survey = self.store.survey().await?;
         if survey.key_state.is_none() {
             return Err(Error::Conflict(
                 "the database has never held a key, so there is nothing to back up".to_owned(),
             ));
         }
-        self.push_each(&to_copy(&survey), reporter).await
+        self.push_each(&to_copy(&survey), reporter, only_way).await
     }
 
-    async fn push_each(&self, kids: &[Kid], reporter: Option<&Reporter>) -> Result<PushedKeys, Error> {
+    async fn push_each(
+        &self,
+        kids: &[Kid],
+        reporter: Option<&Reporter>,
+        only_way: OnlyWay,
+    ) -> Result<PushedKeys, Error> {
         let _turn = self.turn(reporter).await?;
         // Asked again: what allowed it when it was asked for may have changed while another one was waited for.
         self.may_push().await?;
@@ -177,6 +188,16 @@ impl Service {
                 pushed.not_here.push(*kid);
                 continue;
             };
+            if only_way == OnlyWay::Refused
+                && let Some(trouble) = self.only_with_kms(*kid, &image).await?
+            {
+                pushed.copies.extend(self.destinations.secrets().iter().map(|secret| KeyCopyOutcome {
+                    kid: *kid,
+                    secret: secret.clone(),
+                    outcome: Outcome::Missing(trouble.clone()),
+                }));
+                continue;
+            }
             for secret in self.destinations.secrets() {
                 self.workers.go_on()?;
                 if let Some(reporter) = reporter {
@@ -194,6 +215,33 @@ impl Service {
             }
         }
         Ok(pushed)
+    }
+
+    /// A copy that one KMS key opens and nothing else is lost together with the file: no escrow.
+    async fn only_with_kms(&self, kid: Kid, image: &KeyfileImage) -> Result<Option<Trouble>, Error> {
+        match image.content() {
+            Ok(Content::Wrapped(wrapped)) if !wrapped.has_another_way() => {}
+            _ => return Ok(None),
+        }
+        let raw = self.raw_sha256(kid);
+        let is_raw = |escrow: &EscrowRecord| {
+            escrow.kind == EscrowKind::Copy
+                && escrow.kid == kid
+                && escrow.confirmed_at.is_some()
+                && escrow.content_sha256.is_some()
+                && escrow.content_sha256 == raw
+        };
+        if self.store.escrows().await?.iter().any(is_raw) {
+            return Ok(None);
+        }
+        Ok(Some(Trouble {
+            class: Class::Conflict,
+            why: format!(
+                "nothing but one KMS key is known to open the file of master key {kid}, so a copy of it is lost with that key and is no backup. \
+                 Add a recipient of age and prove it, `containarium kms rewrap --age RECIPIENT --age-identity FILE`, or accept it: \
+                 `containarium backup push --kms-is-the-only-way-back`"
+            ),
+        }))
     }
 
     /// One push at a time, so that the same bytes are not pushed twice. Another node may push too: a spare copy harms nobody.
@@ -229,6 +277,9 @@ impl Service {
             Ok(target) => target,
             Err(error) => return Ok(Outcome::Missing((&error).into())),
         };
+        if let Some(trouble) = no_place(&target).await {
+            return Ok(Outcome::Missing(trouble));
+        }
         let sha256 = image.sha256();
         let same = |escrow: &EscrowRecord| escrow.kid == kid && escrow.content_sha256 == Some(sha256);
         let mut escrows = self.store.escrows().await?;
@@ -252,7 +303,7 @@ impl Service {
         let id = match escrows.iter().find(|escrow| is_pending(escrow, secret)) {
             Some(pending) => pending.id.clone(),
             // The locator is that of the version once it has a number.
-            None => add_escrow(&*self.store, secret.to_owned(), kid, sha256, EscrowStage::Started).await?,
+            None => add_escrow(&*self.store, secret.to_owned(), kid, image, EscrowStage::Started).await?,
         };
         failpoint::reached("backup.begun");
         match target.push(image).await {
@@ -263,7 +314,7 @@ impl Service {
                 // The row that the call was begun with says nothing yet; from here on a rotation may rely on it.
                 let change = self.own_change(Action::ConfirmCopy, None).await?;
                 if !change.store().advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
-                    add_escrow(change.store(), locator.clone(), kid, sha256, EscrowStage::Confirmed).await?;
+                    add_escrow(change.store(), locator.clone(), kid, image, EscrowStage::Confirmed).await?;
                 }
                 Ok(Outcome::Pushed { locator })
             }
@@ -276,7 +327,7 @@ async fn add_escrow(
     store: &dyn Store,
     locator: String,
     kid: Kid,
-    sha256: [u8; 32],
+    image: &KeyfileImage,
     stage: EscrowStage,
 ) -> Result<String, Error> {
     let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
@@ -285,12 +336,38 @@ async fn add_escrow(
         kid,
         target: SECRET_MANAGER.to_owned(),
         locator: Some(locator),
-        content_sha256: Some(sha256),
+        content_sha256: Some(image.sha256()),
+        kms_versions: match image.content() {
+            Ok(Content::Wrapped(wrapped)) => wrapped.kms_versions().map(str::to_owned).collect(),
+            Ok(Content::Raw(_)) | Err(_) => Vec::new(),
+        },
         kind: EscrowKind::Copy,
         stage,
     };
     store.add_escrow(&escrow).await?;
     Ok(id)
+}
+
+/// Why no copy in this secret counts, new or old: Google deletes a secret with an expiry together with every version of it. An identity
+/// that may not look is warned of and pushes all the same, since a copy that may go is worth more than none, and who granted less than the
+/// terraform module does must not lose the copies that there were until now. Any other trouble would meet the push too, or leaves it open
+/// whether its copy stays: then nothing is sent, and a later push asks again.
+async fn no_place(target: &SecretManagerTarget) -> Option<Trouble> {
+    match target.lifetime().await {
+        Ok(Lifetime::Lasting) => None,
+        Ok(Lifetime::Expires) => Some(Trouble {
+            class: Class::Failed,
+            why: format!(
+                "the secret expires: Google will delete it with every copy in it, so none in it counts. `{}` makes it last",
+                target.mend_expiry()
+            ),
+        }),
+        Ok(Lifetime::Hidden(denial)) => {
+            tracing::warn!("whether {} expires, and its copies with it, is not known: {denial}", target.name());
+            None
+        }
+        Err(error) => Some((&error).into()),
+    }
 }
 
 /// Begun, and not known to have come to its end: the answer was lost, or there was none.

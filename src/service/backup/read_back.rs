@@ -91,6 +91,7 @@ fn read_back(copy: &ReadBack) -> Result<NewEscrow, Error> {
         target: copy.target.clone(),
         locator: copy.locator.clone(),
         content_sha256: Some(copy.sha256),
+        kms_versions: Vec::new(),
         kind: EscrowKind::Copy,
         stage: EscrowStage::ReadBack,
     })

@@ -217,9 +217,9 @@ async fn fetch(
                 several => return Err(RestoreError::WhichSecret { count: several.len() }),
             };
             let fetched = destinations.target(secret)?.fetch(number).await?;
-            one(FetchedKey::of(&fetched.copy, fetched.locator)?)
+            one(FetchedKey::of(fetched.copy, fetched.locator)?)
         }
-        Wanted::Copy(FromCopy { copy, from }) => match FetchedKey::of(&copy, from) {
+        Wanted::Copy(FromCopy { copy, from }) => match FetchedKey::of(copy, from) {
             Ok(key) => one(key),
             Err(FetchError::Image { from, damage }) => Err(RestoreError::NoKeyInCopy { from, damage }),
             Err(error) => Err(error.into()),
@@ -244,7 +244,7 @@ fn install(
     let lock = files.lock()?;
     let mut restored = Vec::with_capacity(keys.len());
     for key in keys {
-        lock.stage(&key.master)?;
+        lock.stage_image(&key.image)?;
         restored.push(RestoredKey {
             kid: key.kid,
             state: plan.and_then(|plan| plan.state(key.kid)),
@@ -268,7 +268,7 @@ fn install(
             // Another key of this database that lies nowhere else would be gone from where keys are looked for. Where no database can say
             // whose key it is, it may be the active one.
             if plan.is_none_or(|plan| plan.keeps(main.kid)) {
-                lock.stage(&main.master)?;
+                lock.keep_main()?;
             }
             replace(&lock, clock, kid)?
         }

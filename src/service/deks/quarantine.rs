@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::super::{Error, Failure, Request, Service, Touched};
 use super::{elsewhere, named, unknown};
 use crate::access::AdminGrant;
-use crate::keys::KeysError;
 use crate::keys::keyfile::Scan;
+use crate::keys::{Keys, KeysError};
 use crate::model::{Action, DekBody, DekRecord, DekVersion, Kid, MasterKeyState, Tenant, WrappedDek};
 use crate::store::Store;
 use crate::store::deks::QuarantineOutcome;
@@ -117,7 +117,8 @@ impl Service {
             KeysError::NotLoaded(kid) if kid == active => Error::from_keys(&error),
             KeysError::DoesNotOpen(_) | KeysError::WrongId | KeysError::NotLoaded(_) => Error::Conflict(format!(
                 "{} does not open with any master key that is here ({error}); its row names master key {}. It stays set aside. Put its row \
-                 back from a backup of the database, or that key's file among the key files, and release it then",
+                 back from a backup of the database, or give that key to this node (`containarium admin install-key < FILE`), and release \
+                 it then",
                 named(&dek.tenant, dek.version),
                 before.kid
             )),
@@ -130,11 +131,14 @@ impl Service {
         state.map(|state| state.active_kid).ok_or(Error::Internal(Failure::Other))
     }
 
-    /// Every key file, retired keys' too, read on a thread that may block.
+    /// Every key file, retired keys' too, read on a thread that may block; wrapped ones opened where they open.
     async fn key_files(&self) -> Result<Arc<Scan>, Error> {
         let files = self.node.files().clone();
-        let scanned = tokio::task::spawn_blocking(move || Arc::new(files.scan())).await;
-        scanned.map_err(|_| Error::Internal(Failure::Other))
+        let scanned = tokio::task::spawn_blocking(move || files.scan()).await;
+        let scan = scanned.map_err(|_| Error::Internal(Failure::Other))?;
+        let keys = self.keys.state();
+        let is_new = |kid| matches!(&*keys, Keys::Open(ring) if !ring.holds(kid));
+        Ok(Arc::new(self.unlocker.opened(scan, is_new, &*self.clock).await))
     }
 }
 

@@ -1,10 +1,12 @@
 //! The checks: each from what was found to a verdict. docs/OPERATIONS.md ("Doctor") lists the limits, which are all here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::keys::keyfile::{MainFile, Scan};
-use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind};
+use crate::keys::unlock::Proof as KmsProof;
+use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
+use crate::service::backup::Destinations;
 
 use super::Check;
 use super::ledger::{Ledger, Proof, list};
@@ -18,6 +20,8 @@ const DATABASE_BACKUP_WARNING: Duration = days(2);
 const DRILL_WARNING: Duration = days(35);
 /// A rotation takes minutes, and its waiting for copies and nodes no more than a day.
 const ROTATION_WARNING: Duration = days(1);
+/// It is proven each day.
+const KMS_PROOF_FAILURE: Duration = days(2);
 /// Ages are told by comparing the two clocks.
 const CLOCK_WARNING: Duration = Duration::from_secs(5);
 const CLOCK_FAILURE: Duration = Duration::from_mins(1);
@@ -79,9 +83,20 @@ pub(super) fn clock(wall: Micros, database: Micros) -> Check {
 
 const BRING_BACK: &str = "containarium backup restore, or containarium admin install-key < BACKUP";
 
+/// Right after a flip a daemon does it by itself, and needs no command.
+const PUT_RIGHT: &str = "containarium backup restore (it sets aside what is there)";
+
 /// The error names what mends it.
-pub(super) fn key_file(scan: &Scan) -> Check {
+pub(super) fn key_file(scan: &Scan, active: Option<Kid>) -> Check {
     match &scan.main {
+        MainFile::Key(key) if active.is_some_and(|active| active != key.kid) => {
+            let active = list(active);
+            Check::warning(
+                "key-file",
+                format!("{} holds master key {}, and the active key is {active}", scan.path.display(), key.kid),
+            )
+            .mended_by(PUT_RIGHT)
+        }
         MainFile::Key(key) => Check::ok("key-file", format!("{} holds master key {}", scan.path.display(), key.kid)),
         MainFile::Missing => {
             Check::failure("key-file", format!("{} is not there", scan.path.display())).mended_by(BRING_BACK)
@@ -115,24 +130,33 @@ pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Chec
     let known = |kid: &Kid| ledger.survey.master_keys.iter().any(|key| key.kid == *kid);
     let strangers: Vec<Kid> = on_disk.iter().copied().filter(|kid| !known(kid)).collect();
     if !strangers.is_empty() {
+        let files: Vec<PathBuf> =
+            scan.retained.iter().filter(|key| strangers.contains(&key.kid)).map(|key| key.path.clone()).collect();
+        let mend = if files.is_empty() {
+            PUT_RIGHT.to_owned()
+        } else {
+            format!(
+                "where an older copy of the database was restored, move them off this host and keep them as long as a newer copy is kept: {};                  else containarium config show (do key files and database belong together?)",
+                paths(&files)
+            )
+        };
         let kids = list(strangers);
         return Check::warning("keys", format!("key files hold master keys that the database does not know: {kids}"))
-            .mended_by("containarium config show (do key files and database belong together?)");
+            .mended_by(mend);
     }
-    if let (Some(main), Some(state)) = (main, ledger.state())
-        && main != state.active_kid
-    {
-        let active = state.active_kid;
-        return Check::warning("keys", format!("{} holds {main}, and the active key is {active}", scan.path.display()))
-            .mended_by("containarium admin status (a daemon puts it right by itself)");
+    if !scan.unknown_asides.is_empty() {
+        let finding = "a restore set aside what may hold a key, which no destroyed key is removed from";
+        return Check::warning("keys", format!("{finding}: {}", paths(&scan.unknown_asides)))
+            .mended_by("look, then shred it: `shred -u FILE` (for a directory or a link, what it holds or leads to)");
     }
     Check::ok("keys", format!("needed and here: {}", list(ledger.needed().iter().map(|key| key.kid))))
 }
 
-/// `secrets` are those that copies go to. One copy of a key is enough not to lose it; a secret without one is one that an operator
-/// counts on, and that is not there on the day when the other is gone.
-pub(super) fn key_backup(ledger: &Ledger, secrets: &[String]) -> Check {
+/// One copy of a key is enough not to lose it; a secret without one is one that an operator counts on, and that is not there on the day
+/// when the other is gone.
+pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check {
     const NAME: &str = "key-backup";
+    let secrets = destinations.secrets();
     let proofs = ledger.proofs();
     let mut findings = Vec::new();
     let unproven: Vec<_> = proofs.iter().filter(|proof| proof.confirmed.is_none()).collect();
@@ -149,10 +173,17 @@ pub(super) fn key_backup(ledger: &Ledger, secrets: &[String]) -> Check {
             findings.push(format!("no confirmed copy of master key {} is in {}", proof.key.kid, lacking.join(", ")));
         }
     }
+    if let Some(endpoint) = destinations.elsewhere() {
+        findings.push(format!(
+            "copies go to {endpoint} and not to Google: whatever listens there is sent the keys, and counts as their copy off this host"
+        ));
+    }
     if findings.is_empty() {
         return Check::ok(NAME, proofs.iter().map(describe).collect::<Vec<_>>().join("; "));
     }
-    let mend = if secrets.is_empty() {
+    let mend = if destinations.elsewhere().is_some() {
+        "take `endpoint` out of `[backup.gcp]` and restart the daemon, then containarium backup push"
+    } else if secrets.is_empty() {
         "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
     } else if unproven.is_empty() {
         "containarium backup push"
@@ -169,6 +200,47 @@ fn describe(proof: &Proof<'_>) -> String {
     };
     let copies: Vec<String> = proof.copies.iter().map(copy).collect();
     format!("master key {}: {}", proof.key.kid, copies.join(", "))
+}
+
+/// Whether the wrapped key files still open with KMS, and whether anything else does. `None` where none is wrapped.
+pub(super) fn kms(
+    files: &[(Kid, &WrappedMaster, KmsProof)],
+    ledger: &Ledger,
+    wall: Micros,
+    raw_sha256: impl Fn(Kid) -> Option<[u8; 32]>,
+) -> Option<Check> {
+    const NAME: &str = "kms";
+    let (kid, _, worst) = files.iter().min_by_key(|(_, _, proof)| proof.proven_at)?;
+    let last = match worst.proven_at {
+        Some(at) => format!("master key {kid} was last proven to open with its KMS key at {at}"),
+        None => format!("that master key {kid} opens with its KMS key was not proven since this daemon started"),
+    };
+    let failure = files.iter().find_map(|(_, _, proof)| proof.failure.as_ref());
+    let is_old = worst.proven_at.is_none_or(|at| age(wall, at) > KMS_PROOF_FAILURE);
+    if let Some(why) = failure {
+        let finding = format!("{last}; the last try failed: {why}");
+        let check = if is_old { Check::failure(NAME, finding) } else { Check::warning(NAME, finding) };
+        return Some(check.mended_by("containarium kms status (it tries each recipient with your credentials)"));
+    }
+    let escrowed = |kid: Kid| {
+        let copies = ledger.proofs().into_iter().filter(|proof| proof.key.kid == kid).flat_map(|proof| proof.copies);
+        copies.into_iter().any(|copy| copy.content_sha256.is_some() && copy.content_sha256 == raw_sha256(kid))
+    };
+    let only = files.iter().filter(|(kid, file, _)| !file.has_another_way() && !escrowed(*kid)).map(|(kid, ..)| *kid);
+    let only: Vec<Kid> = only.collect();
+    if !only.is_empty() {
+        let what = format!(
+            "nothing but one KMS key opens master key {}: when it is destroyed, every secret is lost",
+            list(only)
+        );
+        return Some(
+            Check::warning(NAME, what).mended_by("containarium kms rewrap --age RECIPIENT --age-identity FILE"),
+        );
+    }
+    if worst.proven_at.is_none() {
+        return Some(Check::warning(NAME, last).mended_by("containarium kms status"));
+    }
+    Some(Check::ok(NAME, last))
 }
 
 /// A copy that was never read back ages from when its key was made: from then on only a hope stands for it.
@@ -214,7 +286,7 @@ pub(super) fn database_backup(ledger: &Ledger) -> Check {
             .mended_by(mend);
     };
     let age = age(ledger.now, backup.taken_at);
-    let finding = format!("the last copy is {} old: {}, generation {}", words(age), backup.target, backup.generation);
+    let finding = format!("the last copy is {} old: {}", words(age), backup.target);
     if age > DATABASE_BACKUP_WARNING {
         return Check::warning(NAME, format!("{finding} (the limit is {limit})")).mended_by(mend);
     }
@@ -318,6 +390,10 @@ pub(super) fn node(problems: &[String], ledger: Option<&Ledger>, this: Option<No
     }
     let live = nodes.iter().filter(|node| node.live).count();
     Check::ok(NAME, format!("{live} of {} nodes live", nodes.len()))
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn age(now: Micros, then: Micros) -> Duration {

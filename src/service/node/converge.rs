@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Node, NodeError, Progress};
-use crate::crypto::MasterKey;
+use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::keys::Keys;
-use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
-use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
+use crate::keys::keyfile::{KeyFile, KeyFiles, KeyfileError, MainFile, Scan};
+use crate::model::{Kid, MasterKeyRecord, MasterKeyState, WrappedMaster};
 use crate::store::Survey;
 
 /// The key files, looked at.
@@ -14,6 +14,19 @@ pub(super) struct Look {
     pub(super) scan: Scan,
     pub(super) durable: Vec<Kid>,
     pub(super) problems: Vec<String>,
+}
+
+/// Keys that were taken over from the database, and opened for that.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) masters: Vec<MasterKey>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Now,
+    /// Another process has the key files' lock.
+    Later,
 }
 
 /// What the key files lack.
@@ -49,25 +62,124 @@ impl Node {
         Ok(Look { scan, durable, problems })
     }
 
+    /// Takes over the wrapped file of a staged key that a rotation put into the database: where this node opens it, by its own permission, and
+    /// only then. A file that it cannot open would be acknowledged by nobody, and is not kept. What is in the database is there for everybody
+    /// who writes to it, a kid included: somebody's own key, wrapped by a KMS key of theirs that lets this node decrypt, would open as well.
+    /// So it is taken only where nothing but KMS keys that this node's own key file is wrapped by wrap it, with which such a writer cannot
+    /// encrypt; and never where that file is the key itself.
+    pub(super) async fn take_staged(&self, survey: &Survey, look: &mut Look) -> Taken {
+        let mut taken = Taken::default();
+        let open = matches!(&*self.keys.state(), Keys::Open(_));
+        let staged = |key: &&MasterKeyRecord| key.state == MasterKeyState::Staged;
+        let own = match &look.scan.main {
+            MainFile::Key(main) => main.wrapped().cloned(),
+            MainFile::Missing | MainFile::Bad(_) => None,
+        };
+        let is_of_own_keys = |wrapped: &WrappedMaster| {
+            own.as_ref().is_some_and(|own| wrapped.kms_keys().iter().all(|key| own.kms_keys().contains(key)))
+        };
+        for kid in survey.master_keys.iter().filter(staged).filter(|_| open).map(|key| key.kid) {
+            if look.scan.files().any(|file| file.kid == kid) {
+                continue;
+            }
+            let wrapped = match self.store.wrapped_file(kid).await {
+                // A raw key comes by another way.
+                Ok(None) => continue,
+                Ok(Some(bytes)) => match WrappedMaster::parse(&bytes) {
+                    Ok(wrapped) if !is_of_own_keys(&wrapped) => {
+                        look.problems.push(format!(
+                            "what the database has as the file of master key {kid} is not wrapped as this node's own key file is, and not \
+                             taken: if it is meant, `containarium admin install-key` there"
+                        ));
+                        continue;
+                    }
+                    Ok(wrapped) if wrapped.kid == kid && wrapped.age().next().is_none() => wrapped,
+                    Ok(_) => {
+                        look.problems
+                            .push(format!("what the database has as the file of master key {kid} is another key's"));
+                        continue;
+                    }
+                    Err(error) => {
+                        look.problems.push(format!("what the database has as the file of master key {kid}: {error}"));
+                        continue;
+                    }
+                },
+                Err(error) => {
+                    look.problems.push(format!("the file of master key {kid} was not read from the database: {error}"));
+                    continue;
+                }
+            };
+            match self.unlocker.open_wrapped(&wrapped, &*self.clock).await {
+                Ok((master, _)) => match self.keep_taken(&wrapped).await {
+                    Ok(Kept::Now) => taken.masters.push(master),
+                    Ok(Kept::Later) => {}
+                    Err(why) => look.problems.push(why),
+                },
+                Err(why) => look.problems.push(format!("the new key is not taken over from the database: {why}")),
+            }
+        }
+        taken
+    }
+
+    async fn keep_taken(&self, wrapped: &WrappedMaster) -> Result<Kept, String> {
+        let (files, image) = (self.files.clone(), KeyfileImage::of_wrapped(wrapped));
+        let kept = tokio::task::spawn_blocking(move || {
+            // Who writes key files now may be at it for a while, and there is a next tick.
+            let Some(lock) = files.try_lock()? else { return Ok(Kept::Later) };
+            lock.stage_image(&image).map(|_| Kept::Now)
+        });
+        let kept: Result<Kept, KeyfileError> = kept.await.map_err(|_| "a thread ended with a panic".to_owned())?;
+        let kept = kept.map_err(|error| error.to_string())?;
+        if kept == Kept::Now {
+            tracing::info!("took master key {} over from the database: KMS opens it for this node", wrapped.kid);
+        }
+        Ok(kept)
+    }
+
     /// Loads what the database needs, and the key that is about to become active: the moment of the flip must find it here. A restored
-    /// database too is read with whatever fits.
-    pub(super) fn load_keys(&self, survey: &Survey, scan: &Scan) {
-        let Some(state) = &survey.key_state else { return };
+    /// database too is read with whatever fits. Answers what is wanted and does not open.
+    pub(super) async fn load_keys(&self, survey: &Survey, scan: &Scan, taken: &Taken) -> Vec<String> {
+        let Some(state) = &survey.key_state else { return Vec::new() };
         let gone: Vec<Kid> = survey.master_keys.iter().filter(|key| is_gone(key)).map(|key| key.kid).collect();
         let is_wanted = |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && is_needed(key));
         let state_now = self.keys.state();
-        let Keys::Open(ring) = &*state_now else { return };
-        let new: Vec<&MasterKey> = files(scan)
-            .filter(|(kid, _)| is_wanted(*kid) && !ring.holds(*kid))
-            .map(|(kid, master)| {
-                tracing::info!("loaded master key {kid}");
-                master
-            })
-            .collect();
-        if new.is_empty() && ring.active() == state.active_kid && !gone.iter().any(|kid| ring.holds(*kid)) {
-            return;
+        let Keys::Open(ring) = &*state_now else { return Vec::new() };
+        let (mut opened, mut unopened) = (Vec::new(), Vec::new());
+        let mut seen: Vec<Kid> = taken.masters.iter().map(crypto::kid).collect();
+        for file in scan.files().filter(|file| is_wanted(file.kid) && !ring.holds(file.kid)) {
+            // As at the start: a second file of the same key does not stand in for the first.
+            if seen.contains(&file.kid) {
+                continue;
+            }
+            seen.push(file.kid);
+            if let Some(wrapped) = file.wrapped() {
+                match self.unlocker.open_wrapped(wrapped, &*self.clock).await {
+                    Ok((master, _)) => opened.push(master),
+                    Err(why) => unopened.push(format!("{}: {why}", file.path.display())),
+                }
+            }
         }
-        self.keys.converge(state.active_kid, &new, &gone);
+        let is_new = |file: &&KeyFile| seen.contains(&file.kid);
+        let raw = scan.files().filter(is_new).filter_map(KeyFile::master);
+        let new: Vec<&MasterKey> = raw.chain(&opened).chain(&taken.masters).collect();
+        for master in &new {
+            tracing::info!("loaded master key {}", crypto::kid(master));
+        }
+        if !new.is_empty() || ring.active() != state.active_kid || gone.iter().any(|kid| ring.holds(*kid)) {
+            self.keys.converge(state.active_kid, &new, &gone);
+        }
+        unopened
+    }
+
+    /// The keys that this node vouches for: on its disk for certain, and of a staged one that is wrapped, opened by this node itself. A flip
+    /// to a key that it cannot open would take its secrets from it.
+    pub(super) fn acknowledged(&self, survey: &Survey, look: &Look) -> Vec<Kid> {
+        let keys = self.keys.state();
+        let is_open = |kid: Kid| matches!(&*keys, Keys::Open(ring) if ring.holds(kid));
+        let is_staged =
+            |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && key.state == MasterKeyState::Staged);
+        let is_raw = |kid: Kid| look.scan.files().any(|file| file.kid == kid && file.wrapped().is_none());
+        look.durable.iter().copied().filter(|kid| !is_staged(*kid) || is_raw(*kid) || is_open(*kid)).collect()
     }
 
     /// Puts the active key in its place, and removes aborted and destroyed ones; nothing else is ever taken away. Whether anything
@@ -106,7 +218,7 @@ impl Work {
             // Nothing is written over what cannot be read.
             MainFile::Bad(_) => None,
         };
-        let on_disk = |kid: Kid| files(scan).any(|(found, _)| found == kid);
+        let on_disk = |kid: Kid| scan.files().any(|file| file.kid == kid);
         let unlink: Vec<Kid> =
             survey.master_keys.iter().filter(|key| is_gone(key) && on_disk(key.kid)).map(|key| key.kid).collect();
         (promote.is_some() || !unlink.is_empty()).then_some(Self { promote, unlink })
@@ -129,14 +241,6 @@ impl Work {
         }
         Ok(done)
     }
-}
-
-fn files(scan: &Scan) -> impl Iterator<Item = (Kid, &MasterKey)> {
-    let main = match &scan.main {
-        MainFile::Key(key) => Some(key),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    main.into_iter().chain(&scan.retained).map(|key| (key.kid, &key.master))
 }
 
 /// Whether a node should hold it.

@@ -1,9 +1,10 @@
 //! How far the database has come, carried on in this node's record.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Node, NodeError, Progress};
-use crate::model::{KeyState, TenantRecord};
+use crate::model::{KeyState, TenantRecord, TokenId};
 use crate::node::Mark;
 use crate::store::StoreError;
 
@@ -21,10 +22,15 @@ impl Node {
         if !self.with_file(move |file| file.lacks(mark)).await? {
             return Ok(());
         }
+        if self.with_file(|file| file.highest().is_none()).await? {
+            let now = self.store.now().await?;
+            self.with_file(move |file| file.begin(now)).await?;
+        }
         // After the mark was read: what is noted may be more than belongs to it, never less.
         let blocked = self.blocked_tenants().await?;
+        let revoked = self.revoked_tokens().await?;
         let at = self.clock.wall();
-        Ok(self.with_file(move |file| file.note(mark, at, &blocked)).await??)
+        Ok(self.with_file(move |file| file.note(mark, at, &blocked, &revoked)).await??)
     }
 
     async fn is_mark_due(&self, progress: &mut Progress, mark: Mark) -> Result<bool, NodeError> {
@@ -39,6 +45,12 @@ impl Node {
         let noted = self.with_file(move |file| file.noted_at().filter(|_| file.highest() == Some(mark))).await?;
         let age = noted.map_or(0, |noted| self.clock.wall().0.saturating_sub(noted.0));
         Ok(is_first && age >= i64::try_from(LONGEST.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// An id that is none stands in a row that somebody else wrote, and is no token's.
+    pub(super) async fn revoked_tokens(&self) -> Result<BTreeSet<TokenId>, StoreError> {
+        let ids = self.store.revoked_tokens().await?;
+        Ok(ids.iter().filter_map(|id| TokenId::parse(id).ok()).collect())
     }
 
     pub(super) async fn blocked_tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {

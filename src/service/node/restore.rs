@@ -1,19 +1,22 @@
 //! A database that went back, and what accepting it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::converge::is_needed;
 use super::{Node, NodeError, Progress, Seen};
-use crate::access::AdminGrant;
+use crate::access::{AdminGrant, RowSealer, TokenKey as _};
 use crate::audit::Outcome;
 use crate::keys::Keys;
-use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord};
+use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord, TokenId, WhichTokens};
 use crate::node::{Behind, Fate, Mark, NodeFile};
-use crate::service::{Error, Request, Service, Touched};
+use crate::service::{Error, Request, Service, SystemKey, Touched};
 use crate::store::Store;
 use crate::store::deks::{ShredOutcome, ShredWhen};
 use crate::store::masters::{Accepted, AtLeast};
+
+const PAGE: u32 = 1000;
 
 /// What accepting a restored database means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +31,9 @@ pub struct RestorePlan {
     pub retires: Option<Kid>,
     /// What is done again, by tenant.
     pub replay: Vec<Replay>,
-    /// Whether this node's log holds everything up to the highest generation that it saw. If not, a shred that was made since the
+    /// The tokens that are revoked again.
+    pub revokes: Vec<TokenId>,
+    /// Whether this node's log holds everything up to the highest generation that it saw. If not, a shred or a revocation that was made since the
     /// restored state may be undone by accepting it, and nobody here knows.
     pub complete: bool,
 }
@@ -62,6 +67,7 @@ pub enum Deed {
 pub struct AcceptedRestore {
     pub mark: Mark,
     pub replayed: Vec<Replay>,
+    pub revoked: Vec<TokenId>,
     /// The key that was staged.
     pub retired: Option<Kid>,
 }
@@ -134,9 +140,10 @@ impl Node {
         let staged = survey.master_keys.iter().find(|key| key.state == MasterKeyState::Staged).map(|key| key.kid);
         needed.sort_by_key(|key| key.state != MasterKeyState::Active);
         let db_id = now.map(|mark| mark.db_id);
-        let (behind, complete, fates) = self
+        let (behind, complete, fates, remembered) = self
             .with_file(move |file| {
-                (file.behind(), file.is_complete(), db_id.map(|id| file.fates(id)).unwrap_or_default())
+                let (fates, remembered) = db_id.map(|id| (file.fates(id), file.revoked(id))).unwrap_or_default();
+                (file.behind(), file.is_complete(), fates, remembered)
             })
             .await?;
         let mut replay = replays(&fates, &self.blocked_tenants().await?);
@@ -144,7 +151,22 @@ impl Node {
             replay.clear();
         }
         let (replay, retires) = (self.of_known_tenants(replay).await?, staged.filter(|_| behind.is_some()));
-        Ok(RestorePlan { behind, now, needed, retires, replay, complete })
+        let revokes = if behind.is_some() { self.good_again(&remembered).await? } else { Vec::new() };
+        Ok(RestorePlan { behind, now, needed, retires, replay, revokes, complete })
+    }
+
+    /// Tokens that were revoked, and are not in the restored state. One that is younger than that has no row there, and needs none.
+    async fn good_again(&self, revoked: &BTreeSet<TokenId>) -> Result<Vec<TokenId>, Error> {
+        let (mut again, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.store.tokens(after.as_deref(), PAGE).await?;
+            let good = page.items.iter().filter(|token| token.revoked_at.is_none());
+            again.extend(good.filter_map(|token| TokenId::parse(&token.id).ok()).filter(|id| revoked.contains(id)));
+            after = page.items.last().map(|token| token.id.clone());
+            if !page.more || after.is_none() {
+                return Ok(again);
+            }
+        }
     }
 
     /// A tenant that is younger than the restored state has nothing there to shred.
@@ -186,8 +208,19 @@ impl Node {
         for replay in &plan.replay {
             self.replay(store, replay).await?;
         }
+        if !plan.revokes.is_empty() {
+            self.revoke_again(store, &plan.revokes).await?;
+        }
         let (mark, retired) = self.accept(store, &mut progress, behind, now).await?;
-        Ok(AcceptedRestore { mark, replayed: plan.replay, retired })
+        Ok(AcceptedRestore { mark, replayed: plan.replay, revoked: plan.revokes, retired })
+    }
+
+    async fn revoke_again(&self, store: &dyn Store, ids: &[TokenId]) -> Result<(), Error> {
+        let key = SystemKey::new(Arc::clone(&self.store), Arc::clone(&self.keys)).token_mac().await;
+        let sealer = RowSealer(key.map_err(|why| Error::Unavailable(why.to_owned()))?);
+        let revoked = store.revoke_tokens(&WhichTokens::Ids(ids.to_vec()), &sealer).await?;
+        tracing::warn!("revoked {} tokens again in the restored database", revoked.tokens.len());
+        Ok(())
     }
 
     async fn accept(
@@ -206,8 +239,8 @@ impl Node {
             tracing::warn!("the staged master key {kid} is retired: a state that was lost may have had it in use");
         }
         let mark = Mark::of(&state);
-        let (blocked, at) = (self.blocked_tenants().await?, self.clock.wall());
-        let written = self.with_file(move |file: &mut NodeFile| file.accept(mark, at, &blocked)).await?;
+        let (blocked, revoked, at) = (self.blocked_tenants().await?, self.revoked_tokens().await?, self.clock.wall());
+        let written = self.with_file(move |file: &mut NodeFile| file.accept(mark, at, &blocked, &revoked)).await?;
         written.map_err(NodeError::from)?;
         self.stand(Seen::Good);
         self.tick_alone(progress).await?;

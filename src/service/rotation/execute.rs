@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use super::plan::{self, Next, Run, Snapshot, Step, Stop};
+use super::plan::{self, Next, Run, Snapshot, Step, Stop, Tried};
 use super::report::{self, Report, Tally};
 use super::told::{Told, unless_late};
 use super::walk::Walked;
@@ -54,7 +54,7 @@ impl Step {
             Self::Retire(_) => "retire",
             Self::Reencrypt => "reencrypt",
             Self::Finish => "finish",
-            Self::Abort(_) => "abort",
+            Self::Abort(..) => "abort",
             Self::Destroy { .. } => "destroy",
         }
     }
@@ -89,7 +89,7 @@ impl Drop for Renewal {
 
 impl Carrier {
     pub(super) fn new(service: Arc<Service>, own: Order, told: Told, reporter: Reporter) -> Self {
-        let (run, tally) = (Run::default(), Tally::default());
+        let (run, tally) = (Run::of(&own.asked), Tally::default());
         Self { service, own, told, read: None, reporter, run, tally, phase: KeyPhase::Idle, away: 0, renewal: None }
     }
 
@@ -127,8 +127,15 @@ impl Carrier {
     async fn wait_for_database(&mut self, why: String) -> Result<(), Error> {
         self.away += 1;
         if !is_past_the_flip(self.phase) && self.away > PATIENCE {
+            let again = self.read.as_ref().map_or("--resume", |order| order.asked.again());
+            let unknown = match self.run.tried {
+                None => String::new(),
+                Some(Tried::Abort(kid)) => format!("Whether the staged key {kid} is given up is not known. "),
+                Some(Tried::Destroy(kid)) => format!("Whether master key {kid} is destroyed is not known. "),
+            };
             return Err(Error::Unavailable(format!(
-                "{why}. When it is back: `containarium admin rotate-master --resume`"
+                "{why}. {unknown}When it is back, `containarium admin status` shows the keys; then go on with `containarium admin \
+                 rotate-master {again}`"
             )));
         }
         tracing::warn!("the rotation waits: {why}");
@@ -164,7 +171,7 @@ impl Carrier {
             keys: &seen.keys,
             escrows: &seen.escrows,
             nodes: &seen.nodes,
-            without: &order.without,
+            without: &order.terms.without,
             now: seen.now,
             retain_old: self.service.rotation.retain_old,
             here: &seen.here,
@@ -194,9 +201,17 @@ impl Carrier {
             [] => String::new(),
             _ => format!(", or fetch it there: `containarium backup restore --kid {kid}`"),
         };
+        // What travels through the database is taken by each node that may open it.
+        let by_itself = match self.service.store.wrapped_file(kid).await {
+            Ok(Some(_)) => {
+                "Each takes the new key from the database, once KMS opens it for that node; `containarium admin doctor` there says why it does \
+                 not. Or: "
+            }
+            Ok(None) | Err(_) => "",
+        };
         let step = format!(
-            "waiting for nodes: {}. Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`{fetch}. Nodes that \
-             hold it",
+            "waiting for nodes: {}. {by_itself}Feed each of them the new key, {kid}: `ssh NODE containarium admin install-key < FILE`{fetch}. \
+             Nodes that hold it",
             ids.join(", ")
         );
         self.reporter.say(step, (all - nodes.len()) as u64, Some(all as u64));
@@ -234,8 +249,8 @@ impl Carrier {
         match step {
             Step::TakeLease => return self.take_lease().await,
             Step::Preflight => return self.preflight(&seen.state).await,
-            Step::Stage(mode) => self.stage(&fence, mode).await?,
-            Step::Push(kid) => self.push(kid).await?,
+            Step::Stage(mode) => self.stage(&fence, mode, order).await?,
+            Step::Push(kid) => self.push(kid, order.terms.only_way).await?,
             Step::Waive(kid) => self.waive(kid, &order.who).await?,
             Step::Record(proof) => self.record(&proof).await?,
             Step::Flip { to, without } => self.flip(&fence, to, &without).await?,
@@ -250,7 +265,7 @@ impl Carrier {
                 self.set_phase(&fence, KeyPhase::Idle).await?;
                 failpoint::reached("rotation.finished");
             }
-            Step::Abort(kid) => self.abort(&fence, kid).await?,
+            Step::Abort(kid, given_up) => self.abort(&fence, kid, given_up).await?,
             Step::Destroy { kid, waiver } => self.destroy(kid, waiver, &order.who).await?,
         }
         self.run.carried = true;

@@ -12,7 +12,7 @@ mod blocked;
 use crate::model::{
     EscrowRecord, KeyMode, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeId, NodeRecord,
 };
-use crate::store::masters::{Holder, UnderKey};
+use crate::store::masters::{GivenUp, Holder, UnderKey};
 
 use super::{Asked, Damaged, Proof, is_past_the_flip};
 use crate::service::backup::Trouble;
@@ -56,6 +56,8 @@ pub(super) struct Here {
     pub loaded: Vec<Kid>,
     /// Why this node may change nothing, where the database went backwards.
     pub refused: Option<String>,
+    /// Since when it would have noticed that, by the database's clock.
+    pub remembers_since: Option<Micros>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,17 +87,23 @@ pub(super) struct Run {
     pub verification: Option<String>,
     /// Whether a step of this run changed anything.
     pub carried: bool,
-    /// What this run was asked for and has done.
-    pub ended: Option<Ended>,
+    /// Whether it was begun to stage a key.
+    pub starts: bool,
+    /// What it set out to do last. That it is done is read in the database alone: of a commit the answer may be lost.
+    pub tried: Option<Tried>,
+}
+
+impl Run {
+    pub(super) fn of(asked: &Asked) -> Self {
+        Self { starts: matches!(asked, Asked::Start { .. }), ..Self::default() }
+    }
 }
 
 /// A change that leaves nothing further to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// The staged key was given up.
-    Aborted,
-    /// The old key was destroyed.
-    Destroyed,
+pub(super) enum Tried {
+    Abort(Kid),
+    Destroy(Kid),
 }
 
 /// A step, small enough that a crash inside it leaves what the next plan can go on from.
@@ -129,7 +137,7 @@ pub(super) enum Step {
     /// Every tenant with a DEK from before.
     Reencrypt,
     Finish,
-    Abort(Kid),
+    Abort(Kid, GivenUp),
     /// Marks a retired key destroyed; nodes unlink it.
     Destroy {
         kid: Kid,
@@ -164,7 +172,8 @@ pub(super) enum Stop {
     /// The key is staged and waits for the proof of a copy.
     NeedsCopy(Kid),
     Rotated,
-    Aborted,
+    /// The staged key was given up, or a start before it had staged one.
+    Aborted(Option<Kid>),
     Destroyed(Kid),
     /// There was nothing to do.
     Nothing,

@@ -7,7 +7,7 @@ use super::execute::{Seen, Trouble};
 use super::plan::Stop;
 use super::walk::Walked;
 use crate::keys::keyfile::KeyFiles;
-use crate::model::{EscrowKind, KeyMode, Kid, MasterKeyRecord, Micros, NodeRecord, SecretName, Tenant};
+use crate::model::{EscrowKind, KeyMode, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeRecord, SecretName, Tenant};
 use crate::service::backup::confirmed_in;
 use crate::store::Store;
 
@@ -82,7 +82,6 @@ pub struct TenantValues {
 pub(super) struct Tally {
     pub(super) mode: KeyMode,
     pub(super) old: Option<Kid>,
-    pub(super) aborted: Option<Kid>,
     pub(super) rewrapped: u64,
     pub(super) verified: u64,
     pub(super) reencrypted: u64,
@@ -97,7 +96,6 @@ impl Default for Tally {
         Self {
             mode: KeyMode::Normal,
             old: None,
-            aborted: None,
             rewrapped: 0,
             verified: 0,
             reencrypted: 0,
@@ -133,13 +131,8 @@ impl Report {
             Stop::Looked => dry_run(seen, tally, order),
             Stop::NeedsCopy(kid) => staged(kid, seen, files),
             Stop::Rotated => rotated(seen, tally, files, retain, secrets),
-            Stop::Aborted => Self {
-                kid: tally.aborted,
-                did: vec!["gave the staged key up; its file is removed, and the active key is what it was".to_owned()],
-                left: tally.aborted.map(|kid| strays(kid, seen, secrets)).unwrap_or_default(),
-                ..Self::empty(End::Aborted)
-            },
-            Stop::Destroyed(kid) => destroyed(kid, seen),
+            Stop::Aborted(kid) => aborted(kid, seen, secrets),
+            Stop::Destroyed(kid) => destroyed(kid, seen, files),
             Stop::Nothing => {
                 Self { did: vec!["no rotation is under way; nothing was done".to_owned()], ..Self::empty(End::Nothing) }
             }
@@ -166,9 +159,27 @@ impl Report {
     }
 }
 
+fn aborted(kid: Option<Kid>, seen: &Seen, secrets: &[String]) -> Report {
+    let is_kept = seen.keys.iter().any(|key| Some(key.kid) == kid && key.state == MasterKeyState::Retired);
+    let did = match kid {
+        Some(_) if is_kept => {
+            "gave the staged key up; this node's record is younger than that key, so whether a state of the database that was lost had it in \
+             use is not known: it is retired and kept, and destroyed as any old key is, with --destroy-old. The active key is what it was"
+        }
+        Some(_) => "gave the staged key up; its file is removed, and the active key is what it was",
+        None => "gave the rotation up before anything was staged; the active key is what it was",
+    };
+    Report {
+        kid,
+        did: vec![did.to_owned()],
+        left: kid.map(|kid| strays(kid, seen, secrets)).unwrap_or_default(),
+        ..Report::empty(End::Aborted)
+    }
+}
+
 fn dry_run(seen: &Seen, tally: &Tally, order: &Order) -> Report {
     let mut problems = tally.damaged.clone();
-    let lost = seen.nodes.iter().filter(|node| !node.live && !order.without.contains(&node.node));
+    let lost = seen.nodes.iter().filter(|node| !node.live && !order.terms.without.contains(&node.node));
     problems.extend(lost.map(|node| {
         let id = node.node;
         format!("node {id} is not live (last seen {}): start it, add --without-node {id}, or `containarium admin nodes forget {id}`", node.seen_at)
@@ -296,7 +307,7 @@ fn compromised() -> [String; 3] {
     ]
 }
 
-fn destroyed(kid: Kid, seen: &Seen) -> Report {
+fn destroyed(kid: Kid, seen: &Seen, files: &KeyFiles) -> Report {
     let holding: Vec<String> =
         seen.nodes.iter().filter(|node| node.durable_kids.contains(&kid)).map(|node| node.node.to_string()).collect();
     let did =
@@ -311,6 +322,10 @@ fn destroyed(kid: Kid, seen: &Seen) -> Report {
             holding.join(", ")
         ));
     }
+    let asides = files.scan().unknown_asides;
+    left.extend(asides.iter().map(|path| {
+        format!("{} was set aside by a restore and may hold a key: look, then shred it (`shred -u`)", path.display())
+    }));
     if let Some(retired_at) = retired_at {
         left.push(format!(
             "keep its off-host copy for as long as any database backup from before {retired_at} is kept"

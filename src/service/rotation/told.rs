@@ -68,12 +68,12 @@ pub(super) fn unless_late(order: Order, own: &Order, phase: KeyPhase) -> Order {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Escrow;
+    use super::super::{Escrow, Terms};
     use super::*;
     use crate::model::{KeyMode, Kid};
 
     fn order(asked: Asked) -> Order {
-        Order { asked, without: Vec::new(), who: "root".to_owned() }
+        Order { asked, terms: Terms::default(), who: "root".to_owned() }
     }
 
     const START: Asked = Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Waive };

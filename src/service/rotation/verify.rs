@@ -3,8 +3,10 @@
 //!
 //! The daemon executes its own program, by the link that the kernel keeps to it, so that a release that was replaced on disk meanwhile
 //! is not the one that judges. Settings go over standard input, since a database's URL holds a password and a command line is read by
-//! everybody; no key is passed: the other process opens the key files itself.
+//! everybody; no key is passed: the other process opens the key files itself. Of the daemon's environment it gets what Google's credentials
+//! are found by, which a wrapped key file needs, and nothing else: a setting there, such as the database's URL, is none of its business.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +18,11 @@ use zeroize::Zeroizing;
 
 use super::Damaged;
 use super::walk::{self, WalkError, Walked};
-use crate::keys::keyfile::{KeyFiles, MainFile};
+use crate::crypto::{self, Content};
+use crate::keys::keyfile::KeyFiles;
+use crate::keys::provider::Provider;
 use crate::keys::{CacheLimits, Keyring, Ring};
-use crate::model::{DekVersion, Tenant};
+use crate::model::{DekVersion, Kid, Tenant};
 use crate::service::Error;
 use crate::store::{Store, StoreError};
 
@@ -30,6 +34,7 @@ const MAX_WORDS: u64 = 2_000;
 /// Starts the other process.
 pub struct Verifier {
     settings: Zeroizing<Vec<u8>>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 pub(super) enum VerifyError {
@@ -57,21 +62,29 @@ pub enum Line {
 }
 
 impl Verifier {
-    /// `settings`: what the subcommand reads on its standard input.
+    /// `settings`: what the subcommand reads on its standard input. `environment`: all that it has of one.
     #[must_use]
-    pub const fn new(settings: Zeroizing<Vec<u8>>) -> Self {
-        Self { settings }
+    pub const fn new(settings: Zeroizing<Vec<u8>>, environment: Vec<(OsString, OsString)>) -> Self {
+        Self { settings, environment }
+    }
+
+    fn process(&self, program: &str) -> Command {
+        let mut process = Command::new(program);
+        process
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        process
     }
 
     pub(super) async fn run(&self, progress: impl FnMut(u64) -> Result<(), Error>) -> Result<Walked, VerifyError> {
         let failed = |what: &str, error: std::io::Error| VerifyError::Failed(format!("{what}: {error}"));
-        let mut child = Command::new("/proc/self/exe")
+        let mut child = self
+            .process("/proc/self/exe")
             .arg(SUBCOMMAND)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed("the process that verifies did not start", error))?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -130,19 +143,33 @@ pub enum CheckError {
     Keys(String),
 }
 
-/// In the other process: opens every DEK in use with the keys as they are on disk. `say` is given each line.
+/// In the other process, which gives way to all others: opens every DEK in use with the keys as they are on disk. `say` is given each line.
 ///
 /// # Errors
 /// [`CheckError`]; a DEK that does not open is no error but a line.
-pub async fn check(store: &dyn Store, files: &KeyFiles, mut say: impl FnMut(&Line)) -> Result<(), CheckError> {
+pub async fn check(
+    store: &dyn Store,
+    files: &KeyFiles,
+    provider: &Provider,
+    mut say: impl FnMut(&Line),
+) -> Result<(), CheckError> {
+    walk::give_way();
     let survey = store.survey().await?;
     let state = survey.key_state.ok_or(CheckError::NoKey)?;
     let scan = files.scan();
-    let main = match scan.main {
-        MainFile::Key(key) => Some(key),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    let masters = main.into_iter().chain(scan.retained).map(|key| key.master).collect::<Vec<_>>();
+    let is_in_use = |kid: Kid| survey.master_keys.iter().any(|key| key.kid == kid && key.in_use);
+    let (mut masters, mut wrapped) = (Vec::new(), Vec::new());
+    for file in scan.into_files() {
+        let is_first = !wrapped.contains(&file.kid) && !masters.iter().any(|master| crypto::kid(master) == file.kid);
+        match file.content {
+            Content::Raw(master) => masters.push(master),
+            Content::Wrapped(found) if is_in_use(file.kid) && is_first => {
+                wrapped.push(file.kid);
+                masters.push(provider.open(&found).await.map_err(|error| CheckError::Keys(error.to_string()))?.master);
+            }
+            Content::Wrapped(_) => {}
+        }
+    }
     let ring = Ring::new(state.active_kid, &masters);
     drop(masters);
     let keys =
@@ -159,6 +186,7 @@ pub async fn check(store: &dyn Store, files: &KeyFiles, mut say: impl FnMut(&Lin
             WalkError::Keys(error) => CheckError::Keys(error.to_string()),
             WalkError::Stopping(error) => CheckError::Keys(error.to_string()),
             WalkError::Panicked => CheckError::Keys("a thread ended with a panic".to_owned()),
+            WalkError::NoThread(error) => CheckError::Keys(format!("no thread was started: {error}")),
         })?;
         for damaged in walked.damaged {
             let (tenant, version) = (damaged.tenant.to_string(), damaged.version.map(DekVersion::get));
@@ -169,4 +197,17 @@ pub async fn check(store: &dyn Store, files: &KeyFiles, mut say: impl FnMut(&Lin
     }
     say(&Line::Done { opened, more });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_other_process_has_nothing_of_the_environment_but_what_it_is_given() {
+        let given = vec![(OsString::from("GOOGLE_APPLICATION_CREDENTIALS"), OsString::from("/etc/sa.json"))];
+        let mut process = Verifier::new(Zeroizing::default(), given).process("/usr/bin/env");
+        let said = process.output().await.unwrap().stdout;
+        assert_eq!(String::from_utf8(said).unwrap(), "GOOGLE_APPLICATION_CREDENTIALS=/etc/sa.json\n");
+    }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::failpoint;
 use crate::keys::{Keyring, KeysError};
 use crate::model::{DekRecord, KeyState, Kid};
@@ -28,6 +30,8 @@ pub(super) enum WalkError {
     /// The daemon stops.
     Stopping(Error),
     Panicked,
+    /// The system gives no further thread.
+    NoThread(std::io::Error),
 }
 
 impl From<StoreError> for WalkError {
@@ -142,7 +146,8 @@ async fn apply(store: &dyn Store, fence: &Fence, batch: &[Rewrapped]) -> Result<
     applied
 }
 
-/// Work on each DEK of a page, on as many threads as there are processors: none of it on those that serve requests.
+/// Work on each DEK of a page, on as many threads as there are processors. None of it on those that serve requests, nor on those that
+/// may block, which others wait for: these threads give way to them (and so live for one page: what gave way cannot take it back).
 async fn on_processors<T: Send + 'static>(
     page: Vec<DekRecord>,
     keys: &Arc<Keyring>,
@@ -159,16 +164,30 @@ async fn on_processors<T: Send + 'static>(
             break;
         }
         let keys = Arc::clone(keys);
-        tasks.push(tokio::task::spawn_blocking(move || {
-            let done = |dek: DekRecord| {
-                let result = work(&keys, &dek);
-                (dek, result)
-            };
-            part.into_iter().map(done).collect::<Vec<_>>()
-        }));
+        let (done, doing) = oneshot::channel();
+        let each = move |dek: DekRecord| {
+            let result = work(&keys, &dek);
+            (dek, result)
+        };
+        let thread = std::thread::Builder::new().name("walk".to_owned());
+        let all_of_it = move || {
+            give_way();
+            // Nobody waits for it where the walk ended meanwhile.
+            let _unheard = done.send(part.into_iter().map(each).collect::<Vec<_>>());
+        };
+        thread.spawn(all_of_it).map_err(WalkError::NoThread)?;
+        tasks.push(doing);
     }
     for task in tasks {
         all.extend(task.await.map_err(|_| WalkError::Panicked)?);
     }
     Ok(all)
+}
+
+/// The calling thread, and those that it starts, leave the processors to whoever wants them: with nobody there they have all of them, beside
+/// requests a tenth of one.
+pub(super) fn give_way() {
+    const BEHIND_OTHERS: i32 = 10;
+    // Where the system does not let it (a filter of system calls), it competes.
+    let _refused = rustix::process::nice(BEHIND_OTHERS);
 }

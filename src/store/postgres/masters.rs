@@ -17,13 +17,13 @@ use self::nodes::{ForgetNode, Heartbeat, ListNodes, ReleaseLease, TakeLease};
 use self::restore::{AcceptRestore, RaiseGeneration};
 use self::retire::{DestroyMaster, Retire};
 use self::rewrap::{CountUnder, DeksUnder, Rewrap};
-use self::steps::{Abort, Flip, SetPhase, Stage};
+use self::steps::{Abort, Flip, SetPhase, Stage, WrappedFile};
 use super::PostgresStore;
 use super::tx::{run_read, run_tx};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
     Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,
-    Holder, Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+    GivenUp, Holder, Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
 };
 use crate::store::{Masters, StoreError, guards};
 
@@ -56,8 +56,12 @@ impl Masters for PostgresStore {
         run_tx(self, "stage", &mut Stage { fence, key }).await
     }
 
-    async fn abort(&self, fence: &Fence, kid: Kid) -> Result<Fenced<KeyState>, StoreError> {
-        run_tx(self, "abort", &mut Abort { fence, kid }).await
+    async fn wrapped_file(&self, kid: Kid) -> Result<Option<Vec<u8>>, StoreError> {
+        run_read(&self.pool, &WrappedFile(kid)).await
+    }
+
+    async fn abort(&self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<Fenced<KeyState>, StoreError> {
+        run_tx(self, "abort", &mut Abort { fence, kid, given_up }).await
     }
 
     async fn flip(&self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::tx::Read;
 use crate::model::{Counts, Kid, SecretName, SecretRecord, Tenant, TenantRecord, VersionRecord};
 use crate::store::rows::{self, KeyStateRow, MasterKeyRow, PlaceRow, SecretRow, TenantRow, VersionRow};
-use crate::store::{Found, Page, Place, Refusal, Survey, Which};
+use crate::store::{Found, Page, Place, Refusal, StoreError, Survey, Which};
 
 pub(super) struct Ping;
 
@@ -27,14 +27,14 @@ pub(super) struct ReadPlaces<'a>(pub(super) &'a [Place]);
 
 #[async_trait]
 impl Read for ReadPlaces<'_> {
-    type Output = Vec<Found>;
+    type Output = Vec<Result<Found, StoreError>>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Found>, Failure> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Failure> {
         if self.0.is_empty() {
             return Ok(Vec::new());
         }
         let rows = place_rows(connection, self.0).await?;
-        Ok(self.0.iter().zip(rows).map(|(place, row)| row.found(place)).collect::<Result<_, _>>()?)
+        Ok(self.0.iter().zip(rows).map(|(place, row)| row.found(place)).collect())
     }
 }
 

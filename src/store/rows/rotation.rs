@@ -57,6 +57,11 @@ pub(in crate::store) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Names of KMS key versions as their column holds them; a name has no space.
+pub(in crate::store) fn kms_versions_column(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| names.join(" "))
+}
+
 /// A row of `escrows`.
 #[derive(FromRow)]
 pub(in crate::store) struct EscrowRow {
@@ -65,6 +70,7 @@ pub(in crate::store) struct EscrowRow {
     target: String,
     locator: Option<String>,
     content_sha256: Option<Vec<u8>>,
+    kms_versions: Option<String>,
     kind: String,
     started_at: i64,
     confirmed_at: Option<i64>,
@@ -80,6 +86,7 @@ impl EscrowRow {
         Ok(EscrowRecord {
             kid: read_kid(&self.kid, &row, "kid")?,
             content_sha256: digest.map_err(|_| row.corrupt("content_sha256 is not 32 bytes"))?,
+            kms_versions: self.kms_versions.iter().flat_map(|names| names.split(' ')).map(str::to_owned).collect(),
             kind: EscrowKind::parse(&self.kind).map_err(|e| row.unknown("kind", e))?,
             started_at: Micros(self.started_at),
             confirmed_at: self.confirmed_at.map(Micros),

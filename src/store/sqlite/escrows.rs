@@ -9,12 +9,13 @@ use crate::failpoint;
 use crate::model::{EscrowRecord, Kid};
 use crate::store::guards;
 use crate::store::masters::{EscrowStage, NewEscrow};
-use crate::store::rows::EscrowRow;
+use crate::store::rows::{EscrowRow, kms_versions_column};
 
 pub(super) async fn add(connection: &mut SqliteConnection, escrow: &NewEscrow) -> Result<(), StoreError> {
     const SQL: &str = concat!(
-        "INSERT INTO escrows (id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at) \
-         SELECT ?1, m.kid, ?3, ?4, ?5, ?6, now, iif(?7, now, NULL), iif(?8, now, NULL) \
+        "INSERT INTO escrows (id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at, \
+             kms_versions) \
+         SELECT ?1, m.kid, ?3, ?4, ?5, ?6, now, iif(?7, now, NULL), iif(?8, now, NULL), ?9 \
          FROM master_keys m, (SELECT ",
         now!(),
         " AS now) WHERE m.kid = ?2"
@@ -28,7 +29,8 @@ pub(super) async fn add(connection: &mut SqliteConnection, escrow: &NewEscrow) -
         .bind(escrow.content_sha256.as_ref().map(<[u8; 32]>::as_slice))
         .bind(escrow.kind.as_str())
         .bind(escrow.stage >= EscrowStage::Confirmed)
-        .bind(escrow.stage >= EscrowStage::ReadBack);
+        .bind(escrow.stage >= EscrowStage::ReadBack)
+        .bind(kms_versions_column(&escrow.kms_versions));
     if insert.execute(connection).await.map_err(store_error)?.rows_affected() == 0 {
         return Err(StoreError::Refused(format!("the database knows no master key {}", escrow.kid)));
     }
@@ -63,7 +65,7 @@ pub(super) async fn advance(
 
 pub(super) async fn all(pool: &SqlitePool) -> Result<Vec<EscrowRecord>, StoreError> {
     let query = sqlx::query_as(
-        "SELECT id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at FROM escrows \
+        "SELECT id, kid, target, locator, content_sha256, kms_versions, kind, started_at, confirmed_at, read_back_at FROM escrows \
          ORDER BY kid, started_at, id",
     );
     let rows: Vec<EscrowRow> = query.fetch_all(pool).await.map_err(store_error)?;

@@ -8,7 +8,7 @@ use super::{SqliteStore, StoreError, committed, escrows, key_state, nodes, rewra
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
     Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,
-    Holder, Leased, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+    GivenUp, Holder, Leased, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
 };
 
 #[async_trait]
@@ -37,8 +37,12 @@ impl Masters for SqliteStore {
         committed!(self, |tx| rotation::stage(tx, fence, key))
     }
 
-    async fn abort(&self, fence: &Fence, kid: Kid) -> Result<Fenced<KeyState>, StoreError> {
-        committed!(self, |tx| rotation::abort(tx, fence, kid))
+    async fn wrapped_file(&self, kid: Kid) -> Result<Option<Vec<u8>>, StoreError> {
+        rotation::wrapped_file(&self.readers, kid).await
+    }
+
+    async fn abort(&self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<Fenced<KeyState>, StoreError> {
+        committed!(self, |tx| rotation::abort(tx, fence, kid, given_up))
     }
 
     async fn flip(&self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {

@@ -2,8 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
@@ -27,6 +27,7 @@ const READERS: u32 = 4;
 
 pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     make_file(path)?;
+    check_log(path)?;
     let writing = options(path).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
     let writer = pool(1).connect_with(writing).await.map_err(store_error)?;
     match prepare(&writer, path).await {
@@ -45,12 +46,40 @@ pub(super) async fn open_reading(path: &Path) -> Result<SqliteStore, StoreError>
 /// A file that lies there alone is read as one that nobody changes, so that SQLite makes no file beside it (a copy of a database in WAL
 /// mode would get two). One with a log or a journal beside it is only whole together with that.
 pub(super) async fn open_copy(path: &Path) -> Result<SqliteStore, StoreError> {
-    let beside = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        Path::new(&name).exists()
-    };
-    reader(reading(path)?.immutable(!beside("-wal") && !beside("-journal"))).await
+    let is_beside = |suffix: &str| beside(path, suffix).exists();
+    reader(reading(path)?.immutable(!is_beside("-wal") && !is_beside("-journal"))).await
+}
+
+/// The file that SQLite keeps beside a database under this ending.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// Refuses a copy that was put in the place of a database whose write-ahead log still lies there: SQLite plays any log that has the right
+/// name, and the pages of one database in the other are a damaged one, or silently the old one. A copy that VACUUM INTO made says in its
+/// header that no log belongs to it (bytes 18 and 19, sqlite.org/fileformat.html 1.3.3), which a database that has one never does.
+///
+/// Nothing of this process may have the file open: closing it here would drop SQLite's locks on it.
+fn check_log(path: &Path) -> Result<(), StoreError> {
+    const WITHOUT_LOG: [u8; 2] = [1, 1];
+    let log = beside(path, "-wal");
+    if !std::fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    let mut says = [0; 2];
+    // A file that cannot be read, or is shorter, is SQLite's to refuse.
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut says, 18));
+    if read.is_err() || says != WITHOUT_LOG {
+        return Ok(());
+    }
+    let (path, log, index) = (path.display(), log.display(), beside(path, "-shm"));
+    Err(StoreError::Unusable(format!(
+        "{path} is a copy that was put there, and {log} is the log of the database that was there before; together they would be a \
+         damaged one, and nothing was read or changed. Remove what belongs to the old one: `rm -f {log} {}`",
+        index.display()
+    )))
 }
 
 async fn reader(options: SqliteConnectOptions) -> Result<SqliteStore, StoreError> {
@@ -71,6 +100,7 @@ pub(super) fn reading(path: &Path) -> Result<SqliteConnectOptions, StoreError> {
         let none = format!("there is no database at {}; the daemon makes it at its first start", path.display());
         return Err(StoreError::Unavailable(none));
     }
+    check_log(path)?;
     Ok(options(path).read_only(true))
 }
 

@@ -91,11 +91,11 @@ pub(super) async fn ping(pool: &SqlitePool) -> Result<(), StoreError> {
     sqlx::query("SELECT 1").execute(pool).await.map(|_| ()).map_err(store_error)
 }
 
-pub(super) async fn places(pool: &SqlitePool, places: &[Place]) -> Result<Vec<Found>, StoreError> {
+pub(super) async fn places(pool: &SqlitePool, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    place_rows(pool, places).await?.into_iter().zip(places).map(|(row, place)| row.found(place)).collect()
+    Ok(place_rows(pool, places).await?.into_iter().zip(places).map(|(row, place)| row.found(place)).collect())
 }
 
 /// One row for each place, in their order.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqlitePool};
 
 use super::error::store_error;
 use super::sql::now;
@@ -13,7 +13,8 @@ use crate::failpoint;
 use crate::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState, Micros, NodeId};
 use crate::store::guards;
 use crate::store::masters::{
-    Accepted, AtLeast, DestroyOutcome, Fence, Fenced, FlipOutcome, NewEscrow, NewMaster, RetireOutcome, StageOutcome,
+    Accepted, AtLeast, DestroyOutcome, Fence, Fenced, FlipOutcome, GivenUp, NewEscrow, NewMaster, RetireOutcome,
+    StageOutcome,
 };
 use crate::store::rows::{self, master_key_state, micros};
 
@@ -39,17 +40,33 @@ pub(super) async fn stage(
     Ok(Fenced::Done(StageOutcome::Staged(state)))
 }
 
+pub(super) async fn wrapped_file(pool: &SqlitePool, kid: Kid) -> Result<Option<Vec<u8>>, StoreError> {
+    let query = sqlx::query_scalar("SELECT wrapped_file FROM master_keys WHERE kid = ?1");
+    let found: Option<Option<Vec<u8>>> =
+        query.bind(kid.as_bytes().as_slice()).fetch_optional(pool).await.map_err(store_error)?;
+    Ok(found.flatten())
+}
+
 pub(super) async fn abort(
     connection: &mut SqliteConnection,
     fence: &Fence,
     kid: Kid,
+    given_up: GivenUp,
 ) -> Result<Fenced<KeyState>, StoreError> {
     let state = key_state::held(connection).await?;
     if !fence.holds_in(KeyPhase::Staged, &state) || master_state(connection, kid).await? != Some(MasterKeyState::Staged)
     {
         return Ok(Fenced::Elsewhere(state));
     }
-    let update = sqlx::query("UPDATE master_keys SET state = 'aborted', wrapped_file = NULL WHERE kid = ?1");
+    let update = match given_up {
+        GivenUp::Aborted => "UPDATE master_keys SET state = 'aborted', wrapped_file = NULL WHERE kid = ?1",
+        GivenUp::Retired => concat!(
+            "UPDATE master_keys SET state = 'retired', wrapped_file = NULL, retired_at = ",
+            now!(),
+            " WHERE kid = ?1"
+        ),
+    };
+    let update = sqlx::query(update);
     one_row(&update.bind(kid.as_bytes().as_slice()).execute(&mut *connection).await.map_err(store_error)?)?;
     let state = at_rest(state);
     key_state::store(connection, &state).await?;

@@ -223,6 +223,7 @@ async fn a_wrapping_by_a_retired_key_is_nowhere_in_the_files() {
         target: "root".to_owned(),
         locator: None,
         content_sha256: None,
+        kms_versions: Vec::new(),
         kind: EscrowKind::Waiver,
         stage: EscrowStage::Confirmed,
     };

@@ -113,3 +113,8 @@ output "restore_accounts" {
   description = "For each copy the account to impersonate."
   value       = module.containarium.restore_accounts
 }
+
+output "drill_account" {
+  description = "The account to impersonate for the monthly drill."
+  value       = module.containarium.drill_account
+}

@@ -30,6 +30,12 @@ variable "alert_email" {
   type        = string
 }
 
+variable "restore_until" {
+  description = "During a restore: until when, such as 2027-01-31T18:00:00Z."
+  type        = string
+  default     = null
+}
+
 provider "google" {
   project = var.project_id
 }
@@ -46,6 +52,7 @@ module "containarium" {
   project_id      = var.project_id
   daemons         = { host = google_service_account.daemon.member }
   restore_members = [var.security_group]
+  restore_until   = var.restore_until
 
   kms = {
     location  = var.kms_location
@@ -60,4 +67,9 @@ module "containarium" {
 output "config" {
   description = "terraform output -raw config >> /etc/containarium/config.toml"
   value       = module.containarium.config
+}
+
+output "restore_accounts" {
+  description = "For each copy the account to impersonate."
+  value       = module.containarium.restore_accounts
 }

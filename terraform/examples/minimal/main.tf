@@ -20,6 +20,12 @@ variable "restore_group" {
   type        = string
 }
 
+variable "restore_until" {
+  description = "During a restore: until when, such as 2027-01-31T18:00:00Z."
+  type        = string
+  default     = null
+}
+
 provider "google" {
   project = var.project_id
 }
@@ -36,9 +42,15 @@ module "containarium" {
   project_id      = var.project_id
   daemons         = { host = google_service_account.daemon.member }
   restore_members = [var.restore_group]
+  restore_until   = var.restore_until
 }
 
 output "config" {
   description = "terraform output -raw config >> /etc/containarium/config.toml"
   value       = module.containarium.config
+}
+
+output "restore_accounts" {
+  description = "For each copy the account to impersonate."
+  value       = module.containarium.restore_accounts
 }

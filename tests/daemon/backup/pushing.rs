@@ -11,6 +11,8 @@ on_both_stores![
     an_answer_that_was_lost_leaves_a_stray_and_one_confirmed_copy,
     a_row_that_another_daemon_confirmed_meanwhile_keeps_its_copy_and_the_second_has_its_own,
     the_first_start_makes_the_backup_where_it_is_told_to,
+    a_copy_in_a_secret_that_expires_does_not_count_until_it_lasts,
+    an_identity_that_may_not_see_whether_a_secret_expires_is_warned_of_and_pushes,
 ];
 
 fn push(site: &Site) -> Output {
@@ -57,7 +59,7 @@ fn every_configured_secret_gets_a_copy_and_each_that_has_none_is_named(site: &Si
     let states: Vec<&str> =
         pushed["copies"].as_array().unwrap().iter().map(|copy| copy["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["pushed", "missing", "pushed"]);
-    assert_eq!(cloud.requests("add"), 3);
+    assert_eq!(cloud.requests("add"), 2, "where there is no secret nothing is sent");
     fails(&site.cli(["backup", "list"], b""), 3, &["not-there could not be listed"]);
     cloud.configure(site, "config.toml", "nobody", &[SECRET], "");
     drop(daemon);
@@ -103,12 +105,49 @@ fn a_row_that_another_daemon_confirmed_meanwhile_keeps_its_copy_and_the_second_h
     assert_eq!(site.number("SELECT count(*) FROM escrows WHERE confirmed_at = 5"), 1);
 }
 
+const EXPIRY_MEND: &str = "`gcloud secrets update containarium-master --project=acme-prod --remove-expiration`";
+
+fn a_copy_in_a_secret_that_expires_does_not_count_until_it_lasts(site: &Site) {
+    let cloud = Cloud::of(site);
+    let _daemon = site.start();
+    cloud.expire(Some("864000s"));
+    fails(&push(site), 1, &["the secret expires", "every copy in it", EXPIRY_MEND, "containarium backup push"]);
+    assert_eq!((cloud.requests("add"), site.number("SELECT count(*) FROM escrows")), (0, 0));
+    let (code, told) = refused(site, &[]);
+    assert!(code == Some(1) && told.contains(EXPIRY_MEND), "{code:?}: {told}");
+    assert_eq!(site.number("SELECT count(*) FROM master_keys WHERE state = 'staged'"), 1, "nothing depends on it");
+
+    cloud.expire(None);
+    let copies = answer(&push(site));
+    assert!(copies["copies"].as_array().unwrap().iter().all(|copy| copy["state"] == "pushed"), "{copies}");
+    // Nor does one that was confirmed while the secret lasted.
+    cloud.expire(Some("864000s"));
+    fails(&push(site), 1, &["the secret expires", EXPIRY_MEND]);
+}
+
+fn an_identity_that_may_not_see_whether_a_secret_expires_is_warned_of_and_pushes(site: &Site) {
+    let cloud = Cloud::of(site);
+    cloud.fault("403", "get");
+    let _daemon = site.start();
+    assert_eq!(answer(&push(site))["copies"][0]["state"], "pushed");
+    site.logged("expires, and its copies with it, is not known");
+    site.logged("secretmanager.secrets.get");
+    // That nobody answers is no leave to count a copy that may go.
+    cloud.heal();
+    cloud.fault("503", "get");
+    fails(&push(site), 5, &["looking up projects/acme-prod/secrets/containarium-master"]);
+    assert_eq!(cloud.requests("add"), 1);
+}
+
 fn the_first_start_makes_the_backup_where_it_is_told_to(site: &Site) {
     let cloud = Cloud::with(site, &[SECRET], "push_on_first_start = true\n");
     cloud.fault("403", "add");
     let daemon = site.start();
     site.logged("`containarium backup push` does it again");
     site.logged("and not to Google: `[backup.gcp] endpoint` says so");
+    let doctor = || answer(&site.cli(["admin", "doctor", "-o", "json"], b""))["checks"].to_string();
+    assert!(doctor().contains("and not to Google: whatever listens there"), "{}", doctor());
+    assert!(doctor().contains("take `endpoint` out of `[backup.gcp]`"), "{}", doctor());
     assert_eq!(
         site.number("SELECT count(*) FROM escrows WHERE confirmed_at IS NULL"),
         1,

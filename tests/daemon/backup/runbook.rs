@@ -12,6 +12,7 @@ const DOCUMENT: &str = include_str!("../../../docs/OPERATIONS.md");
 /// The secret that the document names.
 const NAMED: &str = "projects/acme-prod/secrets/containarium-prod-secrets-master";
 const RESTART: &str = "systemctl restart containarium.service";
+const STOP: &str = "systemctl stop containarium.service";
 
 /// The commands of a block of the document, one a line; `on` where it is for one store only.
 struct Block {
@@ -83,6 +84,10 @@ impl<'a> Reader<'a> {
 
     #[track_caller]
     fn run(&mut self, config: &str, command: &str) -> String {
+        if command == STOP {
+            self.stop();
+            return String::new();
+        }
         if command == RESTART {
             self.stop();
             self.daemon = Some(self.site.start());
@@ -179,9 +184,9 @@ fn database_lost(reader: &mut Reader<'_>, key: &[u8]) {
     if site.is_postgres() {
         site.run_sql("DROP SCHEMA containarium CASCADE");
     } else {
-        for name in ["containarium.db", "containarium.db-wal", "containarium.db-shm"] {
-            let _absent = std::fs::remove_file(site.data_dir().join(name));
-        }
+        // What a crash leaves: SQLite would play this log into whatever lies in the database's place.
+        std::fs::remove_file(site.data_dir().join("containarium.db")).unwrap();
+        std::fs::write(site.data_dir().join("containarium.db-wal"), "changes of the old database").unwrap();
     }
     reader.follow("restore.toml", "restore-database");
     assert!(std::fs::read(site.key_file()).unwrap() == key);

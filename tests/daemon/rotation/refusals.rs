@@ -13,6 +13,7 @@ on_both_stores![
     a_dek_that_does_not_open_is_named_and_stops_it_before_anything_is_staged,
     a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_mended,
     a_dek_that_is_damaged_after_the_flip_stops_it_without_a_cache_too,
+    a_dek_that_is_set_aside_in_a_rotation_is_released_with_the_retired_key_on_a_node_that_lost_it,
     a_directory_that_takes_no_file_stops_the_staging_and_nothing_happened,
 ];
 
@@ -206,6 +207,43 @@ fn a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_men
 fn a_dek_that_is_damaged_after_the_flip_stops_it_without_a_cache_too(site: &Site) {
     std::fs::write(site.path("config.toml"), "[cache]\nmax_entries = 0\n").unwrap();
     a_dek_that_is_damaged_after_the_flip_stops_it_by_name_and_it_goes_on_once_mended(site);
+}
+
+fn a_dek_that_is_set_aside_in_a_rotation_is_released_with_the_retired_key_on_a_node_that_lost_it(site: &Site) {
+    std::fs::write(site.path("config.toml"), "[keys]\nretain_old = \"0s\"\n").unwrap();
+    let daemon = site.start();
+    fill(&daemon, 3);
+    let (old, old_file) = (active(&daemon), std::fs::read(site.key_file()).unwrap());
+    rotated(site, &[]);
+    let whole = damage(site, "t1");
+    let (code, said) = refused(site, &["--resume", WAIVE[0], WAIVE[1]]);
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(site.cli(["admin", "quarantine", "t1", "1"], b"").status.code(), Some(0));
+    assert_eq!(rotated(site, &["--resume"])["end"], "rotated");
+    assert_eq!(daemon.get("/v1/secrets/t1/KEY").problem(), "quarantined");
+    assert_eq!(site.texts("SELECT state FROM master_keys WHERE retired_at IS NOT NULL"), ["retired"]);
+    // The DEK would be lost with it.
+    let (code, said) = refused(site, &["--destroy-old", "--yes", WAIVE[0], WAIVE[1]]);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("1 quarantined DEKs are under master key"), "{said}");
+    assert_eq!(daemon.stop().code(), Some(0));
+    std::fs::remove_file(staged_file(site, &old)).unwrap();
+    let daemon = site.start();
+    put(site, "t1", &data_encoding::HEXLOWER_PERMISSIVE.decode(whole.as_bytes()).unwrap());
+    let release = ["admin", "quarantine", "t1", "1", "--release"];
+    let output = site.cli(release, b"");
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("install-key"), "{output:?}");
+    let installed = site.cli(["admin", "install-key"], &old_file);
+    assert_eq!(installed.status.code(), Some(0), "{installed:?}");
+    assert_eq!(site.cli(release, b"").status.code(), Some(0));
+    check(&daemon, 3);
+    assert_eq!(not_under(site, &active(&daemon)), 0);
+    // Nothing needs it any more.
+    let again = site.cli(["admin", "install-key"], &old_file);
+    assert_eq!(again.status.code(), Some(6), "{again:?}");
+    assert_eq!(rotated(site, &["--destroy-old", "--yes", WAIVE[0], WAIVE[1]])["end"], "destroyed");
+    assert!(!staged_file(site, &old).exists());
 }
 
 fn a_directory_that_takes_no_file_stops_the_staging_and_nothing_happened(site: &Site) {

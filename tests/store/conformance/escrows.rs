@@ -39,6 +39,8 @@ pub(crate) async fn an_escrow_comes_back_as_it_was_added(f: Fixture) {
     assert_eq!((begun.confirmed_at, begun.read_back_at), (None, None));
     assert!(begun.started_at >= earlier && begun.started_at <= later);
     assert_eq!(confirmed.locator.as_deref(), Some("a drawer"));
+    assert_eq!(confirmed.kms_versions, ["k/cryptoKeyVersions/1", "k/cryptoKeyVersions/2"]);
+    assert!(waived.kms_versions.is_empty());
     assert!(confirmed.confirmed_at.is_some() && confirmed.read_back_at.is_none());
     assert!(read.confirmed_at.is_some() && read.read_back_at.is_some());
     assert_eq!((waived.kind, waived.locator, waived.content_sha256), (EscrowKind::Waiver, None, None));

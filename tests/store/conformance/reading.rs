@@ -21,7 +21,7 @@ pub(crate) async fn each_place_is_answered_in_its_order(f: Fixture) {
     let found = f.store.read(&places).await.unwrap();
     let said: Vec<String> = found
         .iter()
-        .map(|found| match found {
+        .map(|found| match found.as_ref().unwrap() {
             Found::NoTenant => "no tenant".to_owned(),
             Found::TenantBlocked => "blocked".to_owned(),
             Found::NoSecret => "no secret".to_owned(),

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use containarium::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState};
 use containarium::store::masters::{
-    Accepted, AtLeast, DekCursor, EscrowStage, Fence, Fenced, FlipOutcome, NewMaster, RetireOutcome, StageOutcome,
-    UnderKey,
+    Accepted, AtLeast, DekCursor, EscrowStage, Fence, Fenced, FlipOutcome, GivenUp, NewMaster, RetireOutcome,
+    StageOutcome, UnderKey,
 };
 use containarium::store::{DekOutcome, StoreError};
 
@@ -59,6 +59,9 @@ pub(crate) async fn a_key_is_staged_once(f: Fixture) {
     assert_eq!(f.master_state(NEW).await, Some(MasterKeyState::Staged));
     let stored = f.database.bytes(file);
     assert_eq!(f.rows(&format!("master_keys WHERE wrapped_file = {stored} AND activated_at IS NULL")).await, 1);
+    assert_eq!(f.store.wrapped_file(NEW).await.unwrap().as_deref(), Some(file));
+    assert_eq!(f.store.wrapped_file(KID).await.unwrap(), None, "it came with none");
+    assert_eq!(f.store.wrapped_file(Kid::new([3; 16])).await.unwrap(), None, "there is no such key");
     // From staged there is no staging.
     for at in [KeyPhase::Idle, KeyPhase::Staged] {
         let again = f.store.stage(&before(at), &new_master(Kid::new([3; 16]))).await.unwrap();
@@ -72,7 +75,7 @@ pub(crate) async fn a_kid_that_was_ever_seen_is_never_staged_again(f: Fixture) {
     let known = |state| Fenced::Done(StageOutcome::KnownKid(state));
     assert_eq!(f.store.stage(&idle, &new_master(KID)).await.unwrap(), known(MasterKeyState::Active));
     f.stage(&new_master(NEW)).await;
-    done(f.store.abort(&before(KeyPhase::Staged), NEW).await.unwrap());
+    done(f.store.abort(&before(KeyPhase::Staged), NEW, GivenUp::Aborted).await.unwrap());
     f.lease(ONE).await;
     assert_eq!(f.store.stage(&idle, &new_master(NEW)).await.unwrap(), known(MasterKeyState::Aborted));
     assert_eq!(f.state().await.phase, KeyPhase::Idle);
@@ -86,10 +89,10 @@ pub(crate) async fn staging_is_fenced(f: Fixture) {
 pub(crate) async fn a_staged_key_is_given_up_whole(f: Fixture) {
     let f = f.ready().await;
     f.stage(&NewMaster { kid: NEW, mode: KeyMode::Compromised, wrapped_file: Some(b"wrapped") }).await;
-    let elsewhere = f.store.abort(&before(KeyPhase::Staged), KID).await.unwrap();
+    let elsewhere = f.store.abort(&before(KeyPhase::Staged), KID, GivenUp::Aborted).await.unwrap();
     assert_eq!(elsewhere, Fenced::Elsewhere(f.state().await), "not the staged key");
-    is_fenced!(f, before(KeyPhase::Staged), |fence| f.store.abort(fence, NEW));
-    let state = done(f.store.abort(&before(KeyPhase::Staged), NEW).await.unwrap());
+    is_fenced!(f, before(KeyPhase::Staged), |fence| f.store.abort(fence, NEW, GivenUp::Aborted));
+    let state = done(f.store.abort(&before(KeyPhase::Staged), NEW, GivenUp::Aborted).await.unwrap());
     assert_eq!(phase_of(&state), (1, KID, KeyPhase::Idle));
     assert_eq!((state.mode, state.lease), (KeyMode::Normal, None));
     assert_eq!(f.state().await, state);
@@ -101,8 +104,8 @@ pub(crate) async fn after_the_flip_there_is_no_way_back(f: Fixture) {
     let f = f.flipped().await;
     let state = f.state().await;
     for at in [KeyPhase::Staged, KeyPhase::Rewrapping] {
-        assert_eq!(f.store.abort(&after(at), NEW).await.unwrap(), Fenced::Elsewhere(state.clone()));
-        assert_eq!(f.store.abort(&after(at), KID).await.unwrap(), Fenced::Elsewhere(state.clone()));
+        assert_eq!(f.store.abort(&after(at), NEW, GivenUp::Aborted).await.unwrap(), Fenced::Elsewhere(state.clone()));
+        assert_eq!(f.store.abort(&after(at), KID, GivenUp::Aborted).await.unwrap(), Fenced::Elsewhere(state.clone()));
     }
 }
 
@@ -428,7 +431,7 @@ pub(crate) async fn an_accepted_restore_retires_a_key_that_was_staged(f: Fixture
     assert_eq!(f.master_state(KID).await, Some(MasterKeyState::Active));
     // Neither way goes on from where it was.
     let fence = before(KeyPhase::Staged);
-    assert!(matches!(f.store.abort(&fence, NEW).await.unwrap(), Fenced::Elsewhere(_)));
+    assert!(matches!(f.store.abort(&fence, NEW, GivenUp::Aborted).await.unwrap(), Fenced::Elsewhere(_)));
     assert!(matches!(f.store.flip(&fence, NEW, &[]).await.unwrap(), Fenced::Elsewhere(_)));
     let again = f.store.accept_restore(AtLeast { epoch: 1, generation: 6 }).await.unwrap();
     assert_eq!(again.retired, None);

@@ -57,7 +57,10 @@ impl Notes {
     /// What the last change touched: name, version, whether it put a ciphertext there and whether it replaced one.
     fn last(&self) -> Vec<(String, u64, bool, bool)> {
         let touched = self.touched.lock().unwrap();
-        let shown = |t: &Touched| (t.name.to_string(), t.version.get(), t.ciphertext.is_some(), t.replaced.is_some());
+        let shown = |touched: &Touched| match touched {
+            Touched::Version(t) => (t.name.to_string(), t.version.get(), t.ciphertext.is_some(), t.replaced.is_some()),
+            Touched::Token(id) => (id.clone(), 0, false, false),
+        };
         touched.last().unwrap().iter().map(shown).collect()
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use containarium::model::{DekRecord, KeyPhase, MasterKeyState};
 use containarium::store::deks::{Resealer, SealedVersion, ShredWhen};
-use containarium::store::masters::{AtLeast, Fenced, FlipOutcome};
+use containarium::store::masters::{AtLeast, Fenced, FlipOutcome, GivenUp};
 use containarium::store::{PostgresStore, SealRefusal, StoreError};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
@@ -110,7 +110,7 @@ impl Step {
         let words = |outcome: &dyn Debug| format!("{outcome:?}");
         Ok(match self {
             Self::Stage => words(&f.store.stage(&before(KeyPhase::Idle), &new_master(NEW)).await?),
-            Self::Abort => words(&f.store.abort(&before(KeyPhase::Staged), NEW).await?),
+            Self::Abort => words(&f.store.abort(&before(KeyPhase::Staged), NEW, GivenUp::Aborted).await?),
             Self::Flip => words(&f.store.flip(&before(KeyPhase::Staged), NEW, &[]).await?),
             Self::SetPhase => words(&f.store.set_phase(&after(KeyPhase::Rewrapping), KeyPhase::Verified).await?),
             Self::Rewrap => {

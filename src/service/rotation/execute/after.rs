@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::Damaged;
-use super::super::plan::{Blocked, Ended, Waiver};
+use super::super::plan::{Blocked, Tried, Waiver};
 use super::super::verify::VerifyError;
 use super::super::walk::{self, Walked};
 use super::escrow::waiver;
@@ -140,13 +140,11 @@ impl Carrier {
             Waiver::ByOperator => Some(waiver(kid, who)?),
         };
         let change = self.change(Action::DestroyMaster, None).await?;
+        self.run.tried = Some(Tried::Destroy(kid));
         let outcome = change.store().destroy_master(kid, self.service.rotation.retain_old, waiver.as_ref()).await?;
         failpoint::reached("rotation.destroyed");
         match outcome {
-            DestroyOutcome::Destroyed => {
-                self.run.ended = Some(Ended::Destroyed);
-                Ok(())
-            }
+            DestroyOutcome::Destroyed => Ok(()),
             DestroyOutcome::NotRetired(state) => Err(match state {
                 Some(state) => Blocked::NotRetired { kid, state },
                 None => Blocked::UnknownKey(kid),

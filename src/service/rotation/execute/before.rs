@@ -3,19 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::plan::Ended;
+use super::super::plan::Tried;
 use super::super::walk;
+use super::super::{Order, misfit};
 use super::{Carrier, Renewal, Trouble, elsewhere};
-use crate::crypto::MasterKey;
+use crate::crypto::{KeyfileImage, MasterKey};
 use crate::failpoint;
-use crate::model::{Action, KeyMode, KeyState, Kid, NodeId};
-use crate::service::Error;
+use crate::keys::keyfile::MainFile;
+use crate::model::{Action, KeyMode, KeyState, Kid, NodeId, WrappedMaster};
+use crate::service::kms::{self, OnlyWay};
+use crate::service::{Error, backup};
 use crate::store::StoreError;
-use crate::store::masters::{Fence, Fenced, FlipOutcome, NewMaster, StageOutcome};
+use crate::store::masters::{Fence, Fenced, FlipOutcome, GivenUp, NewMaster, StageOutcome};
 
 /// For how long another node is kept out without a sign of life.
 const LEASE: Duration = Duration::from_secs(30);
 const RENEW_EVERY: Duration = Duration::from_secs(10);
+
+/// A key that is about to be staged.
+enum New {
+    Raw(MasterKey),
+    Wrapped { file: WrappedMaster, master: MasterKey },
+}
 
 impl Carrier {
     pub(super) async fn take_lease(&mut self) -> Result<(), Trouble> {
@@ -49,20 +58,39 @@ impl Carrier {
     }
 
     /// The file first: a row without a file would be a promise that this node cannot keep. A file without a row is nobody's.
-    pub(super) async fn stage(&mut self, fence: &Fence, mode: KeyMode) -> Result<(), Trouble> {
-        let master =
-            MasterKey::make_random().map_err(|error| Trouble::Failed(Error::Unavailable(error.to_string())))?;
-        let staged = self.with_files(move |files| files.lock()?.stage(&master));
-        let kid = staged.await?.map_err(|error| {
+    pub(super) async fn stage(&mut self, fence: &Fence, mode: KeyMode, order: &Order) -> Result<(), Trouble> {
+        let new = self.new_key(order).await?;
+        let (image, travels) = match &new {
+            New::Raw(master) => (KeyfileImage::of(master), None),
+            New::Wrapped { file, .. } => (KeyfileImage::of_wrapped(file), file.for_kms_only()),
+        };
+        let is_wrapped = matches!(new, New::Wrapped { .. });
+        // Under the lock: `kms wrap` may be at work. A raw key beside a wrapped one would take its root away without a word.
+        let staged = self.with_files(move |files| {
+            let lock = files.lock()?;
+            let main_is_wrapped = matches!(files.scan().main, MainFile::Key(main) if main.wrapped().is_some());
+            match misfit(main_is_wrapped, is_wrapped) {
+                Some(misfit) => Ok(Err(misfit)),
+                None => lock.stage_image(&image).map(Ok),
+            }
+        });
+        let staged = staged.await?.map_err(|error| {
             Trouble::Failed(Error::Unavailable(format!(
                 "the new key was not staged, and nothing happened: {error}. Mend that, then start again with `containarium admin \
                  rotate-master`"
             )))
         })?;
+        let kid = staged.map_err(Trouble::Failed)?;
         failpoint::reached("rotation.staged-file");
         self.run.staged = Some(kid);
+        if let New::Wrapped { master, .. } = &new {
+            // It is open already: it is asked of KMS once.
+            self.service.keys.take_in(master);
+        }
+        drop(new);
+        let travels = travels.map(|file| file.to_json());
         let change = self.change(Action::StageMaster, None).await?;
-        let entered = change.store().stage(fence, &NewMaster { kid, mode, wrapped_file: None }).await;
+        let entered = change.store().stage(fence, &NewMaster { kid, mode, wrapped_file: travels.as_deref() }).await;
         failpoint::reached("rotation.staged-row");
         let in_database = match entered {
             Ok(Fenced::Done(StageOutcome::Staged(_))) => true,
@@ -77,6 +105,33 @@ impl Carrier {
             self.unstage(kid).await?;
         }
         Ok(())
+    }
+
+    /// Made here, or by who asked; then this daemon opens it as it will have to at every start. Nothing is called under the key files' lock.
+    async fn new_key(&self, order: &Order) -> Result<New, Trouble> {
+        let Some(file) = &order.terms.new_key else {
+            let made = MasterKey::make_random().map_err(|error| Trouble::Failed(Error::Unavailable(error.to_string())));
+            return made.map(New::Raw);
+        };
+        if order.terms.only_way == OnlyWay::Refused && !file.has_another_way() {
+            return Err(Trouble::Failed(Error::Conflict(format!(
+                "nothing but one KMS key is known to open the new master key, {}: when that key is destroyed, every secret is lost. Nothing \
+                 was changed. Add a recipient of age and prove it, `containarium admin rotate-master --age RECIPIENT --age-identity FILE`, or \
+                 accept it: `--kms-is-the-only-way-back`",
+                file.kid
+            ))));
+        }
+        match self.service.unlocker.open_new(file, &*self.service.clock).await {
+            Ok(master) => Ok(New::Wrapped { file: file.clone(), master }),
+            Err(why) => {
+                let class = kms::class(why.trouble());
+                let why = format!(
+                    "this daemon does not open the new key, so it was not staged, and nothing happened: {why}. Mend that, then start again with \
+                     `containarium admin rotate-master`"
+                );
+                Err(Trouble::Failed(backup::Trouble { class, why }.into_error()))
+            }
+        }
     }
 
     /// Whether a commit came through is read, for as long as it takes.
@@ -94,6 +149,7 @@ impl Carrier {
 
     async fn unstage(&mut self, kid: Kid) -> Result<(), Trouble> {
         self.run.staged = None;
+        self.service.keys.give_up(kid);
         if let Err(error) = self.with_files(move |files| files.lock()?.unstage(kid)).await? {
             tracing::warn!("the key that was staged for nothing stays behind: {error}");
         }
@@ -119,15 +175,12 @@ impl Carrier {
         Ok(())
     }
 
-    pub(super) async fn abort(&mut self, fence: &Fence, kid: Kid) -> Result<(), Trouble> {
+    pub(super) async fn abort(&mut self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<(), Trouble> {
         failpoint::reached("rotation.aborting");
         let change = self.change(Action::AbortRotation, None).await?;
-        match change.store().abort(fence, kid).await? {
-            Fenced::Done(_) => {
-                failpoint::reached("rotation.aborted");
-                self.run.ended = Some(Ended::Aborted);
-                self.tally.aborted = Some(kid);
-            }
+        self.run.tried = Some(Tried::Abort(kid));
+        match change.store().abort(fence, kid, given_up).await? {
+            Fenced::Done(_) => failpoint::reached("rotation.aborted"),
             Fenced::Elsewhere(state) => elsewhere(&state),
         }
         Ok(())

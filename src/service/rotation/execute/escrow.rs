@@ -4,17 +4,18 @@ use super::super::Proof;
 use super::{Carrier, Trouble};
 use crate::crypto::{self, KeyfileImage};
 use crate::failpoint;
-use crate::keys::keyfile::MainFile;
+use crate::keys::keyfile::KeyFile;
 use crate::model::{Action, EscrowKind, Kid};
 use crate::service::Error;
 use crate::service::backup::{self, Outcome};
+use crate::service::kms::OnlyWay;
 use crate::store::masters::{EscrowStage, NewEscrow};
 
 impl Carrier {
     /// One secret that took it is enough; the report and `admin doctor` name each that did not. What was confirmed is seen by the next look.
-    pub(super) async fn push(&mut self, kid: Kid) -> Result<(), Trouble> {
+    pub(super) async fn push(&mut self, kid: Kid, only_way: OnlyWay) -> Result<(), Trouble> {
         failpoint::reached("rotation.pushing");
-        let copies = match self.service.push_key(kid).await {
+        let copies = match self.service.push_key(kid, only_way).await {
             Ok(copies) => copies,
             Err(Error::Unavailable(why)) => return Err(Trouble::Away(why)),
             Err(error) => return Err(Trouble::Failed(error)),
@@ -51,13 +52,9 @@ impl Carrier {
     pub(super) async fn record(&self, proof: &Proof) -> Result<(), Trouble> {
         let kid = proof.kid;
         let here = self.with_files(move |files| {
-            let scan = files.scan();
-            let main = match scan.main {
-                MainFile::Key(key) => Some(key),
-                MainFile::Missing | MainFile::Bad(_) => None,
-            };
-            let found = main.into_iter().chain(scan.retained).find(|key| key.kid == kid);
-            Ok(found.map(|key| KeyfileImage::of(&key.master).sha256()))
+            // A wrapped file has other bytes than a copy of the key itself, whose kid is proof enough.
+            let found = files.scan().into_files().find(|file| file.kid == kid);
+            Ok(found.as_ref().and_then(KeyFile::master).map(|master| KeyfileImage::of(master).sha256()))
         });
         if let Ok(Some(sha256)) = here.await?
             && sha256 != proof.sha256
@@ -74,6 +71,7 @@ impl Carrier {
             target: "file".to_owned(),
             locator: Some(proof.locator.clone()),
             content_sha256: Some(proof.sha256),
+            kms_versions: Vec::new(),
             kind: EscrowKind::Copy,
             stage: EscrowStage::ReadBack,
         };
@@ -96,6 +94,7 @@ pub(super) fn waiver(kid: Kid, who: &str) -> Result<NewEscrow, Trouble> {
         target: who.to_owned(),
         locator: None,
         content_sha256: None,
+        kms_versions: Vec::new(),
         kind: EscrowKind::Waiver,
         stage: EscrowStage::Confirmed,
     })

@@ -36,7 +36,13 @@ impl Carrier {
             Keys::Open(ring) => ring.kids(),
             Keys::Locked(_) => Vec::new(),
         };
-        let here = Here { durable, main: self.main().await?, loaded, refused: refused.map(|error| error.to_string()) };
+        let here = Here {
+            durable,
+            main: self.main().await?,
+            loaded,
+            refused: refused.map(|error| error.to_string()),
+            remembers_since: parts.node.remembers_since().await?,
+        };
         let counted = match (&order.asked, state.phase) {
             (Asked::DestroyOld { kid, .. }, _) => Some(*kid),
             (_, KeyPhase::Rewrapping | KeyPhase::Verified) => {

@@ -47,6 +47,9 @@ impl From<WalkError> for Trouble {
             WalkError::Keys(error) => Self::Failed(Error::Unavailable(error.to_string())),
             WalkError::Stopping(error) => Self::Failed(error),
             WalkError::Panicked => panicked(),
+            WalkError::NoThread(error) => Self::Failed(Error::Unavailable(format!(
+                "no thread was started: {error}. Then go on with `containarium admin rotate-master --resume`"
+            ))),
         }
     }
 }

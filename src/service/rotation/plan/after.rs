@@ -2,7 +2,7 @@
 
 use super::super::{Asked, Escrow, Proof};
 use super::{
-    Blocked, Ended, Next, Snapshot, Stale, Step, Stop, Waiver, damaged, in_state, is_read_back, record, under_lease,
+    Blocked, Next, Snapshot, Stale, Step, Stop, Tried, Waiver, damaged, in_state, is_read_back, record, under_lease,
 };
 use crate::model::{Kid, MasterKeyState, Micros};
 
@@ -71,7 +71,7 @@ pub(super) fn destroy_old(seen: &Snapshot<'_>, kid: Kid, proof: Option<&Proof>, 
         return Next::Blocked(Blocked::UnknownKey(kid));
     };
     match (key.state, key.retired_at) {
-        (MasterKeyState::Destroyed, _) if seen.run.ended == Some(Ended::Destroyed) => {
+        (MasterKeyState::Destroyed, _) if seen.run.tried == Some(Tried::Destroy(kid)) => {
             return Next::Stop(Stop::Destroyed(kid));
         }
         (MasterKeyState::Retired, Some(retired_at)) => {

@@ -1,12 +1,15 @@
 //! What comes next while the old key is the one in use.
 
 use super::super::{Asked, Escrow};
-use super::{Blocked, Ended, Next, Snapshot, Step, Stop, damaged, in_state, is_read_back, record, under_lease};
+use super::{Blocked, Next, Snapshot, Step, Stop, Tried, damaged, in_state, is_read_back, record, under_lease};
 use crate::model::{EscrowKind, EscrowRecord, KeyMode, Kid, MasterKeyState, NodeRecord};
+use crate::store::masters::GivenUp;
 
 pub(super) fn idle(seen: &Snapshot<'_>) -> Next {
-    if seen.run.ended == Some(Ended::Aborted) {
-        return Next::Stop(Stop::Aborted);
+    if let Some(Tried::Abort(kid)) = seen.run.tried
+        && seen.keys.iter().any(|key| key.kid == kid && is_given_up(key.state))
+    {
+        return Next::Stop(Stop::Aborted(Some(kid)));
     }
     if let Some(staged) = seen.run.staged {
         return if staged == seen.state.active_kid {
@@ -18,6 +21,7 @@ pub(super) fn idle(seen: &Snapshot<'_>) -> Next {
     match seen.asked {
         Asked::DryRun if seen.run.preflighted => Next::Stop(Stop::Looked),
         Asked::DryRun => Next::Do(Step::Preflight, "a dry run opens every DEK and changes nothing"),
+        Asked::Abort if seen.run.starts => Next::Stop(Stop::Aborted(None)),
         Asked::Abort => Next::Blocked(Blocked::NothingStaged),
         Asked::Resume { .. } if seen.run.carried => Next::Stop(Stop::Rotated),
         Asked::Resume { .. } | Asked::DestroyOld { .. } => Next::Stop(Stop::Nothing),
@@ -45,7 +49,7 @@ pub(super) fn staged(seen: &Snapshot<'_>) -> Next {
     match seen.asked {
         Asked::DryRun => return Next::Blocked(Blocked::StagedAlready(kid)),
         Asked::Start { .. } if seen.run.staged != Some(kid) => return Next::Blocked(Blocked::StagedAlready(kid)),
-        Asked::Abort => return under_lease(seen, || Next::Do(Step::Abort(kid), "it was asked for, before the flip")),
+        Asked::Abort => return under_lease(seen, || give_up(seen, kid)),
         Asked::Start { .. } | Asked::Resume { .. } | Asked::DestroyOld { .. } => {}
     }
     under_lease(seen, || {
@@ -59,6 +63,27 @@ pub(super) fn staged(seen: &Snapshot<'_>) -> Next {
             None => escrow(seen, kid),
         }
     })
+}
+
+/// What a node sees as staged may be a restored database's, and a later state that was lost may have had the key in use; then a backup of
+/// that state needs it. A node whose record is older than the key would have noticed. One with a younger record does not know, and
+/// nothing that it does may unlink the key.
+fn give_up(seen: &Snapshot<'_>, kid: Kid) -> Next {
+    let staged_at = seen.keys.iter().find(|key| key.kid == kid).map(|key| key.created_at);
+    let has_seen_it_all = match (seen.here.remembers_since, staged_at) {
+        (Some(since), Some(staged_at)) => since <= staged_at,
+        _ => false,
+    };
+    if has_seen_it_all {
+        Next::Do(Step::Abort(kid, GivenUp::Aborted), "it was asked for, before the flip")
+    } else {
+        let why = "it was asked for; whether the key was never in use is not known to this node, so the key is kept";
+        Next::Do(Step::Abort(kid, GivenUp::Retired), why)
+    }
+}
+
+const fn is_given_up(state: MasterKeyState) -> bool {
+    matches!(state, MasterKeyState::Aborted | MasterKeyState::Retired)
 }
 
 /// A copy off the host that is confirmed, or the waiver of one.

@@ -176,7 +176,7 @@ fn what_the_cloud_refused_can_be_given_up_and_a_copy_that_was_only_begun_is_none
     assert!(matches!(world.ended(0), Some(Next::Blocked(Blocked::NotPushed { .. }))), "{:?}", world.ended(0));
     world.ask(0, Asked::Abort);
     world.run(0);
-    assert_eq!(world.ended(0), Some(Next::Stop(Stop::Aborted)));
+    assert!(matches!(world.ended(0), Some(Next::Stop(Stop::Aborted(Some(_))))), "{:?}", world.ended(0));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn what_is_staged_can_be_given_up_and_after_the_flip_nothing_can() {
     assert_eq!(world.ended(0), Some(Next::Blocked(Blocked::StagedAlready(staged))));
     world.ask(0, Asked::Abort);
     world.run(0);
-    assert_eq!(world.ended(0), Some(Next::Stop(Stop::Aborted)));
+    assert_eq!(world.ended(0), Some(Next::Stop(Stop::Aborted(Some(staged)))));
     assert_eq!(world.key_state(staged), MasterKeyState::Aborted);
     world.ask(0, Asked::Abort);
     world.run(0);
@@ -198,6 +198,39 @@ fn what_is_staged_can_be_given_up_and_after_the_flip_nothing_can() {
     world.state.phase = KeyPhase::Rewrapping;
     world.run(0);
     assert_eq!(world.ended(0), Some(Next::Blocked(Blocked::PastTheFlip(KeyPhase::Rewrapping))));
+}
+
+#[test]
+fn a_key_that_was_staged_before_this_nodes_record_began_is_kept_when_it_is_given_up() {
+    for (remembers_since, state) in [
+        (Some(Micros(0)), MasterKeyState::Aborted),
+        (Some(Micros(1)), MasterKeyState::Retired),
+        (None, MasterKeyState::Retired),
+    ] {
+        let mut world = World::new();
+        world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Prove }));
+        world.run(0);
+        let staged = world.staged().unwrap();
+        world.remembers_since = remembers_since;
+        world.ask(0, Asked::Abort);
+        world.run(0);
+        assert_eq!(world.ended(0), Some(Next::Stop(Stop::Aborted(Some(staged)))));
+        assert_eq!(world.key_state(staged), state, "{remembers_since:?}");
+    }
+}
+
+#[test]
+fn a_start_that_is_given_up_before_it_staged_a_key_says_so() {
+    let mut world = World::new();
+    world.happen(&Event::Ask(0, Asked::Start { mode: KeyMode::Normal, escrow: Escrow::Waive }));
+    for _ in 0..2 {
+        world.happen(&Event::Look(0));
+        world.happen(&Event::Act(0));
+    }
+    world.turn(0, Asked::Abort);
+    world.run(0);
+    assert_eq!(world.ended(0), Some(Next::Stop(Stop::Aborted(None))));
+    assert_eq!(world.staged(), None);
 }
 
 #[test]

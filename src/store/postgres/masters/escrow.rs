@@ -10,7 +10,7 @@ use crate::store::masters::{EscrowStage, NewEscrow};
 use crate::store::postgres::NOW;
 use crate::store::postgres::failure::Failure;
 use crate::store::postgres::tx::{End, Read, Work};
-use crate::store::rows::EscrowRow;
+use crate::store::rows::{EscrowRow, kms_versions_column};
 
 pub(super) struct AddEscrow<'a>(pub(super) &'a NewEscrow);
 
@@ -30,8 +30,8 @@ pub(super) async fn insert_escrow(tx: &mut PgConnection, escrow: &NewEscrow) -> 
     let at: i64 = sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?;
     let stamp = |stage| (escrow.stage >= stage).then_some(at);
     let added = sqlx::query(
-        "INSERT INTO containarium.escrows (id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at) \
-         SELECT $1, kid, $3, $4, $5, $6, $7, $8, $9 FROM containarium.master_keys WHERE kid = $2",
+        "INSERT INTO containarium.escrows (id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at, kms_versions) \
+         SELECT $1, kid, $3, $4, $5, $6, $7, $8, $9, $10 FROM containarium.master_keys WHERE kid = $2",
     )
     .bind(&escrow.id)
     .bind(escrow.kid.as_bytes().as_slice())
@@ -42,6 +42,7 @@ pub(super) async fn insert_escrow(tx: &mut PgConnection, escrow: &NewEscrow) -> 
     .bind(at)
     .bind(stamp(EscrowStage::Confirmed))
     .bind(stamp(EscrowStage::ReadBack))
+    .bind(kms_versions_column(&escrow.kms_versions))
     .execute(tx)
     .await?;
     if added.rows_affected() != 1 {
@@ -87,7 +88,7 @@ impl Read for ListEscrows {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<EscrowRecord>, Failure> {
         let found: Vec<EscrowRow> = sqlx::query_as(
-            "SELECT id, kid, target, locator, content_sha256, kind, started_at, confirmed_at, read_back_at \
+            "SELECT id, kid, target, locator, content_sha256, kms_versions, kind, started_at, confirmed_at, read_back_at \
              FROM containarium.escrows ORDER BY kid, started_at, id COLLATE \"C\"",
         )
         .fetch_all(connection)

@@ -9,9 +9,9 @@ use super::nodes::all_nodes;
 use crate::failpoint;
 use crate::model::{KeyMode, KeyPhase, KeyState, Kid, MasterKeyState, NodeId};
 use crate::store::guards;
-use crate::store::masters::{Fence, Fenced, FlipOutcome, NewMaster, StageOutcome};
+use crate::store::masters::{Fence, Fenced, FlipOutcome, GivenUp, NewMaster, StageOutcome};
 use crate::store::postgres::failure::Failure;
-use crate::store::postgres::tx::{End, Work};
+use crate::store::postgres::tx::{End, Read, Work};
 use crate::store::postgres::{NOW, locks};
 use crate::store::rows::KeyStateRow;
 
@@ -47,9 +47,26 @@ impl Work for Stage<'_> {
     }
 }
 
+pub(super) struct WrappedFile(pub(super) Kid);
+
+#[async_trait]
+impl Read for WrappedFile {
+    type Output = Option<Vec<u8>>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Option<Vec<u8>>, Failure> {
+        let found: Option<Option<Vec<u8>>> =
+            sqlx::query_scalar("SELECT wrapped_file FROM containarium.master_keys WHERE kid = $1")
+                .bind(self.0.as_bytes().as_slice())
+                .fetch_optional(connection)
+                .await?;
+        Ok(found.flatten())
+    }
+}
+
 pub(super) struct Abort<'a> {
     pub(super) fence: &'a Fence,
     pub(super) kid: Kid,
+    pub(super) given_up: GivenUp,
 }
 
 #[async_trait]
@@ -62,13 +79,16 @@ impl Work for Abort<'_> {
             Ok(state) => state,
             Err(state) => return Ok(End::Rollback(Fenced::Elsewhere(state))),
         };
-        let aborted = sqlx::query(
-            "UPDATE containarium.master_keys SET state = 'aborted', wrapped_file = NULL WHERE kid = $1 AND state = 'staged'",
-        )
-        .bind(self.kid.as_bytes().as_slice())
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
+        let sql = match self.given_up {
+            GivenUp::Aborted => {
+                "UPDATE containarium.master_keys SET state = 'aborted', wrapped_file = NULL WHERE kid = $1 AND state = 'staged'"
+            }
+            GivenUp::Retired => {
+                "UPDATE containarium.master_keys SET state = 'retired', wrapped_file = NULL, \
+                     retired_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint WHERE kid = $1 AND state = 'staged'"
+            }
+        };
+        let aborted = sqlx::query(sql).bind(self.kid.as_bytes().as_slice()).execute(&mut *tx).await?.rows_affected();
         if aborted == 0 {
             return Ok(End::Rollback(Fenced::Elsewhere(state)));
         }

@@ -17,7 +17,14 @@ pub(crate) enum Cut {
     AfterThem,
 }
 
-type Armed = Arc<Mutex<Option<(Vec<u8>, Cut)>>>;
+type Armed = Arc<Mutex<Option<Trap>>>;
+
+struct Trap {
+    /// What a connection has carried before, or it is none of those that break.
+    after: Vec<u8>,
+    bytes: Vec<u8>,
+    cut: Cut,
+}
 
 /// Listens beside the server and passes everything on.
 pub(crate) struct Wire {
@@ -43,7 +50,12 @@ impl Wire {
 
     /// The next connection that carries these bytes breaks, and no later one.
     pub(crate) fn cut(&self, bytes: &[u8], cut: Cut) {
-        *self.armed.lock().unwrap() = Some((bytes.to_vec(), cut));
+        self.cut_after(b"", bytes, cut);
+    }
+
+    /// The same for a connection that has carried certain bytes: the transaction that they belong to.
+    pub(crate) fn cut_after(&self, after: &[u8], bytes: &[u8], cut: Cut) {
+        *self.armed.lock().unwrap() = Some(Trap { after: after.to_vec(), bytes: bytes.to_vec(), cut });
     }
 
     /// Whether the cut has happened.
@@ -63,7 +75,7 @@ async fn accept(listener: UnixListener, behind: PathBuf, armed: Armed) {
 /// looked at grows until the server answers.
 async fn pass(mut client: UnixStream, mut server: UnixStream, armed: Armed) -> std::io::Result<()> {
     let (mut asked, mut said) = (vec![0; 65_536], vec![0; 65_536]);
-    let mut seen = Vec::new();
+    let (mut seen, mut is_meant) = (Vec::new(), false);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
@@ -72,7 +84,7 @@ async fn pass(mut client: UnixStream, mut server: UnixStream, armed: Armed) -> s
                     return Ok(());
                 }
                 seen.extend_from_slice(&asked[..length]);
-                match take(&armed, &seen) {
+                match take(&armed, &seen, &mut is_meant) {
                     Some(Cut::BeforeThem) => return Ok(()),
                     Some(Cut::AfterThem) => {
                         server.write_all(&asked[..length]).await?;
@@ -94,10 +106,9 @@ async fn pass(mut client: UnixStream, mut server: UnixStream, armed: Armed) -> s
     }
 }
 
-fn take(armed: &Armed, seen: &[u8]) -> Option<Cut> {
-    armed
-        .lock()
-        .unwrap()
-        .take_if(|(bytes, _)| seen.windows(bytes.len()).any(|window| window == bytes))
-        .map(|(_, cut)| cut)
+fn take(armed: &Armed, seen: &[u8], is_meant: &mut bool) -> Option<Cut> {
+    let holds = |bytes: &[u8]| bytes.is_empty() || seen.windows(bytes.len()).any(|window| window == bytes);
+    let mut armed = armed.lock().unwrap();
+    *is_meant |= armed.as_ref().is_some_and(|trap| holds(&trap.after));
+    armed.take_if(|trap| *is_meant && holds(&trap.bytes)).map(|trap| trap.cut)
 }

@@ -11,6 +11,7 @@ use super::super::*;
 use super::kid;
 use crate::model::{BootId, EscrowKind, EscrowRecord, Lease};
 use crate::service::backup::Class;
+use crate::store::masters::GivenUp;
 
 pub(super) const RETAIN: Duration = Duration::from_hours(35 * 24);
 const LEASE: i64 = 30_000_000;
@@ -107,6 +108,7 @@ pub(super) struct World {
     nodes: [Node; 2],
     made: u8,
     cloud: Cloud,
+    pub(super) remembers_since: Option<Micros>,
 }
 
 fn record(kid: Kid, state: MasterKeyState) -> MasterKeyRecord {
@@ -124,6 +126,7 @@ fn copy_of(kid: Kid, what: EscrowKind) -> EscrowRecord {
         target,
         locator: None,
         content_sha256: None,
+        kms_versions: Vec::new(),
         kind: what,
         started_at,
         confirmed_at,
@@ -171,6 +174,7 @@ impl World {
             nodes: [node(), node()],
             made: 1,
             cloud: Cloud::Up,
+            remembers_since: Some(Micros(0)),
         }
     }
 
@@ -230,7 +234,13 @@ impl World {
     /// Asks anew, whatever was asked before.
     pub(super) fn ask(&mut self, node: usize, asked: Asked) {
         let node = &mut self.nodes[node];
-        (node.asked, node.run, node.planned, node.ended) = (Some(asked), Run::default(), None, None);
+        (node.run, node.asked, node.planned, node.ended) = (Run::of(&asked), Some(asked), None, None);
+    }
+
+    /// Turns what was asked to something else, on its way.
+    pub(super) fn turn(&mut self, node: usize, to: Asked) {
+        let node = &mut self.nodes[node];
+        (node.asked, node.planned, node.ended) = (Some(to), None, None);
     }
 
     pub(super) fn name_as_away(&mut self, node: usize, away: usize) {
@@ -358,6 +368,7 @@ impl World {
             main: Some(me.main),
             loaded: me.loaded.iter().copied().collect(),
             refused: None,
+            remembers_since: self.remembers_since,
         };
         let asked = me.asked.clone().unwrap();
         let under = match &asked {
@@ -423,7 +434,7 @@ impl World {
             }
             Step::Reencrypt => self.state.phase == KeyPhase::Reencrypting,
             Step::Finish => self.state.phase == KeyPhase::Reencrypting && !self.is_stale(),
-            Step::Abort(_) => self.state.phase == KeyPhase::Staged,
+            Step::Abort(..) => self.state.phase == KeyPhase::Staged,
             Step::Destroy { kid, .. } => {
                 self.key_state(*kid) == MasterKeyState::Retired && self.under(Some(*kid)) + self.quarantined == 0
             }
@@ -534,21 +545,29 @@ impl World {
                 }
                 fenced
             }
-            Step::Abort(kid) => {
+            Step::Abort(kid, given_up) => {
+                self.nodes[index].run.tried = Some(Tried::Abort(kid));
                 if fenced {
-                    self.set_state(kid, MasterKeyState::Aborted);
-                    self.end();
-                    self.nodes[index].run.ended = Some(Ended::Aborted);
+                    self.give_up(kid, given_up);
                 }
                 fenced
             }
             Step::Destroy { kid, .. } => {
                 self.set_state(kid, MasterKeyState::Destroyed);
-                self.nodes[index].run.ended = Some(Ended::Destroyed);
+                self.nodes[index].run.tried = Some(Tried::Destroy(kid));
                 true
             }
         };
         self.nodes[index].run.carried |= changed;
+    }
+
+    fn give_up(&mut self, kid: Kid, given_up: GivenUp) {
+        let state = match given_up {
+            GivenUp::Aborted => MasterKeyState::Aborted,
+            GivenUp::Retired => MasterKeyState::Retired,
+        };
+        self.set_state(kid, state);
+        self.end();
     }
 
     fn push(&mut self, index: usize, kid: Kid) -> bool {
