@@ -164,7 +164,7 @@ impl Audit {
     /// As [`Audit::write`].
     pub async fn write_denial(&self, record: Record) -> Result<(), AuditError> {
         match self.denials.take(record) {
-            Turn::Record(record) => self.write(&[record]).await,
+            Turn::Record(record) => self.write(&[*record]).await,
             Turn::Wait(counted) => counted.await.unwrap_or(Err(AuditError)),
         }
     }

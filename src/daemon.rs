@@ -21,6 +21,7 @@ use crate::config::{Config, FirstStart, LogFormat};
 use crate::http::listen::{self, BindError, Ended, Order, Serving, Tcp};
 use crate::http::{self, App, Rates, Surface};
 use crate::process::{DataDirError, DataDirLock, Warning};
+use crate::service::Service;
 use crate::service::node::NodeError;
 use crate::service::open::OpenError;
 use crate::telemetry::{self, Metrics};
@@ -154,15 +155,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
         }
     });
 
-    // Apart from the others: it waits for a disk.
-    let ticked = Arc::clone(&service);
-    let auditing = tokio::spawn(async move {
-        let mut ticks = interval(TICK);
-        loop {
-            ticks.tick().await;
-            ticked.tick_audit().await;
-        }
-    });
+    let auditing = tokio::spawn(keep_auditing(Arc::clone(&service)));
 
     let ended = tokio::select! {
         () = signals.wait(|| reload(certificates.as_deref(), &*clock)) => Ok(()),
@@ -204,6 +197,15 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     audit.close().await;
     tracing::info!("stopped");
     ended
+}
+
+/// Apart from the other work of each second: it waits for a disk.
+async fn keep_auditing(service: Arc<Service>) {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
+        service.tick_audit().await;
+    }
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {

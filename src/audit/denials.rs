@@ -28,7 +28,7 @@ struct Second {
 /// What is to be done with a denial.
 pub(super) enum Turn {
     /// It is the first: record it now.
-    Record(Record),
+    Record(Box<Record>),
     /// It is counted; the answer comes with the second's record.
     Wait(oneshot::Receiver<Result<(), AuditError>>),
 }
@@ -39,7 +39,7 @@ impl Denials {
         match seconds.get_mut(&(record.identity.clone(), record.action)) {
             None => {
                 seconds.insert((record.identity.clone(), record.action), Second::default());
-                Turn::Record(record)
+                Turn::Record(Box::new(record))
             }
             Some(second) => {
                 let (waiter, counted) = oneshot::channel();
