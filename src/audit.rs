@@ -19,6 +19,7 @@ use crate::model::Micros;
 use crate::store::trail::TrailRow;
 use crate::store::{Store, StoreError};
 
+pub use denials::Stranger;
 use denials::{Denials, Turn};
 use journal::Journal;
 use table::Table;
@@ -37,6 +38,9 @@ pub fn files_beside(path: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Whether this is a build for benchmarks, which tell the cost of the audit by it: reads and refusals leave no record. Never in a release:
 /// CI looks.
 pub const IS_OFF: bool = cfg!(feature = "audit-off");
+
+/// Who called, where nobody is known.
+pub const UNKNOWN: &str = "unknown";
 
 /// The record could not be written; the cause is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -158,12 +162,24 @@ impl Audit {
         self.file.append(first.at, lines, records.iter().map(|record| record.count).sum()).await
     }
 
-    /// Records that a caller was turned away; counted where it happens again within the second.
+    /// Records that a caller was turned away; counted where it happens again and again within the second.
     ///
     /// # Errors
     /// As [`Audit::write`].
     pub async fn write_denial(&self, record: Record) -> Result<(), AuditError> {
-        match self.denials.take(record) {
+        self.take_turn(self.denials.take(record)).await
+    }
+
+    /// As [`Audit::write_denial`], of somebody whom nobody knows.
+    ///
+    /// # Errors
+    /// As [`Audit::write`].
+    pub async fn write_stranger(&self, stranger: Stranger, record: Record) -> Result<(), AuditError> {
+        self.take_turn(self.denials.take_stranger(stranger, record)).await
+    }
+
+    async fn take_turn(&self, turn: Turn) -> Result<(), AuditError> {
+        match turn {
             Turn::Record(record) => self.write(&[*record]).await,
             Turn::Wait(counted) => counted.await.unwrap_or(Err(AuditError)),
         }

@@ -1,5 +1,7 @@
 //! What one record says.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use crate::crypto::Mac;
@@ -44,6 +46,8 @@ pub struct Record {
     pub identity: String,
     /// The peer's process id, where there is one.
     pub pid: Option<i32>,
+    /// Whence the caller came over TCP.
+    pub address: Option<IpAddr>,
     pub action: Action,
     pub tenant: Option<Tenant>,
     pub name: Option<SecretName>,
@@ -70,6 +74,8 @@ impl Record {
             identity: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             pid: Option<i32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            address: Option<IpAddr>,
             action: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             tenant: Option<&'a str>,
@@ -92,6 +98,8 @@ impl Record {
             request_id: &self.request_id,
             identity: &self.identity,
             pid: self.pid,
+            // One that is mapped into IPv6 is the IPv4 address that operators know.
+            address: self.address.map(|address| address.to_canonical()),
             action: self.action.as_str(),
             tenant: self.tenant.as_ref().map(Tenant::as_str),
             name: self.name.as_ref().map(SecretName::as_str),

@@ -233,14 +233,14 @@ fn show(format: Format, found: VecDeque<Found>) -> Result<(), Failure> {
         return Ok(());
     }
     let mut table = Table::new();
-    table.row(["TIME", "IDENTITY", "ACTION", "TENANT", "NAME", "VERSION", "OUTCOME"]);
+    table.row(["TIME", "IDENTITY", "ADDRESS", "ACTION", "TENANT", "NAME", "VERSION", "OUTCOME"]);
     for Found { record, .. } in found {
         let text = |member: &str| match record.get(member) {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
             None => "-".to_owned(),
         };
-        let cells = ["time", "identity", "action", "tenant", "name", "version", "outcome"].map(text);
+        let cells = ["time", "identity", "address", "action", "tenant", "name", "version", "outcome"].map(text);
         table.row(cells.iter().map(String::as_str));
     }
     table.print()

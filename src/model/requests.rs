@@ -5,6 +5,8 @@ use super::{SecretRecord, SecretVersion};
 /// What a caller does, as audit records name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
+    /// Says who one is, where nobody is known by it.
+    Authenticate,
     Get,
     BatchGet,
     List,
@@ -75,6 +77,7 @@ impl Action {
             | Self::List
             | Self::Versions
             | Self::AdminTenants
+            | Self::Authenticate
             | Self::AdminStatus
             | Self::RotationDryRun
             | Self::FollowRotation
@@ -134,6 +137,7 @@ impl Action {
             Self::Undelete => "secret.undelete",
             Self::Destroy => "secret.destroy",
             Self::AdminTenants => "admin.tenants",
+            Self::Authenticate => "authenticate",
             Self::AdminStatus => "admin.status",
             Self::RotateMaster => "admin.rotate-master",
             Self::RotationDryRun => "admin.rotate-master.dry-run",

@@ -1,9 +1,10 @@
 //! A change and its record, in one transaction.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Error, Request, Service};
+use super::{By, Error, Request, Service};
 use crate::access::Identity;
 use crate::audit::{Audit, Outcome, Record};
 use crate::clock::Clock;
@@ -43,6 +44,7 @@ struct ChangeScribe {
     request_id: String,
     identity: String,
     pid: Option<i32>,
+    address: Option<IpAddr>,
     action: Action,
     tenant: Option<Tenant>,
     committed: AtomicBool,
@@ -64,6 +66,7 @@ impl Scribe for ChangeScribe {
             request_id: self.request_id.clone(),
             identity: self.identity.clone(),
             pid: self.pid,
+            address: self.address,
             action: self.action,
             tenant: self.tenant.clone(),
             name: None,
@@ -112,7 +115,7 @@ impl Service {
         tenant: Option<&Tenant>,
     ) -> Result<Change, Error> {
         self.node.may_write().await?;
-        self.change_by(request.id(), identity.to_string(), identity.pid(), action, tenant).await
+        self.change_by(&By::request(request, identity), action, tenant).await
     }
 
     /// As [`Service::change`], where the change is the one that opens the gate to a database that went back.
@@ -125,24 +128,17 @@ impl Service {
         if self.node.behind().is_some() {
             self.audit.begin_again();
         }
-        self.change_by(request.id(), identity.to_string(), identity.pid(), action, None).await
+        self.change_by(&By::request(request, identity), action, None).await
     }
 
     /// As [`Service::change`], by the daemon itself.
     pub(super) async fn own_change(&self, action: Action, tenant: Option<&Tenant>) -> Result<Change, Error> {
         self.node.may_write().await?;
         let id = crypto::random_id().map_err(|_| Error::Unavailable("no random bytes for a record's id".to_owned()))?;
-        self.change_by(&id, "daemon".to_owned(), None, action, tenant).await
+        self.change_by(&By::daemon(&id), action, tenant).await
     }
 
-    async fn change_by(
-        &self,
-        request_id: &str,
-        identity: String,
-        pid: Option<i32>,
-        action: Action,
-        tenant: Option<&Tenant>,
-    ) -> Result<Change, Error> {
+    async fn change_by(&self, by: &By<'_>, action: Action, tenant: Option<&Tenant>) -> Result<Change, Error> {
         if !self.audit.takes_changes() {
             // Each call tries, so that it heals without waiting for the next second.
             self.audit.link(&*self.store, self.clock.wall()).await?;
@@ -153,9 +149,10 @@ impl Service {
         let scribe = Arc::new(ChangeScribe {
             audit: Arc::clone(&self.audit),
             clock: Arc::clone(&self.clock),
-            request_id: request_id.to_owned(),
-            identity,
-            pid,
+            request_id: by.request_id.to_owned(),
+            identity: by.identity.clone(),
+            pid: by.pid,
+            address: by.address,
             action,
             tenant: tenant.cloned(),
             committed: AtomicBool::new(false),

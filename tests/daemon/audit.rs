@@ -2,13 +2,17 @@
 
 use std::time::Instant;
 
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::on_both_stores;
+use super::{on_both_stores, tokens};
 use crate::support::site::{Daemon, PATIENCE, Site};
 
 on_both_stores!(
     a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second,
+    a_token_that_is_made_or_revoked_is_named_by_the_record_in_the_changes_transaction,
+    whoever_asks_over_tcp_is_recorded_with_their_address,
+    strangers_are_counted_by_address_and_second,
     a_start_goes_on_after_the_one_before_it,
     a_whole_trail_verifies_with_the_daemon_and_without_it,
     what_is_done_to_the_file_is_found,
@@ -68,6 +72,103 @@ fn a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second(s
         std::thread::yield_now();
     }
     assert_eq!(daemon.stop().code(), Some(0));
+}
+
+fn a_token_that_is_made_or_revoked_is_named_by_the_record_in_the_changes_transaction(site: &Site) {
+    let daemon = site.start();
+    let ids: Vec<String> = (0..3).map(|_| tokens::make(&daemon, &json!({})).1).collect();
+    let revoke = |order: Value| {
+        let answer = daemon.request("POST", "/v1/admin/tokens/revoke", order.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    revoke(json!({ "id": ids[0] }));
+    revoke(json!({ "all": true }));
+    let rows = |action: &str| {
+        let text = if site.is_postgres() { "convert_from(record, 'UTF8')" } else { "CAST(record AS TEXT)" };
+        let rows = site.texts(&format!("SELECT {text} FROM audit WHERE action = '{action}' ORDER BY record_no"));
+        let id = |row: &String| serde_json::from_str::<Value>(row).unwrap()["token"].as_str().unwrap().to_owned();
+        rows.iter().map(id).collect::<Vec<_>>()
+    };
+    assert_eq!(rows("token.create"), ids);
+    let mut others = ids[1..].to_vec();
+    others.sort();
+    assert_eq!(rows("token.revoke"), [&ids[..1], &others].concat(), "each of them is named");
+    assert_eq!(site.audit_lines(), Vec::<String>::new(), "no call has a second record");
+    // What changes nothing is the file's, and names what was asked for.
+    revoke(json!({ "id": ids[0] }));
+    let lines = site.audit_lines();
+    assert!(lines.len() == 1 && lines[0].contains(&format!(r#""token":"{}","outcome":"ok""#, ids[0])), "{lines:?}");
+    assert_eq!(rows("token.revoke").len(), 3);
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+fn whoever_asks_over_tcp_is_recorded_with_their_address(site: &Site) {
+    let daemon = tokens::start(site);
+    let (token, id) = tokens::make(&daemon, &json!({ "allow": ["read", "write"] }));
+    assert_eq!(tokens::ask(site, &token, "PUT", "/v1/secrets/alice/KEY", r#"{"value":"1"}"#).status, 200);
+    assert_eq!(tokens::ask(site, &token, "GET", "/v1/secrets/alice/KEY", "").status, 200);
+    assert_eq!(tokens::ask(site, &token, "GET", "/v1/secrets/bob/KEY", "").status, 403);
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY").status, 200);
+    let shown: Vec<Value> = site
+        .audit()
+        .iter()
+        .map(|record| json!([record["identity"], record["address"], record["action"], record["outcome"]]))
+        .collect();
+    let who = format!("token:{id}");
+    assert_eq!(
+        shown,
+        [
+            json!(["uid:0", null, "token.create", "ok"]),
+            json!([who, "127.0.0.1", "secret.set", "ok"]),
+            json!([who, "127.0.0.1", "secret.get", "ok"]),
+            json!([who, "127.0.0.1", "secret.get", "denied"]),
+            json!(["uid:0", null, "secret.get", "ok"]),
+        ]
+    );
+}
+
+fn strangers_are_counted_by_address_and_second(site: &Site) {
+    const CALLERS: u64 = 32;
+    const CALLS_EACH: u64 = 8;
+    let daemon = tokens::start(site);
+    let guess = containarium::access::make_token().unwrap().text.to_string();
+    let headers = [("authorization", &*format!("Bearer {guess}"))];
+    assert_eq!(daemon.request_with("GET", "/v1/secrets/alice/KEY", &headers, b"").status, 401);
+    let first: Value = serde_json::from_str(&site.audit_lines()[0]).unwrap();
+    let uid = format!("uid:{}", rustix::process::geteuid().as_raw());
+    // Not as that user: nobody was let in as anybody.
+    let expected = json!([uid, null, "authenticate", "alice", "KEY", "denied"]);
+    let shown = |r: &Value| json!([r["identity"], r["address"], r["action"], r["tenant"], r["name"], r["outcome"]]);
+    assert_eq!(shown(&first), expected);
+
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for (method, path) in
+                    [("GET", "/v1/secrets/alice/KEY"), ("GET", "/v1/secrets/bob")].iter().cycle().take(8)
+                {
+                    assert_eq!(tokens::ask(site, &guess, method, path, "").status, 401);
+                }
+            });
+        }
+    });
+    let most = 5 * (begun.elapsed().as_secs() + 2);
+    let lines = site.audit_lines().split_off(1);
+    let records: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let is_strangers = |r: &Value| {
+        (&r["identity"], &r["address"], &r["action"])
+            == (&json!("unknown"), &json!("127.0.0.1"), &json!("authenticate"))
+    };
+    assert!(records.iter().all(is_strangers), "{lines:?}");
+    assert!(!lines.concat().contains(&guess), "a guess may be nearly right");
+    let counted: u64 = records.iter().map(|record| record["count"].as_u64().unwrap_or(1)).sum();
+    assert_eq!(counted, CALLERS * CALLS_EACH, "each is counted: {lines:?}");
+    assert!(lines.len() as u64 <= most, "{} lines, of which {most} would be enough: {lines:?}", lines.len());
+    headed(site);
+    whole(site);
 }
 
 fn a_start_goes_on_after_the_one_before_it(site: &Site) {

@@ -26,6 +26,7 @@ fn written(records: u64) -> (Vec<u8>, ChainHead) {
             request_id: format!("r{number}"),
             identity: "uid:0".to_owned(),
             pid: None,
+            address: None,
             action: Action::Get,
             tenant: Some(Tenant::parse("alice").unwrap()),
             name: None,

@@ -146,7 +146,7 @@ impl Service {
         self.may_push().await?;
         let result = self.push_all(None, OnlyWay::Refused).await;
         let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
-        let by = By { request_id: &id, identity: "daemon".to_owned(), pid: None };
+        let by = By::daemon(&id);
         self.write_records(&by, Action::BackupPush, None, [Touched::nothing(outcome(&result))]).await?;
         result.map(Some)
     }

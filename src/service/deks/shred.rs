@@ -181,7 +181,7 @@ impl Service {
 
     async fn record_own(&self, action: Action, tenant: &Tenant, outcome: Outcome) -> Result<(), Error> {
         let id = crypto::random_id().map_err(|_| Error::Unavailable("no random bytes for a record's id".to_owned()))?;
-        let by = By { request_id: &id, identity: "daemon".to_owned(), pid: None };
+        let by = By::daemon(&id);
         self.write_records(&by, action, Some(tenant), [Touched::nothing(outcome)]).await
     }
 }
