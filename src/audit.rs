@@ -1,47 +1,208 @@
 //! The record of who did what to which secret: one JSON line for each call, and for each secret of a batch. Never a value.
 //!
-//! An answer leaves only after its record is written, so a call that cannot be recorded fails and says so. Reading the file needs no
-//! tool of ours; docs/OPERATIONS.md has its fields.
+//! An answer leaves only after its record is durable, so a call that cannot be recorded fails and says so. Records are chained under
+//! a key of the database (docs/AUDIT.md has the format); reading them needs no tool of ours.
 
+mod chain;
+mod denials;
 mod file;
+mod journal;
 mod record;
+mod table;
+pub mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::crypto::ChainKey;
 use crate::model::Micros;
+use crate::store::trail::TrailRow;
+use crate::store::{Store, StoreError};
 
-pub use record::{Outcome, Record};
+pub use denials::Stranger;
+use denials::{Denials, Turn};
+use journal::Journal;
+use table::Table;
+
+pub use chain::{Head, Origin};
+pub use record::{End, Kind, Outcome, Record};
+
+/// The file with those that were put aside before it, in the order in which they were written; none of them need be there.
+///
+/// # Errors
+/// The operating system's.
+pub fn files_beside(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    file::files_beside(path)
+}
+
+/// Whether this is a build for benchmarks, which tell the cost of the audit by it: reads and refusals leave no record. Never in a release:
+/// CI looks.
+pub const IS_OFF: bool = cfg!(feature = "audit-off");
+
+/// Who called, where nobody is known.
+pub const UNKNOWN: &str = "unknown";
 
 /// The record could not be written; the cause is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the audit record could not be written")]
 pub struct AuditError;
 
-/// Where records go: the JSON-lines file of this node.
+/// Whether records are copied, beside what counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    None,
+    /// Into the daemon's log.
+    Journal,
+}
+
+/// Where records go: those of changes into the database, in the transactions of the changes; all others into the JSON-lines file of this
+/// node.
 pub struct Audit {
     file: file::Writer,
+    denials: Denials,
+    table: Table,
+    journal: Option<Arc<Journal>>,
+    /// One at a time gives records their places.
+    linking: tokio::sync::Mutex<()>,
 }
 
 impl Audit {
-    /// Opens the file for appending, or makes it (0600).
+    /// Opens the file for appending, or makes it (0600). Until [`Audit::unlock`] records are held in memory.
     ///
     /// # Errors
     /// The operating system's, with the path.
-    pub fn open(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: file::Writer::open(path)? })
+    pub fn open(path: &Path, origin: Origin, copies: Copies) -> std::io::Result<Self> {
+        let journal = match copies {
+            Copies::None => None,
+            Copies::Journal => Some(Arc::new(Journal::start()?)),
+        };
+        Ok(Self {
+            file: file::Writer::open(path, origin, journal.clone())?,
+            denials: Denials::default(),
+            table: Table::new(origin),
+            journal,
+            linking: tokio::sync::Mutex::new(()),
+        })
     }
 
-    /// Writes the records in order and returns when they are in the file (not yet on the disk: a power cut can take the last ones).
+    /// Begins the chain of this start under this key, or goes on under it; writes what was held.
+    ///
+    /// # Errors
+    /// [`AuditError`]: the next write tries again.
+    pub async fn unlock(&self, at: Micros, key: Arc<ChainKey>) -> Result<(), AuditError> {
+        self.table.add_key(Arc::clone(&key));
+        self.file.unlock(at, key).await
+    }
+
+    /// Takes an earlier version of the key, for records that an earlier start left.
+    pub fn add_old_key(&self, key: Arc<ChainKey>) {
+        self.table.add_key(key);
+    }
+
+    /// Begins this start's chain in the database, where it is not begun; gives the records that were committed since their places in
+    /// it, and enters how far both chains have come. To be called each second.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next call tries again.
+    pub async fn link(&self, store: &dyn Store, at: Micros) -> Result<(), StoreError> {
+        let _alone = self.linking.lock().await;
+        if self.lacks_key() {
+            return Ok(());
+        }
+        if !self.table.is_begun() {
+            self.table.begin(store, at).await?;
+        }
+        self.table.link(store, self.file.head()).await
+    }
+
+    /// The database was put back to an earlier state, in which this start's chain may not have begun: the next [`Audit::link`] looks.
+    pub fn begin_again(&self) {
+        self.table.begin_again();
+    }
+
+    /// Whether changes can be recorded.
+    pub fn takes_changes(&self) -> bool {
+        self.table.is_begun()
+    }
+
+    /// The row of a change's record, to be inserted in the change's transaction; `None` while changes cannot be recorded.
+    pub fn row(&self, record: &Record) -> Option<TrailRow> {
+        self.table.row(record)
+    }
+
+    /// Whether [`Audit::copy`] does anything.
+    pub const fn is_copied(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// Copies a change's records, which were committed with it.
+    pub fn copy(&self, rows: &[TrailRow]) {
+        if let Some(journal) = &self.journal {
+            for row in rows {
+                journal.copy(&row.record);
+            }
+        }
+    }
+
+    /// There is no key although there should be one: no record is taken until there is.
+    pub async fn refuse(&self, why: String) {
+        self.file.refuse(why).await;
+    }
+
+    /// Writes the records in order and returns when they are durable.
     ///
     /// # Errors
     /// [`AuditError`]; none of the records was written.
     pub async fn write(&self, records: &[Record]) -> Result<(), AuditError> {
-        let Some(first) = records.first() else { return Ok(()) };
+        let Some(first) = records.first().filter(|_| !IS_OFF) else { return Ok(()) };
         let mut lines = Vec::with_capacity(records.len() * 256);
         for record in records {
             record.write_line(&mut lines);
         }
-        self.file.append(first.at, lines, records.len()).await
+        self.file.append(first.at, lines, records.iter().map(|record| record.count).sum()).await
+    }
+
+    /// Records that a caller was turned away; counted where it happens again and again within the second.
+    ///
+    /// # Errors
+    /// As [`Audit::write`].
+    pub async fn write_denial(&self, record: Record) -> Result<(), AuditError> {
+        self.take_turn(self.denials.take(record)).await
+    }
+
+    /// As [`Audit::write_denial`], of somebody whom nobody knows.
+    ///
+    /// # Errors
+    /// As [`Audit::write`].
+    pub async fn write_stranger(&self, stranger: Stranger, record: Record) -> Result<(), AuditError> {
+        self.take_turn(self.denials.take_stranger(stranger, record)).await
+    }
+
+    async fn take_turn(&self, turn: Turn) -> Result<(), AuditError> {
+        match turn {
+            Turn::Record(record) => self.write(&[*record]).await,
+            Turn::Wait(counted) => counted.await.unwrap_or(Err(AuditError)),
+        }
+    }
+
+    /// Writes the records of the second that is over. To be called each second, and before the end.
+    pub async fn end_second(&self) {
+        let (records, waiters) = self.denials.end();
+        let written = self.write(&records).await;
+        for waiter in waiters {
+            // Whoever asked may have gone; the record stays.
+            let _gone = waiter.send(written);
+        }
+    }
+
+    /// How far the file's chain has come, durably; absent until it has begun.
+    pub fn head(&self) -> Option<Head> {
+        self.file.head()
+    }
+
+    /// Whether there is no key yet to authenticate records with.
+    pub fn lacks_key(&self) -> bool {
+        self.file.lacks_key()
     }
 
     /// Why the last write failed.
@@ -59,8 +220,9 @@ impl Audit {
         }
     }
 
-    /// Writes what waits, syncs the file and stops.
+    /// Writes what waits and stops.
     pub async fn close(&self) {
+        self.end_second().await;
         self.file.close().await;
     }
 }

@@ -4,6 +4,7 @@
 //! control character of anybody else's text reaches a terminal.
 
 mod admin;
+mod audit;
 mod backup;
 mod configuration;
 mod failure;
@@ -70,6 +71,7 @@ pub async fn run(invocation: Invocation, unprotected: &[Warning]) -> ExitCode {
         Command::VerifyDeks => verify::run().await,
         Command::Secrets(arguments) => secrets::run(arguments).await,
         Command::Admin(arguments) => admin::run(arguments).await,
+        Command::Audit(arguments) => audit::run(arguments).await,
         Command::Backup(arguments) => backup::run(arguments).await,
         Command::Kms(arguments) => kms::run(arguments).await,
         Command::Config(arguments) => configuration::run(arguments),
@@ -148,6 +150,8 @@ enum Command {
     Secrets(secrets::SecretsArgs),
     /// Look at the daemon
     Admin(admin::AdminArgs),
+    /// Read and verify the audit trail, without the daemon
+    Audit(audit::AuditArgs),
     /// Copy the master keys and the database, prove the copies, and bring keys back
     Backup(backup::BackupArgs),
     /// Wrap the master key with Cloud KMS, and see whether it opens

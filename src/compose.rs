@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::{Access, RevokedHere, Tokens};
-use crate::audit::Audit;
+use crate::audit::{Audit, Copies as RecordCopies, Origin};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Database, ExistingKey, NotText};
+use crate::config::{AuditCopies, Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
@@ -15,10 +15,11 @@ use crate::keys::unlock::Unlocker;
 use crate::keys::{CacheLimits, Keyring};
 use crate::service::backup::Destinations;
 use crate::service::node::{Node, NodeError, NodeParts};
-use crate::service::open::Opener;
+use crate::service::open::{Opener, OpenerParts};
 use crate::service::rotation::verify::Verifier;
 use crate::service::{Parts, Service, SystemKey};
 
+use crate::store::masters::Holder;
 use crate::store::{PostgresStore, SqliteStore, Store, StoreError};
 use crate::tls::{self, Pair, TlsError};
 
@@ -88,7 +89,6 @@ pub fn tls_pair(config: &Config) -> Option<Pair> {
 pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     let store = open_store(config).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let audit = Arc::new(Audit::open(&config.data_dir.join("audit.jsonl")).map_err(ComposeError::Audit)?);
     let limits = CacheLimits { max_entries: config.cache.max_entries, max_age: config.cache.max_age };
     let keys = Arc::new(Keyring::locked("not opened yet".to_owned(), limits));
     let adopt = match config.existing_key {
@@ -109,17 +109,23 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         data_dir: config.data_dir.clone(),
         revoked: Arc::clone(&revoked),
     })?);
+    let Holder { node: id, boot } = node.holder();
+    let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot }, copies_of_records(config));
+    let audit = Arc::new(audit.map_err(ComposeError::Audit)?);
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
     let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
     let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock), revoked);
-    let opener = Opener::new(
-        Arc::clone(&store),
-        Arc::clone(&keys),
-        files.clone(),
-        (adopt, copies),
-        Arc::clone(&node),
-        (Arc::clone(&unlocker), Arc::clone(&clock)),
-    );
+    let opener = Opener::new(OpenerParts {
+        store: Arc::clone(&store),
+        keys: Arc::clone(&keys),
+        files: files.clone(),
+        adopt,
+        copies,
+        node: Arc::clone(&node),
+        audit: Arc::clone(&audit),
+        unlocker: Arc::clone(&unlocker),
+        clock: Arc::clone(&clock),
+    });
     let service = Arc::new(Service::new(Parts {
         store: Arc::clone(&store),
         keys,
@@ -292,4 +298,11 @@ async fn refuse_to_hide_sqlite(postgres: &PostgresStore, sqlite: &Path) -> Resul
         return Err(ComposeError::SqliteHoldsSecrets { sqlite: sqlite.to_owned() });
     }
     Ok(())
+}
+
+const fn copies_of_records(config: &Config) -> RecordCopies {
+    match config.audit_copies {
+        AuditCopies::None => RecordCopies::None,
+        AuditCopies::Journal => RecordCopies::Journal,
+    }
 }

@@ -52,6 +52,7 @@ pub struct Config {
     pub database_retention: Option<Duration>,
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
+    pub audit_copies: AuditCopies,
     pub network: Network,
     pub socket_users: SocketUsers,
     pub limits: Limits,
@@ -78,6 +79,13 @@ pub enum Database {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// Whether audit records are copied into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditCopies {
+    None,
+    Journal,
 }
 
 /// What to do with a key file that lies beside an empty database.
@@ -188,6 +196,7 @@ impl Resolver<'_> {
         let age_identity = self.optional_path(Setting::AgeIdentity);
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
+        let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
         let socket_users = self.socket_users();
         let limits = self.limits();
         let kms_gcp = self.kms_gcp();
@@ -203,6 +212,7 @@ impl Resolver<'_> {
             retain_old: retain_old?,
             database_retention,
             backup_gcp,
+            audit_copies: audit_copies?,
             network: network?,
             socket_users: socket_users?,
             limits: limits?,

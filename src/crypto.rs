@@ -10,6 +10,7 @@
 //! or a salt: a pair of key and nonce used twice would break AES-GCM (NIST SP 800-38D, section 8).
 
 mod aead;
+mod chain;
 mod envelope;
 mod image;
 mod secret;
@@ -19,6 +20,7 @@ mod token;
 
 use crate::model::{DekId, DekVersion, Kid, SecretName, SecretVersion, Tenant};
 
+pub use chain::{ChainKey, Mac, blob_sha256};
 pub use envelope::{OpenError, SECRET_OVERHEAD, WRAPPED_LEN};
 pub use image::{Content, ImageError, KeyfileImage};
 pub use secret::{Dek, Kek, MasterKey, SecretValue};

@@ -14,12 +14,14 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
+use crate::audit;
 use crate::clock::Clock;
 use crate::compose::{self, ComposeError, Composed};
 use crate::config::{Config, FirstStart, LogFormat};
 use crate::http::listen::{self, BindError, Ended, Order, Serving, Tcp};
 use crate::http::{self, App, Rates, Surface};
 use crate::process::{DataDirError, DataDirLock, Warning};
+use crate::service::Service;
 use crate::service::node::NodeError;
 use crate::service::open::OpenError;
 use crate::telemetry::{self, Metrics};
@@ -86,6 +88,9 @@ pub async fn run(config: Config, unprotected: &[Warning]) -> Result<(), StartErr
     for warning in unprotected {
         tracing::warn!("{warning}");
     }
+    if audit::IS_OFF {
+        tracing::error!("this build is for benchmarks only: it records neither reads nor refusals");
+    }
     serve(config, unprotected).await.inspect_err(|error| tracing::error!("{error}"))
 }
 
@@ -127,7 +132,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let mut served =
         tokio::spawn(all_of(network.serve(&config, &app, &serving), listen::serve(socket.listener, serving)));
     notify(&[NotifyState::Ready]);
-    let mut keeping = tokio::spawn(Keeper::new(node, opener, opened).run());
+    let mut keeping = tokio::spawn(Keeper::new((node, Arc::clone(&service)), opener, opened).run());
     service.keep_shredding();
     service.keep_rotating();
     service.keep_proving();
@@ -149,6 +154,8 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
             rates.tick();
         }
     });
+
+    let auditing = tokio::spawn(keep_auditing(Arc::clone(&service)));
 
     let ended = tokio::select! {
         () = signals.wait(|| reload(certificates.as_deref(), &*clock)) => Ok(()),
@@ -178,6 +185,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     }
     keeping.abort();
     ticking.abort();
+    auditing.abort();
     socket.file.remove();
     // The audit last: what a request that was cut off had under way in the store is still recorded.
     match drained {
@@ -189,6 +197,15 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     audit.close().await;
     tracing::info!("stopped");
     ended
+}
+
+/// Apart from the other work of each second: it waits for a disk.
+async fn keep_auditing(service: Arc<Service>) {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
+        service.tick_audit().await;
+    }
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {

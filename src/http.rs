@@ -133,7 +133,8 @@ async fn every_request(State(app): State<App>, mut request: Request, next: Next)
     };
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let named = service::Request::new(id.clone());
+    let address = request.extensions().get::<extract::Address>().map(|address| address.0);
+    let named = service::Request::new(id.clone(), address);
     request.extensions_mut().insert(named.clone());
 
     // Whatever is logged on the way has the id that the caller is told.

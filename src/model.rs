@@ -2,6 +2,7 @@
 //! passed its rule, so nothing below checks again. No key and no secret value is ever in a model type.
 
 mod access;
+mod address;
 mod backups;
 mod ids;
 mod names;
@@ -12,6 +13,7 @@ mod tokens;
 mod wrapped;
 
 pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
+pub use address::network;
 pub use backups::{DatabaseBackup, Drill};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use names::{NameError, SecretName, Tenant};

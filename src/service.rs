@@ -2,6 +2,8 @@
 
 pub mod backup;
 mod backup_log;
+pub mod chain;
+mod change;
 pub mod copy;
 mod dek;
 pub mod deks;
@@ -19,22 +21,25 @@ pub mod rotation;
 mod secrets;
 mod status;
 mod tokens;
+pub mod trail;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::access::{Access, AdminGrant, Caller, Denied, Grant, Identity, Permission};
-use crate::audit::{Audit, Outcome, Record};
+use crate::audit::{self, Audit, Outcome, Record, Stranger};
 use crate::clock::Clock;
 use crate::keys::Keyring;
 use crate::keys::keyfile::KeyFiles;
 use crate::keys::unlock::Unlocker;
-use crate::model::{Action, SecretName, SecretVersion, Tenant};
+use crate::model::{Action, Micros, SecretName, SecretVersion, Tenant};
 use crate::store::{Reads, Store};
 
 use backup::{Destinations, PushedKeys};
+use change::Change;
 use deks::RotatedDeks;
 use job::{Job, Workers};
 use node::Node;
@@ -53,15 +58,16 @@ pub use tokens::{CreatedToken, ListedToken, SystemKey, TokenOrder, TokenState};
 #[derive(Debug, Clone)]
 pub struct Request {
     id: String,
+    address: Option<IpAddr>,
     /// Shared by the clones: whether a record of the request was written, or counted as missing.
     recorded: Arc<AtomicBool>,
 }
 
 impl Request {
-    /// `id` names the request in answers, logs and audit records.
+    /// `id` names the request in answers, logs and audit records; `address` is whence it came over TCP.
     #[must_use]
-    pub fn new(id: String) -> Self {
-        Self { id, recorded: Arc::default() }
+    pub fn new(id: String, address: Option<IpAddr>) -> Self {
+        Self { id, address, recorded: Arc::default() }
     }
 
     #[must_use]
@@ -127,23 +133,62 @@ struct By<'a> {
     request_id: &'a str,
     identity: String,
     pid: Option<i32>,
+    address: Option<IpAddr>,
+}
+
+impl<'a> By<'a> {
+    fn request(request: &'a Request, identity: &Identity) -> Self {
+        let (identity, pid) = (identity.to_string(), identity.pid());
+        Self { request_id: &request.id, identity, pid, address: request.address }
+    }
+
+    /// The daemon, by itself; `id` stands for a request's.
+    fn daemon(id: &'a str) -> Self {
+        Self { request_id: id, identity: "daemon".to_owned(), pid: None, address: None }
+    }
+
+    fn record(&self, at: Micros, action: Action, tenant: Option<&Tenant>, touched: Touched) -> Record {
+        let Touched { name, version, token, outcome } = touched;
+        Record {
+            at,
+            request_id: self.request_id.to_owned(),
+            identity: self.identity.clone(),
+            pid: self.pid,
+            address: self.address,
+            action,
+            tenant: tenant.cloned(),
+            name,
+            version,
+            token,
+            blob: None,
+            replaces: None,
+            outcome,
+            count: 1,
+        }
+    }
 }
 
 /// One secret that a call touched, for the audit.
 struct Touched {
     name: Option<SecretName>,
     version: Option<SecretVersion>,
+    /// A token's public id.
+    token: Option<String>,
     outcome: Outcome,
 }
 
 impl Touched {
     /// A call that touched no single secret, or failed before it could say more.
     const fn nothing(outcome: Outcome) -> Self {
-        Self { name: None, version: None, outcome }
+        Self { name: None, version: None, token: None, outcome }
     }
 
     fn one(name: &SecretName, version: Option<SecretVersion>, outcome: Outcome) -> Self {
-        Self { name: Some(name.clone()), version, outcome }
+        Self { name: Some(name.clone()), version, ..Self::nothing(outcome) }
+    }
+
+    fn token(id: &str, outcome: Outcome) -> Self {
+        Self { token: Some(id.to_owned()), ..Self::nothing(outcome) }
     }
 }
 
@@ -210,8 +255,7 @@ impl Service {
         match self.access.authorize(caller, permission, tenant, name) {
             Ok(grant) => Ok(grant),
             Err(denied) => {
-                let touched = Touched { name: name.cloned(), version: None, outcome: Outcome::Denied };
-                self.record(request, caller.identity(), action, Some(tenant), [touched]).await?;
+                self.record_denial(request, caller.identity(), action, (Some(tenant), name)).await?;
                 Err(denied.into())
             }
         }
@@ -258,8 +302,7 @@ impl Service {
         match decided {
             Ok(grant) => Ok(grant),
             Err(denied) => {
-                let touched = [Touched::nothing(Outcome::Denied)];
-                self.record(request, caller.identity(), action, tenant, touched).await?;
+                self.record_denial(request, caller.identity(), action, (tenant, None)).await?;
                 Err(denied.into())
             }
         }
@@ -278,7 +321,7 @@ impl Service {
         name: Option<&SecretName>,
         error: &Error,
     ) -> Result<(), Error> {
-        let touched = Touched { name: name.cloned(), version: None, outcome: error.outcome() };
+        let touched = Touched { name: name.cloned(), ..Touched::nothing(error.outcome()) };
         self.record(request, caller.identity(), action, tenant, [touched]).await
     }
 
@@ -292,8 +335,46 @@ impl Service {
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
         request.recorded.store(true, Ordering::Relaxed);
-        let by = By { request_id: &request.id, identity: identity.to_string(), pid: identity.pid() };
-        self.write_records(&by, action, tenant, touched).await
+        self.write_records(&By::request(request, identity), action, tenant, touched).await
+    }
+
+    /// Counted where it happens again within the second: strangers cannot fill a disk.
+    async fn record_denial(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        action: Action,
+        (tenant, name): (Option<&Tenant>, Option<&SecretName>),
+    ) -> Result<(), Error> {
+        request.recorded.store(true, Ordering::Relaxed);
+        let touched = Touched { name: name.cloned(), ..Touched::nothing(Outcome::Denied) };
+        let record = By::request(request, identity).record(self.clock.wall(), action, tenant, touched);
+        self.audit.write_denial(record).await.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    /// Records that nobody is known to call. `peer`: the process at the socket's other end, which is not whom its credential claims.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where that could not be recorded.
+    pub async fn unauthenticated(
+        &self,
+        request: &Request,
+        peer: Option<&Identity>,
+        (tenant, name): (Option<&Tenant>, Option<&SecretName>),
+    ) -> Result<(), Error> {
+        request.recorded.store(true, Ordering::Relaxed);
+        let (stranger, by) = match (peer, request.address) {
+            (Some(peer @ Identity::Socket { uid, .. }), _) => (Stranger::Uid(*uid), By::request(request, peer)),
+            (_, address) => {
+                let by = By { request_id: &request.id, identity: audit::UNKNOWN.to_owned(), pid: None, address };
+                // Without a socket's peer there is an address; were there none, all are one place.
+                (Stranger::at(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))), by)
+            }
+        };
+        let touched = Touched { name: name.cloned(), ..Touched::nothing(Outcome::Denied) };
+        let record = by.record(self.clock.wall(), Action::Authenticate, tenant, touched);
+        let written = self.audit.write_stranger(stranger, record).await;
+        written.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
     async fn write_records(
@@ -304,20 +385,7 @@ impl Service {
         touched: impl IntoIterator<Item = Touched>,
     ) -> Result<(), Error> {
         let at = self.clock.wall();
-        let records: Vec<Record> = touched
-            .into_iter()
-            .map(|touched| Record {
-                at,
-                request_id: by.request_id.to_owned(),
-                identity: by.identity.clone(),
-                pid: by.pid,
-                action,
-                tenant: tenant.cloned(),
-                name: touched.name,
-                version: touched.version,
-                outcome: touched.outcome,
-            })
-            .collect();
+        let records: Vec<Record> = touched.into_iter().map(|touched| by.record(at, action, tenant, touched)).collect();
         let made = action.changes() && records.iter().any(|record| record.outcome == Outcome::Ok);
         self.audit.write(&records).await.map_err(|error| {
             // A caller who reads "unavailable" as "not done" would judge a retry by the wrong state.
@@ -355,6 +423,24 @@ impl Service {
         result
     }
 
+    /// Hands a change's result on, whose record lies in its transaction; where nothing was changed, or it failed, that is recorded.
+    async fn recorded_change<T>(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        change: &Change,
+        touched: impl FnOnce(Outcome) -> Vec<Touched>,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if result.is_ok() && change.is_recorded() {
+            request.recorded.store(true, Ordering::Relaxed);
+            return result;
+        }
+        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, identity, change.action(), change.tenant(), touched(outcome)).await?;
+        result
+    }
+
     /// Records a call on one secret and hands its result on.
     async fn recorded<T>(
         &self,
@@ -368,7 +454,7 @@ impl Service {
         let touched = Touched {
             name: name.cloned(),
             version: result.as_ref().ok().and_then(version),
-            outcome: result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok),
+            ..Touched::nothing(result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok))
         };
         self.record(request, grant.identity(), action, Some(grant.tenant()), [touched]).await?;
         result

@@ -18,11 +18,13 @@ mod postgres;
 mod rows;
 mod sqlite;
 pub mod tokens;
+pub mod trail;
 
 pub use backups::BackupLog;
 pub use coalesce::Reads;
 pub use deks::Deks;
 pub use masters::Masters;
+pub use trail::Trail;
 
 pub use crate::model::{Expect, Page, Which, WriteOutcome, Written};
 pub use postgres::PostgresStore;
@@ -273,9 +275,9 @@ pub enum DekOutcome {
 }
 
 /// A database. What concerns rotation is in [`Masters`], the further life of DEKs in [`Deks`], the record of backups in [`BackupLog`], tokens
-/// in [`Tokens`].
+/// in [`Tokens`], the record of changes in [`Trail`].
 #[async_trait]
-pub trait Store: Masters + Deks + BackupLog + Tokens + Send + Sync {
+pub trait Store: Masters + Deks + BackupLog + Tokens + Trail + Send + Sync {
     fn kind(&self) -> StoreKind;
 
     /// One round trip.

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test waits for another process, by a clock that nobody sets")]
 
 mod api;
+mod audit;
 mod backup;
 mod backups;
 mod damage;

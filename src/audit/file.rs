@@ -1,68 +1,123 @@
 //! The JSON-lines file: one thread appends, so that lines never mix and no request blocks the executor on a disk. Records that wait
-//! are appended with one write.
+//! are appended with one write and made durable with one sync: while it runs, the next ones gather.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+mod place;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use rustix::fs::OFlags;
 use tokio::sync::{mpsc, oneshot};
 
 use super::AuditError;
-use super::record::Gap;
+use super::chain::{Chain, Head, Origin};
+use super::journal::Journal;
+use super::record::{End, Gap};
+use crate::crypto::ChainKey;
 use crate::model::Micros;
+
+use place::Place;
+pub(super) use place::files_beside;
 
 /// Calls that may wait for the thread; more wait to be let in.
 const QUEUE: usize = 1024;
+/// Bytes of records that are held in memory while the keys are locked; what comes after is counted.
+const HELD: usize = 1024 * 1024;
 
-struct Job {
-    at: Micros,
-    lines: Vec<u8>,
-    /// How many there are in `lines`; none where the caller only asks whether records can be written.
-    records: usize,
-    done: oneshot::Sender<Result<(), AuditError>>,
+enum Job {
+    Write {
+        at: Micros,
+        lines: Vec<u8>,
+        /// How many there are in `lines`; none where the caller only asks whether records can be written.
+        records: u64,
+        done: Done,
+    },
+    Unlock {
+        at: Micros,
+        key: Arc<ChainKey>,
+        done: Done,
+    },
+    Refuse {
+        why: String,
+        done: Done,
+    },
+}
+
+type Done = oneshot::Sender<Result<(), AuditError>>;
+
+/// What the thread shows.
+#[derive(Default)]
+struct Shown {
+    failing: Mutex<Option<String>>,
+    has_key: AtomicBool,
+    head: Mutex<Option<Head>>,
 }
 
 pub(super) struct Writer {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    failing: Arc<Mutex<Option<String>>>,
+    shown: Arc<Shown>,
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let failing = Arc::new(Mutex::new(None));
+    pub(super) fn open(path: &Path, origin: Origin, journal: Option<Arc<Journal>>) -> io::Result<Self> {
+        let shown = Arc::new(Shown::default());
+        let mut place = Place::open(path)?;
+        let previous = place.last_of(origin.node)?;
         let appender = Appender {
-            path: path.to_owned(),
-            file: open(path).map_err(|error| named(path, &error))?,
+            place,
+            origin,
+            previous,
+            keys: Keys::Locked { held: Vec::new(), records: 0 },
             gap: None,
-            failing: Arc::clone(&failing),
+            shown: Arc::clone(&shown),
+            journal,
         };
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || appender.run(queue))?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), failing })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), shown })
     }
 
     /// Why the last write failed.
     pub(super) fn failing(&self) -> Option<String> {
-        lock(&self.failing).clone()
+        lock(&self.shown.failing).clone()
     }
 
-    /// Returns when the lines are in the file. Without any it is a question: a writer that fails tries again for it.
-    pub(super) async fn append(&self, at: Micros, lines: Vec<u8>, records: usize) -> Result<(), AuditError> {
+    pub(super) fn lacks_key(&self) -> bool {
+        !self.shown.has_key.load(Ordering::Acquire)
+    }
+
+    pub(super) fn head(&self) -> Option<Head> {
+        *lock(&self.shown.head)
+    }
+
+    /// Returns when the lines are durable, or held. Without any it is a question: a writer that fails tries again for it.
+    pub(super) async fn append(&self, at: Micros, lines: Vec<u8>, records: u64) -> Result<(), AuditError> {
+        self.ask(|done| Job::Write { at, lines, records, done }).await
+    }
+
+    pub(super) async fn unlock(&self, at: Micros, key: Arc<ChainKey>) -> Result<(), AuditError> {
+        self.ask(|done| Job::Unlock { at, key, done }).await
+    }
+
+    pub(super) async fn refuse(&self, why: String) {
+        // It fails by what it asks for.
+        let _refused = self.ask(|done| Job::Refuse { why, done }).await;
+    }
+
+    async fn ask(&self, job: impl FnOnce(Done) -> Job) -> Result<(), AuditError> {
         let (done, written) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
         let sent = match jobs {
-            Some(jobs) => jobs.send(Job { at, lines, records, done }).await.is_ok(),
+            Some(jobs) => jobs.send(job(done)).await.is_ok(),
             None => false,
         };
         if sent && let Ok(result) = written.await {
             return result;
         }
-        *lock(&self.failing) = Some("the writer has ended".to_owned());
+        *lock(&self.shown.failing) = Some("the writer has ended".to_owned());
         Err(AuditError)
     }
 
@@ -79,220 +134,176 @@ impl Writer {
     }
 }
 
-/// The mutexes guard a take, a clone and an assignment; a panic while one is held cannot leave half a change.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// The mutexes guard takes, clones and assignments; a panic while one is held cannot leave half a change.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The thread's side.
 struct Appender {
-    path: PathBuf,
-    file: File,
+    place: Place,
+    origin: Origin,
+    /// The end of the node's chain before this one.
+    previous: Option<End>,
+    keys: Keys,
     /// What the file lacks, until that is written into it.
     gap: Option<Gap>,
-    failing: Arc<Mutex<Option<String>>>,
+    shown: Arc<Shown>,
+    journal: Option<Arc<Journal>>,
+}
+
+/// Whether there is a key to authenticate records with.
+enum Keys {
+    /// Not yet: the few calls that are answered then are recorded once it is there.
+    Locked {
+        held: Vec<u8>,
+        records: u64,
+    },
+    /// There should be one.
+    Refused(String),
+    Open(Chain),
 }
 
 impl Appender {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut batch = Vec::with_capacity(QUEUE);
         while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
-            let result = self.write(&batch);
-            for job in batch.drain(..) {
-                // Whoever asked may have gone; the record stays.
-                let _gone = job.done.send(result);
-            }
+            self.take(&mut batch);
         }
-        if let Err(error) = self.file.sync_all() {
-            tracing::error!("the audit file could not be synced: {error}");
+        if let Keys::Locked { records: records @ 1.., .. } = self.keys {
+            tracing::error!("{records} audit records are lost: they were held until the keys would be open");
         }
     }
 
-    /// Appends a batch, and before it, after a failure, what is missing.
-    fn write(&mut self, batch: &[Job]) -> Result<(), AuditError> {
-        let Some(at) = batch.iter().map(|job| job.at).min() else { return Ok(()) };
-        let mut lines = Vec::new();
+    /// Does the jobs in their order; writes that stand beside each other as one.
+    fn take(&mut self, batch: &mut Vec<Job>) {
+        let mut writes = Writes::default();
+        for job in batch.drain(..) {
+            match job {
+                Job::Write { at, lines, records, done } => writes.add(at, &lines, records, done),
+                Job::Unlock { at, key, done } => {
+                    self.write(std::mem::take(&mut writes));
+                    self.open(at, key);
+                    self.write(Writes { at: Some(at), done: vec![done], ..Writes::default() });
+                }
+                Job::Refuse { why, done } => {
+                    self.write(std::mem::take(&mut writes));
+                    self.refuse(why);
+                    self.write(Writes { done: vec![done], ..Writes::default() });
+                }
+            }
+        }
+        self.write(writes);
+    }
+
+    fn open(&mut self, at: Micros, key: Arc<ChainKey>) {
+        let chain = match &self.keys {
+            Keys::Open(chain) => chain.under(key),
+            Keys::Locked { .. } | Keys::Refused(_) => Chain::new(self.origin, key, self.previous),
+        };
+        let before = std::mem::replace(&mut self.keys, Keys::Open(chain));
+        self.shown.has_key.store(true, Ordering::Release);
+        if let Keys::Locked { held, records: records @ 1.. } = before {
+            let (done, _written) = oneshot::channel();
+            self.write(Writes { at: Some(at), lines: held, records, done: vec![done] });
+        }
+    }
+
+    fn refuse(&mut self, why: String) {
+        if !matches!(self.keys, Keys::Open(_)) {
+            self.keys = Keys::Refused(why);
+        }
+    }
+
+    fn write(&mut self, writes: Writes) {
+        if writes.done.is_empty() {
+            return;
+        }
+        let result = self.write_durably(writes.at.unwrap_or(Micros(0)), &writes.lines, writes.records);
+        for done in writes.done {
+            // Whoever asked may have gone; the record stays.
+            let _gone = done.send(result);
+        }
+    }
+
+    /// Appends lines, and before them, after a failure, what is missing.
+    fn write_durably(&mut self, at: Micros, lines: &[u8], records: u64) -> Result<(), AuditError> {
+        let chain = match &mut self.keys {
+            Keys::Locked { held, records: so_far } => {
+                if held.len() + lines.len() > HELD {
+                    let gap = self.gap.get_or_insert(Gap { since: at, records: 0 });
+                    gap.records += records;
+                } else {
+                    held.extend_from_slice(lines);
+                    *so_far += records;
+                }
+                return Ok(());
+            }
+            Keys::Refused(why) => {
+                let why = why.clone();
+                return Err(self.failed(at, records, why));
+            }
+            Keys::Open(chain) => chain,
+        };
+        let mut ahead = chain.clone();
+        let mut out = Vec::with_capacity(lines.len() * 2 + 512);
+        ahead.start(at, &mut out);
         if let Some(gap) = &self.gap {
-            gap.write_line(at, &mut lines);
+            let mut line = Vec::new();
+            gap.write_line(at, &mut line);
+            ahead.add(&line, &mut out);
         }
-        for job in batch {
-            lines.extend_from_slice(&job.lines);
-        }
-        if lines.is_empty() {
+        ahead.add(lines, &mut out);
+        if out.is_empty() {
             return Ok(());
         }
-        match self.append(&lines) {
+        match self.place.append(&out) {
             Ok(()) => {
+                if let Some(journal) = &self.journal {
+                    journal.copy(&out);
+                }
+                *lock(&self.shown.head) = ahead.head();
+                *chain = ahead;
                 if self.gap.take().is_some() {
                     tracing::info!("audit records are written again");
                 }
-                *lock(&self.failing) = None;
+                *lock(&self.shown.failing) = None;
                 Ok(())
             }
-            Err(error) => {
-                let why = named(&self.path, &error).to_string();
-                // A full disk fails each call: one line in the log when it begins and one when it ends.
-                let gap = self.gap.get_or_insert_with(|| {
-                    tracing::error!("audit records cannot be written; calls fail until they can: {why}");
-                    Gap { since: at, records: 0 }
-                });
-                gap.records += batch.iter().map(|job| job.records).sum::<usize>();
-                *lock(&self.failing) = Some(why);
-                Err(AuditError)
-            }
+            Err(error) => Err(self.failed(at, records, error.to_string())),
         }
     }
 
-    /// Appends all of it or none: what a full disk cut short is taken back, so that the file always ends with a whole line. A part of
-    /// a line that a crash of the machine left is ended first.
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let mut length = self.in_its_place()?.len();
-        let mut file = &self.file;
-        if length > 0 {
-            let mut last = [0];
-            file.read_exact_at(&mut last, length - 1)?;
-            if last != *b"\n" {
-                file.write_all(b"\n")?;
-                length += 1;
-            }
-        }
-        file.write_all(lines).inspect_err(|_| {
-            if let Err(error) = file.set_len(length) {
-                tracing::error!("a part of an audit record stays at the end of the file: {error}");
-            }
-        })
-    }
-
-    /// The open file's metadata, after opening the path anew where it names another file or none: what is written into a file that
-    /// was moved away or removed is read by nobody.
-    fn in_its_place(&mut self) -> io::Result<Metadata> {
-        let open_file = self.file.metadata()?;
-        let same = |found: &Metadata| (found.dev(), found.ino()) == (open_file.dev(), open_file.ino());
-        match std::fs::symlink_metadata(&self.path) {
-            Ok(found) if same(&found) => Ok(open_file),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => {
-                let file = open(&self.path)?;
-                if let Err(error) = self.file.sync_all() {
-                    tracing::error!("the audit file that was moved away could not be synced: {error}");
-                }
-                tracing::warn!(
-                    "the audit file was moved away, removed or replaced; records go on in {}",
-                    self.path.display()
-                );
-                self.file = file;
-                self.file.metadata()
-            }
-        }
+    fn failed(&mut self, at: Micros, records: u64, why: String) -> AuditError {
+        // A full disk fails each call: one line in the log when it begins and one when it ends.
+        let gap = self.gap.get_or_insert_with(|| {
+            tracing::error!("audit records cannot be written; calls fail until they can: {why}");
+            Gap { since: at, records: 0 }
+        });
+        gap.records += records;
+        *lock(&self.shown.failing) = Some(why);
+        AuditError
     }
 }
 
-/// Nothing but a file: a pipe that nobody reads would take records and then block for good.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .read(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-        .open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+/// Writes that are made as one.
+#[derive(Default)]
+struct Writes {
+    /// When the first of them was asked for.
+    at: Option<Micros>,
+    lines: Vec<u8>,
+    records: u64,
+    done: Vec<Done>,
 }
 
-fn named(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+impl Writes {
+    fn add(&mut self, at: Micros, lines: &[u8], records: u64, done: Done) {
+        self.at = Some(self.at.map_or(at, |first| first.min(at)));
+        self.lines.extend_from_slice(lines);
+        self.records += records;
+        self.done.push(done);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Audit, Outcome, Record};
-    use super::*;
-    use crate::model::{Action, Micros, SecretName, SecretVersion, Tenant};
-
-    fn record(request_id: &str) -> Record {
-        Record {
-            at: Micros(0),
-            request_id: request_id.to_owned(),
-            identity: "uid:0".to_owned(),
-            pid: Some(7),
-            action: Action::Get,
-            tenant: Some(Tenant::parse("alice").unwrap()),
-            name: Some(SecretName::parse("DB_URL").unwrap()),
-            version: SecretVersion::new(3),
-            outcome: Outcome::Ok,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_record_is_one_line_of_json_and_is_there_when_the_call_returns() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.jsonl");
-        let audit = Audit::open(&path).unwrap();
-        audit.write(&[record("r1"), record("r2")]).await.unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(
-            lines[0],
-            r#"{"time":"1970-01-01T00:00:00Z","requestId":"r1","identity":"uid:0","pid":7,"action":"secret.get","tenant":"alice","name":"DB_URL","version":3,"outcome":"ok"}"#
-        );
-        assert_eq!(lines.len(), 2);
-        audit.close().await;
-        assert_eq!(audit.write(&[record("r3")]).await, Err(AuditError));
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_replaced_or_moved_away_is_noticed_and_what_is_missing_is_said() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.jsonl");
-        let audit = Audit::open(&path).unwrap();
-        audit.write(&[record("r1")]).await.unwrap();
-        std::fs::remove_file(&path).unwrap();
-        std::fs::create_dir(&path).unwrap();
-        assert_eq!(audit.heal(Micros(1)).await, None, "what has not failed is not tried");
-        assert_eq!(audit.write(&[record("r2"), record("r3")]).await, Err(AuditError));
-        assert!(audit.heal(Micros(1)).await.unwrap().contains("audit.jsonl: Is a directory"));
-        assert_eq!(audit.write(&[record("r4")]).await, Err(AuditError));
-        std::fs::remove_dir(&path).unwrap();
-        assert_eq!(audit.heal(Micros(2_000_000)).await, None);
-        audit.write(&[record("r5")]).await.unwrap();
-        std::fs::rename(&path, dir.path().join("moved")).unwrap();
-        audit.write(&[record("r6")]).await.unwrap();
-
-        let moved = std::fs::read_to_string(dir.path().join("moved")).unwrap();
-        let lines: Vec<&str> = moved.lines().collect();
-        assert_eq!(
-            lines[0],
-            r#"{"time":"1970-01-01T00:00:02Z","action":"audit.gap","since":"1970-01-01T00:00:00Z","records":3,"outcome":"failed"}"#
-        );
-        assert!(lines.len() == 2 && lines[1].contains("r5"), "{moved}");
-        let current = std::fs::read_to_string(&path).unwrap();
-        assert!(current.lines().count() == 1 && current.contains("r6"), "{current}");
-    }
-
-    #[tokio::test]
-    async fn a_pipe_in_the_files_place_is_refused_and_holds_nobody_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.jsonl");
-        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
-        assert!(made.success());
-        assert!(Audit::open(&path).err().unwrap().to_string().contains("not a regular file"));
-    }
-
-    #[tokio::test]
-    async fn a_line_that_a_crash_cut_short_does_not_swallow_the_next_record() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.jsonl");
-        std::fs::write(&path, b"{\"time\":\"half").unwrap();
-        let audit = Audit::open(&path).unwrap();
-        audit.write(&[record("r1")]).await.unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(serde_json::from_str::<serde_json::Value>(text.lines().nth(1).unwrap()).is_ok(), "{text}");
-    }
-
-    #[tokio::test]
-    async fn a_symbolic_link_in_the_files_place_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(dir.path().join("elsewhere"), dir.path().join("audit.jsonl")).unwrap();
-        assert!(Audit::open(&dir.path().join("audit.jsonl")).is_err());
-    }
-}
+mod tests;

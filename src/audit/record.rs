@@ -1,8 +1,11 @@
 //! What one record says.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
-use crate::model::{Action, Micros, SecretName, SecretVersion, Tenant};
+use crate::crypto::Mac;
+use crate::model::{Action, BootId, Micros, SecretName, SecretVersion, Tenant};
 
 /// How it came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,15 +46,25 @@ pub struct Record {
     pub identity: String,
     /// The peer's process id, where there is one.
     pub pid: Option<i32>,
+    /// Whence the caller came over TCP.
+    pub address: Option<IpAddr>,
     pub action: Action,
     pub tenant: Option<Tenant>,
     pub name: Option<SecretName>,
     pub version: Option<SecretVersion>,
+    /// The public id of the token that was made or revoked.
+    pub token: Option<String>,
+    /// The SHA-256 of the sealed version that a change put there.
+    pub blob: Option<[u8; 32]>,
+    /// And of the one that it replaced.
+    pub replaces: Option<[u8; 32]>,
     pub outcome: Outcome,
+    /// How many calls the record stands for: more than one only where a caller is turned away again and again.
+    pub count: u64,
 }
 
 impl Record {
-    /// Appends the record as one line of JSON.
+    /// Appends the record as one line of JSON, without what the chain adds to it.
     pub(super) fn write_line(&self, out: &mut Vec<u8>) {
         #[derive(Serialize)]
         struct Line<'a> {
@@ -61,6 +74,8 @@ impl Record {
             identity: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             pid: Option<i32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            address: Option<IpAddr>,
             action: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             tenant: Option<&'a str>,
@@ -68,18 +83,32 @@ impl Record {
             name: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             version: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            token: Option<&'a str>,
             outcome: &'a str,
+            #[serde(rename = "blobSha256", skip_serializing_if = "Option::is_none")]
+            blob: Option<String>,
+            #[serde(rename = "replacesSha256", skip_serializing_if = "Option::is_none")]
+            replaces: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            count: Option<u64>,
         }
         let line = Line {
             time: self.at.to_string(),
             request_id: &self.request_id,
             identity: &self.identity,
             pid: self.pid,
+            // One that is mapped into IPv6 is the IPv4 address that operators know.
+            address: self.address.map(|address| address.to_canonical()),
             action: self.action.as_str(),
             tenant: self.tenant.as_ref().map(Tenant::as_str),
             name: self.name.as_ref().map(SecretName::as_str),
             version: self.version.map(SecretVersion::get),
+            token: self.token.as_deref(),
             outcome: self.outcome.as_str(),
+            blob: self.blob.map(|sha| data_encoding::HEXLOWER.encode(&sha)),
+            replaces: self.replaces.map(|sha| data_encoding::HEXLOWER.encode(&sha)),
+            count: (self.count > 1).then_some(self.count),
         };
         write_json(&line, out);
     }
@@ -90,7 +119,7 @@ impl Record {
 pub(super) struct Gap {
     /// When the first of them was to be written.
     pub(super) since: Micros,
-    pub(super) records: usize,
+    pub(super) records: u64,
 }
 
 impl Gap {
@@ -101,7 +130,7 @@ impl Gap {
             time: String,
             action: &'static str,
             since: String,
-            records: usize,
+            records: u64,
             outcome: &'static str,
         }
         let line = Line {
@@ -110,6 +139,71 @@ impl Gap {
             since: self.since.to_string(),
             records: self.records,
             outcome: Outcome::Failed.as_str(),
+        };
+        write_json(&line, out);
+    }
+}
+
+/// The action of a chain's first record.
+pub(super) const START: &str = "audit.start";
+
+/// The first record of a chain: whose it is, and what it follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) kind: Kind,
+    /// The end of the node's chain before this one; absent where none is known.
+    pub(super) previous: Option<End>,
+}
+
+/// What a chain is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Table,
+}
+
+impl Kind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Table => "table",
+        }
+    }
+}
+
+/// The last record of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    pub boot: BootId,
+    pub n: u64,
+    pub link: Mac,
+}
+
+impl Start {
+    pub(super) fn write_line(&self, at: Micros, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Line {
+            time: String,
+            action: &'static str,
+            chain: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            previous_boot: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            previous_n: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            previous_link: Option<String>,
+            outcome: &'static str,
+        }
+        let line = Line {
+            time: at.to_string(),
+            action: START,
+            chain: self.kind.as_str(),
+            previous_boot: self.previous.map(|end| end.boot.to_string()),
+            previous_n: self.previous.map(|end| end.n),
+            previous_link: self.previous.map(|end| end.link.to_string()),
+            outcome: Outcome::Ok.as_str(),
         };
         write_json(&line, out);
     }

@@ -34,6 +34,7 @@ pub enum Setting {
     BackupGcpSecrets,
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
+    AuditJournal,
     SocketUsers,
     LimitConnections,
     LimitConnectionsPerAddress,
@@ -90,6 +91,7 @@ impl Setting {
         Self::BackupGcpSecrets,
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
+        Self::AuditJournal,
         Self::SocketUsers,
         Self::LimitConnections,
         Self::LimitConnectionsPerAddress,
@@ -127,6 +129,7 @@ impl Setting {
             Self::BackupGcpSecrets => "backup.gcp.secrets",
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
+            Self::AuditJournal => "audit.journal",
             Self::SocketUsers => "socket_users",
             Self::LimitConnections => "limits.connections",
             Self::LimitConnectionsPerAddress => "limits.connections_per_address",
@@ -178,7 +181,9 @@ impl Setting {
 
     pub(super) const fn kind(self) -> Kind {
         match self {
-            Self::AdoptKey | Self::AllowPlainHttp | Self::BackupGcpPushOnFirstStart => Kind::Boolean,
+            Self::AdoptKey | Self::AllowPlainHttp | Self::BackupGcpPushOnFirstStart | Self::AuditJournal => {
+                Kind::Boolean
+            }
             Self::KeepVersions
             | Self::CacheMaxEntries
             | Self::LimitConnections

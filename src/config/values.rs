@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-use super::{ExistingKey, LogFormat};
+use super::{AuditCopies, ExistingKey, LogFormat};
 
 /// A key that is unwrapped once a month is not cached but kept.
 const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
@@ -45,6 +45,14 @@ pub(super) fn adopt_key(text: &str) -> Result<ExistingKey, String> {
     match text {
         "true" => Ok(ExistingKey::Adopt),
         "false" => Ok(ExistingKey::Refuse),
+        _ => Err("it must be true or false".to_owned()),
+    }
+}
+
+pub(super) fn audit_journal(text: &str) -> Result<AuditCopies, String> {
+    match text {
+        "true" => Ok(AuditCopies::Journal),
+        "false" => Ok(AuditCopies::None),
         _ => Err("it must be true or false".to_owned()),
     }
 }

@@ -1,5 +1,6 @@
 //! Here and not in `tests/`: a fixed salt, a master key's bytes and the primitives are no public calls.
 
+mod chain;
 mod format;
 mod image;
 mod refusals;

@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use tokio::time::Interval;
 
 use super::{interval, notify};
+use crate::service::Service;
 use crate::service::node::{self, Node, NodeError};
 use crate::service::open::{OpenError, Opened, Opener};
 
@@ -18,6 +19,7 @@ const READY: &str = "Secrets store ready";
 
 pub(super) struct Keeper {
     node: Arc<Node>,
+    service: Arc<Service>,
     opener: Opener,
     /// Why the keys are locked.
     locked: Option<String>,
@@ -28,7 +30,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(node: Arc<Node>, opener: Opener, start: Opened) -> Self {
+    pub(super) fn new((node, service): (Arc<Node>, Arc<Service>), opener: Opener, start: Opened) -> Self {
         let locked = match start {
             Opened::Ready => None,
             Opened::Locked(reason) => {
@@ -36,7 +38,7 @@ impl Keeper {
                 Some(reason)
             }
         };
-        Self { node, opener, locked, told: String::new(), failed: None }
+        Self { node, service, opener, locked, told: String::new(), failed: None }
     }
 
     /// An operator who puts the right file in place, or accepts a restored database, needs no restart.
@@ -60,7 +62,9 @@ impl Keeper {
 
     async fn tick(&mut self) -> Result<(), NodeError> {
         let failed = match self.node.tick().await {
-            Ok(()) => None,
+            Ok(()) => self.service.follow_acceptance().await.err().map(|error| {
+                format!("another node accepted the restored database; what this one knows could not be done again yet: {error}")
+            }),
             Err(fatal @ NodeError::Taken { .. }) => return Err(fatal),
             Err(error) => Some(error.to_string()),
         };

@@ -1,6 +1,7 @@
 //! What handlers take from a request. Authentication is an extractor, so that no handler forgets it; bodies are read by a call, so that
 //! authorization comes before them where the path names the target.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,6 +30,10 @@ pub(super) struct Peer {
     pub(super) uid: u32,
     pub(super) pid: Option<i32>,
 }
+
+/// Whence a request came over TCP; the listener adds it to each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Address(pub(super) IpAddr);
 
 /// The authenticated caller: the gate found out who it is, once for the request.
 pub(super) struct Caller(pub(super) access::Caller);

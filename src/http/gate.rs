@@ -9,12 +9,12 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::extract::{self, TimedBody};
-use super::limits::Source;
+use super::extract::{self, Address, Peer, TimedBody};
+use super::limits;
 use super::problem::{self, Refused};
 use super::unheard;
 use super::{App, Surface};
-use crate::access::{self, Unauthenticated};
+use crate::access::{self, Identity, Unauthenticated};
 use crate::model::{Action, SecretName, Tenant};
 use crate::service;
 use crate::telemetry::{self, Turned};
@@ -97,6 +97,8 @@ struct Heard {
     is: Use,
     /// Nobody is asked who only wants to know whether the daemon lives.
     caller: Result<access::Caller, service::Error>,
+    /// The process at the other end, where that is the socket's.
+    peer: Option<Peer>,
     tenant: Option<Tenant>,
     name: Option<SecretName>,
 }
@@ -118,6 +120,7 @@ impl Heard {
             request,
             is,
             caller,
+            peer: parts.extensions.get::<Peer>().copied(),
             tenant: params.as_ref().and_then(|params| extract::tenant(params).ok()),
             name: params.as_ref().and_then(|params| extract::secret_name(params).ok()),
         }
@@ -128,8 +131,8 @@ impl Heard {
 pub(super) async fn pass(app: App, id: service::Request, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     // Before who it is: finding that out has a price, which a stranger would make the daemon pay.
-    if let Some(source) = parts.extensions.get::<Source>()
-        && let Err(too_often) = app.rates.of_source(*source)
+    if let Some(Address(address)) = parts.extensions.get::<Address>()
+        && let Err(too_often) = app.rates.of_source(limits::source(*address))
     {
         return too_often.into_response();
     }
@@ -173,18 +176,20 @@ async fn authenticate(app: &App, heard: &Heard) -> Result<(), Refused> {
 /// Records a refusal that has no record: the service writes those of what reaches it, and most refusals never do. One that cannot be
 /// recorded counts as missing, like any call's; its caller is told, unless the answer is that something is not available anyway.
 async fn recorded(app: &App, heard: &Heard, response: Response) -> Response {
-    let (Use::Call(action), Ok(caller)) = (heard.is, heard.caller.as_ref()) else {
-        // Nobody is known who could be named, and a record for each would let a stranger fill the disk.
-        if response.status() == StatusCode::UNAUTHORIZED {
-            telemetry::turned_away(Turned::Credential);
-        }
-        return response;
-    };
+    let (tenant, name) = (heard.tenant.as_ref(), heard.name.as_ref());
+    if response.status() == StatusCode::UNAUTHORIZED {
+        telemetry::turned_away(Turned::Credential);
+        let peer = heard.peer.map(|Peer { uid, pid }| Identity::Socket { uid, pid });
+        return match app.service.unauthenticated(&heard.request, peer.as_ref(), (tenant, name)).await {
+            Err(unrecorded) => Refused::from(unrecorded).into_response(),
+            Ok(()) => response,
+        };
+    }
+    let (Use::Call(action), Ok(caller)) = (heard.is, heard.caller.as_ref()) else { return response };
     let Some(error) = problem::error_of(&response) else { return response };
     if heard.request.is_recorded() {
         return response;
     }
-    let (tenant, name) = (heard.tenant.as_ref(), heard.name.as_ref());
     match app.service.refused(&heard.request, caller, action, tenant, name, &error).await {
         Err(unrecorded) if !response.status().is_server_error() => Refused::from(unrecorded).into_response(),
         Ok(()) | Err(_) => response,

@@ -1,7 +1,7 @@
 //! How often a caller may ask: so many requests a second for each identity, and for each address. Who asks more is told when to come back,
 //! before anything of the request is looked at.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,20 +18,15 @@ use governor::{Quota, RateLimiter};
 use super::problem::Refused;
 use crate::access::RateKey;
 use crate::clock::Clock;
+use crate::model::network;
 use crate::telemetry::{self, Turned};
 
 /// What counts as one place that requests come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Source(IpAddr);
 
-/// An IPv4 address, also where it comes mapped into IPv6; of an IPv6 address the first 64 bits, since the rest is its host's own choice
-/// (RFC 4291, section 2.5.1, and RFC 8981: it changes by itself).
 pub(super) fn source(address: IpAddr) -> Source {
-    const NETWORK: u128 = !0 << 64;
-    match address.to_canonical() {
-        IpAddr::V6(address) => Source(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK))),
-        address @ IpAddr::V4(_) => Source(address),
-    }
+    Source(network(address))
 }
 
 /// The rates that are kept. A rate's burst is what it allows in a second.

@@ -3,8 +3,10 @@
 use super::{SecretRecord, SecretVersion};
 
 /// What a caller does, as audit records name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
+    /// Says who one is, where nobody is known by it.
+    Authenticate,
     Get,
     BatchGet,
     List,
@@ -19,6 +21,9 @@ pub enum Action {
     AdminStatus,
     RotateMaster,
     RotationDryRun,
+    StageMaster,
+    FlipMaster,
+    RetireMaster,
     AbortRotation,
     DestroyMaster,
     FollowRotation,
@@ -28,6 +33,10 @@ pub enum Action {
     FollowRotateDek,
     /// Seals a tenant's versions anew under its active DEK.
     Reencrypt,
+    /// Seals one version anew.
+    Reseal,
+    /// Makes new versions of the system's own keys.
+    RenewSystemKeys,
     /// Blocks a tenant whose DEKs are to be destroyed later.
     ScheduleShred,
     CancelShred,
@@ -46,6 +55,10 @@ pub enum Action {
     BackupPush,
     FollowBackupPush,
     BackupList,
+    /// Records that a copy of a master key is off the host.
+    ConfirmCopy,
+    /// Records that an operator wants no copy of a master key.
+    WaiveCopy,
     /// Records that copies were read back.
     BackupReadBack,
     TokenCreate,
@@ -64,6 +77,7 @@ impl Action {
             | Self::List
             | Self::Versions
             | Self::AdminTenants
+            | Self::Authenticate
             | Self::AdminStatus
             | Self::RotationDryRun
             | Self::FollowRotation
@@ -83,10 +97,15 @@ impl Action {
             | Self::Undelete
             | Self::Destroy
             | Self::RotateMaster
+            | Self::StageMaster
+            | Self::FlipMaster
+            | Self::RetireMaster
             | Self::AbortRotation
             | Self::DestroyMaster
             | Self::RotateDek
             | Self::Reencrypt
+            | Self::Reseal
+            | Self::RenewSystemKeys
             | Self::ScheduleShred
             | Self::CancelShred
             | Self::Shred
@@ -95,6 +114,8 @@ impl Action {
             | Self::AdminForgetNode
             | Self::AdminAcceptRestore
             | Self::BackupPush
+            | Self::ConfirmCopy
+            | Self::WaiveCopy
             | Self::BackupReadBack
             | Self::RecordDatabaseBackup
             | Self::RecordDrill
@@ -116,9 +137,13 @@ impl Action {
             Self::Undelete => "secret.undelete",
             Self::Destroy => "secret.destroy",
             Self::AdminTenants => "admin.tenants",
+            Self::Authenticate => "authenticate",
             Self::AdminStatus => "admin.status",
             Self::RotateMaster => "admin.rotate-master",
             Self::RotationDryRun => "admin.rotate-master.dry-run",
+            Self::StageMaster => "admin.rotate-master.stage",
+            Self::FlipMaster => "admin.rotate-master.flip",
+            Self::RetireMaster => "admin.rotate-master.retire",
             Self::AbortRotation => "admin.rotate-master.abort",
             Self::DestroyMaster => "admin.rotate-master.destroy-old",
             Self::FollowRotation => "admin.rotate-master.follow",
@@ -126,6 +151,8 @@ impl Action {
             Self::RotateDek => "admin.rotate-dek",
             Self::FollowRotateDek => "admin.rotate-dek.follow",
             Self::Reencrypt => "admin.reencrypt",
+            Self::Reseal => "secret.reseal",
+            Self::RenewSystemKeys => "admin.renew-system-keys",
             Self::ScheduleShred => "admin.shred.schedule",
             Self::CancelShred => "admin.shred.cancel",
             Self::Shred => "admin.shred",
@@ -141,6 +168,8 @@ impl Action {
             Self::BackupPush => "backup.push",
             Self::FollowBackupPush => "backup.push.follow",
             Self::BackupList => "backup.list",
+            Self::ConfirmCopy => "backup.confirm",
+            Self::WaiveCopy => "backup.waive",
             Self::BackupReadBack => "backup.read-back",
             Self::TokenCreate => "token.create",
             Self::TokenList => "token.list",

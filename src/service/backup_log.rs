@@ -1,10 +1,9 @@
 //! What operators tell of copies of the database and of drills.
 
 use crate::access::AdminGrant;
-use crate::audit::Outcome;
 use crate::crypto;
 use crate::model::{Action, DatabaseBackup, Drill, Kid, Micros};
-use crate::store::Survey;
+use crate::store::{Store, Survey};
 
 use super::{Error, Request, Service, Touched};
 
@@ -61,10 +60,10 @@ impl Service {
         grant: &AdminGrant,
         made: MadeCopy,
     ) -> Result<DatabaseBackup, Error> {
-        let result = self.add_database_backup(made).await;
-        let touched = [Touched::nothing(result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok))];
-        self.record(request, grant.identity(), Action::RecordDatabaseBackup, None, touched).await?;
-        result
+        let change = self.change(request, grant.identity(), Action::RecordDatabaseBackup, None).await?;
+        let result = self.add_database_backup(change.store(), made).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
     /// Remembers a drill, one that failed too.
@@ -72,16 +71,15 @@ impl Service {
     /// # Errors
     /// As [`Service::record_database_backup`].
     pub async fn record_drill(&self, request: &Request, grant: &AdminGrant, ran: RanDrill) -> Result<Drill, Error> {
-        let result = self.add_drill(ran).await;
-        let touched = [Touched::nothing(result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok))];
-        self.record(request, grant.identity(), Action::RecordDrill, None, touched).await?;
-        result
+        let change = self.change(request, grant.identity(), Action::RecordDrill, None).await?;
+        let result = self.add_drill(change.store(), ran).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
-    async fn add_database_backup(&self, made: MadeCopy) -> Result<DatabaseBackup, Error> {
+    async fn add_database_backup(&self, store: &dyn Store, made: MadeCopy) -> Result<DatabaseBackup, Error> {
         check_name("the copy's place", &made.target)?;
-        self.may_record().await?;
-        self.node.may_write().await?;
+        self.may_change().await?;
         let (survey, now) = (self.store.survey().await?, self.store.now().await?);
         let current = current(&survey)?;
         let state = match made.known {
@@ -101,20 +99,19 @@ impl Service {
         let taken_at = state.taken_at.min(now);
         let (epoch, generation) = (state.epoch, state.generation);
         let backup = DatabaseBackup { id: new_id()?, taken_at, target: made.target, epoch, generation };
-        self.store.add_database_backup(&backup).await?;
+        store.add_database_backup(&backup).await?;
         Ok(backup)
     }
 
-    async fn add_drill(&self, ran: RanDrill) -> Result<Drill, Error> {
+    async fn add_drill(&self, store: &dyn Store, ran: RanDrill) -> Result<Drill, Error> {
         check_name("the drill's source", &ran.source)?;
-        self.may_record().await?;
-        self.node.may_write().await?;
+        self.may_change().await?;
         let current = current(&self.store.survey().await?)?;
         check_same(ran.db_id, current.db_id, "the drill was one on a copy")?;
         let RanDrill { source, mut kids, deks_opened, deks_failed, .. } = ran;
         kids.sort_unstable();
         let drill = Drill { id: new_id()?, ran_at: self.store.now().await?, source, kids, deks_opened, deks_failed };
-        self.store.add_drill(&drill).await?;
+        store.add_drill(&drill).await?;
         Ok(drill)
     }
 }

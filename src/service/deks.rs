@@ -6,6 +6,7 @@ mod shred;
 
 use std::sync::Arc;
 
+use super::change::Change;
 use super::dek::RingDekMaker;
 use super::job::{Reporter, Watch};
 use super::{Error, Request, Service, Touched};
@@ -13,7 +14,7 @@ use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::model::{Action, DekBody, DekRecord, DekVersion, Tenant};
 use crate::store::deks::RotateDekOutcome;
-use crate::store::{Page, SealRefusal};
+use crate::store::{Page, SealRefusal, Store};
 
 pub use quarantine::QuarantineOrder;
 pub use reencrypt::Reencrypted;
@@ -143,7 +144,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a tenant without a DEK; [`Error::Denied`] for a blocked one; [`Error::Unavailable`].
-    pub(super) async fn renew_dek(&self, tenant: &Tenant) -> Result<(), Error> {
+    pub(super) async fn renew_dek(&self, store: &dyn Store, tenant: &Tenant) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             let deks = self.store.deks(tenant).await?;
             if deks.is_empty() {
@@ -153,7 +154,7 @@ impl Service {
                 return self.make_dek(tenant).await;
             };
             self.node.may_write().await?;
-            match self.store.rotate_dek(tenant, active.version, &RingDekMaker(&self.keys)).await? {
+            match store.rotate_dek(tenant, active.version, &RingDekMaker(&self.keys)).await? {
                 RotateDekOutcome::Rotated(_) => return Ok(()),
                 // Another call was faster; what it made is as new, but was not made at this call's word.
                 RotateDekOutcome::NotActive(_) => {}
@@ -230,20 +231,27 @@ impl DekWalk<'_> {
     ) -> Result<(), Error> {
         self.reporter.go_on()?;
         if self.how != Renewal::Reencrypt {
-            let renewed = self.service.renew_dek(tenant).await;
-            self.recorded(Action::RotateDek, tenant, renewed).await?;
+            let change = self.change(Action::RotateDek, tenant).await?;
+            let renewed = self.service.renew_dek(change.store(), tenant).await;
+            let touched = |outcome| vec![Touched::nothing(outcome)];
+            self.service.recorded_change(&self.request, self.grant.identity(), &change, touched, renewed).await?;
             done.rotated += 1;
         }
         if self.how == Renewal::Rotate {
             return Ok(());
         }
-        let reencrypted = self.service.reencrypt_tenant(tenant, &self.reporter, say).await;
+        let change = self.change(Action::Reseal, tenant).await?;
+        let reencrypted = self.service.reencrypt_tenant(change.store(), tenant, &self.reporter, say).await;
         let reencrypted = self.recorded(Action::Reencrypt, tenant, reencrypted).await?;
         done.reencrypted += reencrypted.versions;
         done.removed += reencrypted.removed;
         done.quarantined += self.service.quarantined(tenant).await?;
         left.add(&reencrypted);
         Ok(())
+    }
+
+    async fn change(&self, action: Action, tenant: &Tenant) -> Result<Change, Error> {
+        self.service.change(&self.request, self.grant.identity(), action, Some(tenant)).await
     }
 
     async fn recorded<T>(&self, action: Action, tenant: &Tenant, result: Result<T, Error>) -> Result<T, Error> {

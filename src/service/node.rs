@@ -320,7 +320,7 @@ impl Node {
 
     async fn tick_alone(&self, progress: &mut Progress) -> Result<(), NodeError> {
         self.begun.fetch_add(1, Ordering::AcqRel);
-        let Judged { survey, mut behind, mut recorded } = self.survey().await?;
+        let Judged { survey, behind, mut recorded } = self.survey().await?;
         let state = survey.key_state.as_ref();
         let mut look = self.look(progress).await?;
         let taken = match behind {
@@ -335,16 +335,6 @@ impl Node {
         let unopened = self.load_keys(&survey, &look.scan, &taken).await;
         drop(taken);
         look.problems.extend(unopened);
-        if behind.is_some() {
-            match self.accepted_elsewhere(&survey).await {
-                Ok(true) => behind = None,
-                Ok(false) => {}
-                Err(error) => look.problems.push(format!(
-                    "another node accepted the restored database; what this node knows to be undone by that could not be done again yet: \
-                     {error}"
-                )),
-            }
-        }
         if let Some(state) = state.filter(|_| behind.is_none()) {
             recorded = recorded.and(self.note(progress, state).await);
         }

@@ -3,6 +3,7 @@
 use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::model::{Action, NodeId, NodeRecord};
+use crate::store::Store;
 use crate::store::masters::ForgetOutcome;
 
 use super::{Error, Request, Service, Touched};
@@ -31,15 +32,15 @@ impl Service {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] for one that is live; [`Error::Unavailable`].
     pub async fn forget_node(&self, request: &Request, grant: &AdminGrant, node: NodeId) -> Result<(), Error> {
-        let result = self.forget(node).await;
-        let outcome = result.as_ref().map_or_else(Error::outcome, |()| Outcome::Ok);
-        self.record(request, grant.identity(), Action::AdminForgetNode, None, [Touched::nothing(outcome)]).await?;
-        result
+        let change = self.change(request, grant.identity(), Action::AdminForgetNode, None).await?;
+        let result = self.forget(change.store(), node).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
-    async fn forget(&self, node: NodeId) -> Result<(), Error> {
+    async fn forget(&self, store: &dyn Store, node: NodeId) -> Result<(), Error> {
         self.may_change().await?;
-        match self.store.forget_node(node).await? {
+        match store.forget_node(node).await? {
             ForgetOutcome::Forgotten => Ok(()),
             ForgetOutcome::Unknown => Err(Error::NotFound(format!("there is no node {node}"))),
             ForgetOutcome::Live(record) => Err(Error::Conflict(format!(

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::crypto::{self, DekPlace, MasterKey, NoRandom, SecretPlace, SecretValue};
 use crate::keys::keyfile::{KeyFile, KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
@@ -17,6 +18,7 @@ use crate::keys::{Keyring, Ring};
 use crate::model::{DekVersion, Kid, NameError, SecretName, SecretVersion, Tenant};
 use crate::store::{FirstKey, FirstKeyMaker, FirstKeyOutcome, NewDek, Store, StoreError, Survey};
 
+use super::chain;
 use super::node::Node;
 use super::status::NO_BACKUP;
 
@@ -46,8 +48,9 @@ impl Root {
     }
 }
 /// The system's own secrets: the keys that authenticate token rows and chain audit records.
-pub(super) const SYSTEM_SECRETS: [&str; 2] = [TOKEN_MAC, "AUDIT_CHAIN"];
+pub(super) const SYSTEM_SECRETS: [&str; 2] = [TOKEN_MAC, AUDIT_CHAIN];
 pub(super) const TOKEN_MAC: &str = "TOKEN_MAC";
+pub(super) const AUDIT_CHAIN: &str = "AUDIT_CHAIN";
 
 /// How an attempt to open the keys ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,21 +83,29 @@ pub struct Opener {
     adopt: Adopt,
     copies: Copies,
     node: Arc<Node>,
+    audit: Arc<Audit>,
     unlocker: Arc<Unlocker>,
     clock: Arc<dyn Clock>,
 }
 
+/// What opening needs.
+pub struct OpenerParts {
+    pub store: Arc<dyn Store>,
+    pub keys: Arc<Keyring>,
+    pub files: KeyFiles,
+    pub adopt: Adopt,
+    pub copies: Copies,
+    pub node: Arc<Node>,
+    pub audit: Arc<Audit>,
+    pub unlocker: Arc<Unlocker>,
+    pub clock: Arc<dyn Clock>,
+}
+
 impl Opener {
     /// The node has ticked: it knows whether the database went back.
-    pub fn new(
-        store: Arc<dyn Store>,
-        keys: Arc<Keyring>,
-        files: KeyFiles,
-        (adopt, copies): (Adopt, Copies),
-        node: Arc<Node>,
-        (unlocker, clock): (Arc<Unlocker>, Arc<dyn Clock>),
-    ) -> Self {
-        Self { store, keys, files, adopt, copies, node, unlocker, clock }
+    pub fn new(parts: OpenerParts) -> Self {
+        let OpenerParts { store, keys, files, adopt, copies, node, audit, unlocker, clock } = parts;
+        Self { store, keys, files, adopt, copies, node, audit, unlocker, clock }
     }
 
     /// Looks, decides, and carries the decision out; says so in the log once it is ready.
@@ -269,6 +280,7 @@ impl Opener {
             return Err(OpenError::NotMade(format!("the key file of {active} changed while it was read; start again")));
         }
         self.keys.open(ring);
+        chain::unlock(&self.audit, &self.node, &*self.store, &self.keys, &*self.clock).await;
         tracing::info!("{}", root.ready());
         if !self.store.has_confirmed_escrow(active).await? {
             tracing::warn!("{NO_BACKUP}: {}", self.files.path().display());

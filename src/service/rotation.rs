@@ -340,7 +340,9 @@ impl Service {
             });
             values.push(Some(SecretValue::make_key().map_err(|error| failed(error.to_string()))?));
         }
-        self.write_all(&intents, &values).await.map(drop)
+        let change = self.own_change(Action::RenewSystemKeys, Some(&Tenant::system())).await?;
+        self.write_all(change.store(), &intents, &values).await?;
+        self.renew_chain_key().await
     }
 
     /// A rotation past the flip that no other node carries: its epoch and phase.

@@ -3,13 +3,16 @@
 use crate::access::{Grant, Permission};
 use crate::audit::Outcome;
 use crate::crypto::{self, SecretPlace, SecretValue};
-use crate::keys::KeysError;
+use crate::keys::{Keyring, KeysError};
 use crate::model::{
     Action, Delivery, Kid, MAX_VALUE_BYTES, Names, SecretName, SecretRecord, SecretVersion, Tenant, VersionBody,
     VersionRecord,
 };
-use crate::store::{Expect, Found, Intent, Keep, Page, Place, Refusal, SealRefusal, Source, Together, Which, Written};
+use crate::store::{
+    Expect, Found, Intent, Keep, Page, Place, Refusal, SealRefusal, Source, Store, Together, Which, Written,
+};
 
+use super::change::Change;
 use super::dek::{ValueSealer, log_no_dek};
 use super::{Error, Failure, Request, Room, Service, Touched};
 
@@ -92,35 +95,9 @@ impl Service {
                 Which::Current => format!("tenant {tenant} has no secret {name}"),
                 Which::Number(version) => format!("secret {name} of tenant {tenant} has no version {version}"),
             }),
-            Found::Secret(secret, Some(version)) => return self.open_version(secret, version),
+            Found::Secret(secret, Some(version)) => return open_sealed(&self.keys, secret, version),
         };
         Err(missing.into())
-    }
-
-    fn open_version(&self, secret: SecretRecord, version: VersionRecord) -> Result<OpenedSecret, ReadError> {
-        let VersionBody::Live { ciphertext, dek_version, dek } = version.body else {
-            return Err(ReadError::Other(Error::NotFound(format!(
-                "version {} of secret {} of tenant {} is destroyed",
-                version.version, secret.name, secret.tenant
-            ))));
-        };
-        let place = SecretPlace { tenant: &secret.tenant, name: &secret.name, dek_version, version: version.version };
-        let Some(dek) = dek else {
-            tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "the row of DEK version {dek_version} is missing: restore the table `deks` from a backup");
-            return Err(Error::Internal(Failure::Authentication).into());
-        };
-        let dek = self.keys.dek(&dek).map_err(|error| {
-            log_no_dek(place, &error);
-            match error {
-                KeysError::NotLoaded(kid) => ReadError::NotLoaded(kid),
-                error => Error::from_keys(&error).into(),
-            }
-        })?;
-        let value = crypto::open(&dek, place, &ciphertext).map_err(|error| {
-            tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "ciphertext authentication failed: {error}");
-            Error::Internal(Failure::Authentication)
-        })?;
-        Ok(OpenedSecret { version: version.version, made_at: version.created_at, secret, value })
     }
 
     /// Many values of one tenant with one query: those named, or all of them, of which there may be `limit`. One that does not open
@@ -212,7 +189,7 @@ impl Service {
         let mut secrets = Vec::with_capacity(page.items.len());
         for (index, (secret, version)) in page.items.into_iter().enumerate() {
             let_others_run(index).await;
-            secrets.push(self.open_version(secret, version)?);
+            secrets.push(open_sealed(&self.keys, secret, version)?);
         }
         Ok(BatchValues { secrets, missing: Vec::new(), room })
     }
@@ -304,12 +281,13 @@ impl Service {
     pub async fn set(&self, request: &Request, grant: &Grant, new: NewSecret) -> Result<Written, Error> {
         self.may_record().await?;
         let name = new.name.clone();
+        let change = self.change(request, grant.identity(), Action::Set, Some(grant.tenant())).await?;
         let result = async {
             let intent = self.intent(grant, &new)?;
-            self.write_one(intent, Some(new.value)).await
+            self.write_one(change.store(), intent, Some(new.value)).await
         };
         let result = result.await;
-        self.recorded(request, grant, Action::Set, Some(&name), result, |w| Some(w.secret.current)).await
+        self.recorded_version(request, grant, &change, &name, result, |written| written.secret.current).await
     }
 
     /// Sets several secrets of one tenant, all or none.
@@ -324,13 +302,14 @@ impl Service {
     ) -> Result<Vec<Written>, Error> {
         self.may_record().await?;
         let names: Vec<SecretName> = secrets.iter().map(|new| new.name.clone()).collect();
+        let change = self.change(request, grant.identity(), Action::BatchSet, Some(grant.tenant())).await?;
         let result = async {
             let intents = secrets
                 .iter()
                 .map(|new| self.intent(grant, new).map_err(|error| error.about(&new.name)))
                 .collect::<Result<Vec<_>, _>>()?;
             let values: Vec<_> = secrets.into_iter().map(|new| Some(new.value)).collect();
-            self.write_all(&intents, &values).await
+            self.write_all(change.store(), &intents, &values).await
         };
         let result = result.await;
         let touched: Vec<Touched> = match &result {
@@ -340,8 +319,7 @@ impl Service {
                 .collect(),
             Err(error) => names.iter().map(|name| Touched::one(name, None, error.outcome())).collect(),
         };
-        self.record(request, grant.identity(), Action::BatchSet, Some(grant.tenant()), touched).await?;
-        result
+        self.recorded_change(request, grant.identity(), &change, |_| touched, result).await
     }
 
     /// Makes a new version with the value of an earlier one.
@@ -356,6 +334,7 @@ impl Service {
         version: SecretVersion,
     ) -> Result<Written, Error> {
         self.may_record().await?;
+        let change = self.change(request, grant.identity(), Action::Rollback, Some(grant.tenant())).await?;
         let result = async {
             let intent = Intent {
                 tenant: tenant_of(grant, Permission::Write, [name])?.clone(),
@@ -365,10 +344,10 @@ impl Service {
                 delivery: None,
                 keep: Keep::Newest(self.keep_versions.get()),
             };
-            self.write_one(intent, None).await
+            self.write_one(change.store(), intent, None).await
         };
         let result = result.await;
-        self.recorded(request, grant, Action::Rollback, Some(name), result, |w| Some(w.secret.current)).await
+        self.recorded_version(request, grant, &change, name, result, |written| written.secret.current).await
     }
 
     /// Hides a secret until it is undeleted or set anew.
@@ -377,26 +356,28 @@ impl Service {
     /// [`Error::NotFound`]; [`Error::Unavailable`].
     pub async fn delete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
         self.may_record().await?;
+        let change = self.change(request, grant.identity(), Action::Delete, Some(grant.tenant())).await?;
         let result = async {
             let tenant = tenant_of(grant, Permission::Delete, [name])?;
             self.node.may_write().await?;
-            self.store.delete(tenant, name).await?.map_err(Error::from)
+            change.store().delete(tenant, name).await?.map_err(Error::from)
         };
         let result = result.await;
-        self.recorded(request, grant, Action::Delete, Some(name), result, |secret| Some(secret.current)).await
+        self.recorded_version(request, grant, &change, name, result, |secret| secret.current).await
     }
 
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] where it is not deleted; [`Error::Unavailable`].
     pub async fn undelete(&self, request: &Request, grant: &Grant, name: &SecretName) -> Result<SecretRecord, Error> {
         self.may_record().await?;
+        let change = self.change(request, grant.identity(), Action::Undelete, Some(grant.tenant())).await?;
         let result = async {
             let tenant = tenant_of(grant, Permission::Delete, [name])?;
             self.node.may_write().await?;
-            self.store.undelete(tenant, name).await?.map_err(Error::from)
+            change.store().undelete(tenant, name).await?.map_err(Error::from)
         };
         let result = result.await;
-        self.recorded(request, grant, Action::Undelete, Some(name), result, |secret| Some(secret.current)).await
+        self.recorded_version(request, grant, &change, name, result, |secret| secret.current).await
     }
 
     /// Destroys versions for good: all that are named, or none.
@@ -411,16 +392,31 @@ impl Service {
         versions: &[SecretVersion],
     ) -> Result<SecretRecord, Error> {
         self.may_record().await?;
+        let change = self.change(request, grant.identity(), Action::Destroy, Some(grant.tenant())).await?;
         let result = async {
             let tenant = tenant_of(grant, Permission::Destroy, [name])?;
             self.node.may_write().await?;
-            self.store.destroy(tenant, name, versions).await?.map_err(Error::from)
+            change.store().destroy(tenant, name, versions).await?.map_err(Error::from)
         };
         let result = result.await;
-        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
-        let touched = versions.iter().map(|version| Touched::one(name, Some(*version), outcome));
-        self.record(request, grant.identity(), Action::Destroy, Some(grant.tenant()), touched).await?;
-        result
+        let touched =
+            |outcome| versions.iter().map(|version| Touched::one(name, Some(*version), outcome)).collect::<Vec<_>>();
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
+    }
+
+    /// As [`Service::recorded_change`], of a change of one secret.
+    async fn recorded_version<T>(
+        &self,
+        request: &Request,
+        grant: &Grant,
+        change: &Change,
+        name: &SecretName,
+        result: Result<T, Error>,
+        version: impl FnOnce(&T) -> SecretVersion,
+    ) -> Result<T, Error> {
+        let version = result.as_ref().ok().map(version);
+        let touched = |outcome| vec![Touched::one(name, version, outcome)];
+        self.recorded_change(request, grant.identity(), change, touched, result).await
     }
 
     fn intent(&self, grant: &Grant, new: &NewSecret) -> Result<Intent, Error> {
@@ -440,14 +436,15 @@ impl Service {
         })
     }
 
-    async fn write_one(&self, intent: Intent, value: Option<SecretValue>) -> Result<Written, Error> {
-        let written = self.write_all(std::slice::from_ref(&intent), &[value]).await?;
+    async fn write_one(&self, store: &dyn Store, intent: Intent, value: Option<SecretValue>) -> Result<Written, Error> {
+        let written = self.write_all(store, std::slice::from_ref(&intent), &[value]).await?;
         written.into_iter().next().ok_or(Error::Internal(Failure::Other))
     }
 
     /// Writes all intents or none. A tenant without an active DEK gets one in a transaction of its own, and the write starts anew.
     pub(super) async fn write_all(
         &self,
+        store: &dyn Store,
         intents: &[Intent],
         values: &[Option<SecretValue>],
     ) -> Result<Vec<Written>, Error> {
@@ -455,7 +452,7 @@ impl Service {
         let mut looked = false;
         for _ in 0..WRITE_ATTEMPTS {
             self.node.may_write().await?;
-            let outcomes = self.store.write(intents, Together::AllOrNothing, &sealer).await?;
+            let outcomes = store.write(intents, Together::AllOrNothing, &sealer).await?;
             if let Some(kid) = not_loaded(&outcomes).filter(|_| !looked) {
                 self.node.look_for(kid).await;
                 looked = true;
@@ -476,7 +473,7 @@ impl Service {
 }
 
 /// Why a read did not come to its end.
-enum ReadError {
+pub(super) enum ReadError {
     /// Worth another try once the key files were looked at.
     NotLoaded(Kid),
     Other(Error),
@@ -537,6 +534,37 @@ fn all_written(intents: &[Intent], outcomes: Vec<Result<Written, Refusal>>) -> R
         Some((refusal, name)) => Err(Error::from(refusal).about(name)),
         None => outcomes.into_iter().collect::<Result<_, _>>().map_err(Error::from),
     }
+}
+
+/// Opens what was read of a secret; what does not open is said in the log.
+pub(super) fn open_sealed(
+    keys: &Keyring,
+    secret: SecretRecord,
+    version: VersionRecord,
+) -> Result<OpenedSecret, ReadError> {
+    let VersionBody::Live { ciphertext, dek_version, dek } = version.body else {
+        return Err(ReadError::Other(Error::NotFound(format!(
+            "version {} of secret {} of tenant {} is destroyed",
+            version.version, secret.name, secret.tenant
+        ))));
+    };
+    let place = SecretPlace { tenant: &secret.tenant, name: &secret.name, dek_version, version: version.version };
+    let Some(dek) = dek else {
+        tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "the row of DEK version {dek_version} is missing: restore the table `deks` from a backup");
+        return Err(Error::Internal(Failure::Authentication).into());
+    };
+    let dek = keys.dek(&dek).map_err(|error| {
+        log_no_dek(place, &error);
+        match error {
+            KeysError::NotLoaded(kid) => ReadError::NotLoaded(kid),
+            error => Error::from_keys(&error).into(),
+        }
+    })?;
+    let value = crypto::open(&dek, place, &ciphertext).map_err(|error| {
+        tracing::error!(tenant = %place.tenant, name = %place.name, version = %place.version, "ciphertext authentication failed: {error}");
+        Error::Internal(Failure::Authentication)
+    })?;
+    Ok(OpenedSecret { version: version.version, made_at: version.created_at, secret, value })
 }
 
 /// The grant's tenant, where the grant covers these names too. A grant for another permission never reaches here; were it to, it opens

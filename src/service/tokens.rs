@@ -99,11 +99,19 @@ impl Service {
         grant: &AdminGrant,
         order: TokenOrder,
     ) -> Result<CreatedToken, Error> {
-        let result = self.make_token(grant, order).await;
-        self.recorded_tokens(request, grant, Action::TokenCreate, result).await
+        self.may_record().await?;
+        let change = self.change(request, grant.identity(), Action::TokenCreate, None).await?;
+        let result = self.make_token(change.store(), grant, order).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
-    async fn make_token(&self, grant: &AdminGrant, order: TokenOrder) -> Result<CreatedToken, Error> {
+    async fn make_token(
+        &self,
+        store: &dyn Store,
+        grant: &AdminGrant,
+        order: TokenOrder,
+    ) -> Result<CreatedToken, Error> {
         let TokenOrder { name, scope, ttl, created_by } = order;
         if ttl.is_some_and(|ttl| ttl.is_zero() || ttl > LONGEST_TTL) {
             return Err(Error::Invalid("a token's time to live is from 1 second to 3660 days".to_owned()));
@@ -116,7 +124,7 @@ impl Service {
         let sealer = self.token_sealer().await?;
         let made = make_token().map_err(|error| Error::Unavailable(error.to_string()))?;
         let new = NewToken { id: made.id, secret_hash: made.secret_hash, name, scope, created_by, ttl };
-        let token = self.store.add_token(&new, &sealer).await?;
+        let token = store.add_token(&new, &sealer).await?;
         tracing::info!(token = token.id, name = token.name, by = token.created_by, "made a token");
         Ok(CreatedToken { text: made.text, token })
     }
@@ -133,7 +141,9 @@ impl Service {
         limit: u32,
     ) -> Result<Page<ListedToken>, Error> {
         let result = self.list_tokens(after, limit).await;
-        self.recorded_tokens(request, grant, Action::TokenList, result).await
+        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.record(request, grant.identity(), Action::TokenList, None, [Touched::nothing(outcome)]).await?;
+        result
     }
 
     async fn list_tokens(&self, after: Option<&str>, limit: u32) -> Result<Page<ListedToken>, Error> {
@@ -154,11 +164,17 @@ impl Service {
         grant: &AdminGrant,
         which: &WhichTokens,
     ) -> Result<RevokedTokens, Error> {
-        let result = self.revoke(which).await;
-        self.recorded_tokens(request, grant, Action::TokenRevoke, result).await
+        self.may_record().await?;
+        let change = self.change(request, grant.identity(), Action::TokenRevoke, None).await?;
+        let result = self.revoke(change.store(), which).await;
+        let touched = |outcome| match which {
+            WhichTokens::Ids(ids) => ids.iter().map(|id| Touched::token(id.as_str(), outcome)).collect(),
+            _ => vec![Touched::nothing(outcome)],
+        };
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
-    async fn revoke(&self, which: &WhichTokens) -> Result<RevokedTokens, Error> {
+    async fn revoke(&self, store: &dyn Store, which: &WhichTokens) -> Result<RevokedTokens, Error> {
         self.may_change().await?;
         if let WhichTokens::Ids(ids) = which {
             for id in ids {
@@ -166,7 +182,7 @@ impl Service {
             }
         }
         let sealer = self.token_sealer().await?;
-        let revoked = self.store.revoke_tokens(which, &sealer).await?;
+        let revoked = store.revoke_tokens(which, &sealer).await?;
         for token in &revoked.tokens {
             tracing::info!(token = token.id, name = token.name, "revoked a token");
         }
@@ -190,18 +206,6 @@ impl Service {
     async fn token_sealer(&self) -> Result<RowSealer, Error> {
         let key = SystemKey::new(Arc::clone(&self.store), Arc::clone(&self.keys)).token_mac().await;
         key.map(RowSealer).map_err(|why| unusable(&why))
-    }
-
-    async fn recorded_tokens<T>(
-        &self,
-        request: &Request,
-        grant: &AdminGrant,
-        action: Action,
-        result: Result<T, Error>,
-    ) -> Result<T, Error> {
-        let outcome = result.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
-        self.record(request, grant.identity(), action, None, [Touched::nothing(outcome)]).await?;
-        result
     }
 
     /// Asks the database again and again whether what is remembered of tokens still holds; and, apart from that, since it can wait for a

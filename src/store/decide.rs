@@ -1,5 +1,6 @@
 //! What a write does, decided from what lies under its locks: pure, and the same for both stores.
 
+use super::trail::Touched;
 use super::{
     Expect, Found, Intent, Refusal, SealedRow, Sealer, Sealing, Slot, Source, StoreError, WriteOutcome, Written,
 };
@@ -23,6 +24,18 @@ pub(super) struct Ground {
 pub(super) struct Decision {
     pub(super) written: Written,
     pub(super) change: Change,
+}
+
+impl Decision {
+    /// What a record says of it.
+    pub(super) fn touched(&self) -> Touched {
+        let secret = &self.written.secret;
+        let ciphertext = match &self.change {
+            Change::Version { ciphertext, .. } => Some(ciphertext.clone()),
+            Change::Nothing | Change::Delivery => None,
+        };
+        Touched::version(secret, secret.current, ciphertext)
+    }
 }
 
 pub(super) enum Change {

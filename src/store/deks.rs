@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::trail::{Touched, TouchedVersion};
 use super::{DekMaker, SealRefusal, StoreError};
 use crate::model::{DekRecord, DekVersion, Kid, Micros, SecretName, SecretVersion, Tenant, TenantRecord, WrappedDek};
 
@@ -27,6 +28,19 @@ pub struct SealedVersion {
     pub name: SecretName,
     pub version: SecretVersion,
     pub ciphertext: Vec<u8>,
+}
+
+impl SealedVersion {
+    /// What a record says of it once it was sealed anew.
+    pub(super) fn resealed(&self, tenant: &Tenant, ciphertext: Vec<u8>) -> Touched {
+        Touched::Version(TouchedVersion {
+            tenant: tenant.clone(),
+            name: self.name.clone(),
+            version: self.version,
+            ciphertext: Some(ciphertext),
+            replaced: Some(self.ciphertext.clone()),
+        })
+    }
 }
 
 /// Seals versions under another DEK while the store holds its locks: CPU work only.

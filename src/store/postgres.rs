@@ -13,10 +13,12 @@ mod masters;
 mod migrate;
 mod read;
 mod tokens;
+mod trail;
 mod tx;
 mod write;
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,6 +31,7 @@ use self::keys::{CreateDek, MakeFirstKey};
 use self::read::{ConfirmedEscrow, Count, List, Ping, ReadPlaces, ReadTenant, TakeSurvey, Tenants, Versions};
 use self::tx::{run_read, run_tx};
 use self::write::WriteBatch;
+use super::trail::Scribe;
 use super::{
     DekMaker, DekOutcome, FirstKeyMaker, FirstKeyOutcome, Found, Intent, Page, Place, Refusal, Sealer, Store,
     StoreError, Survey, Together, Written,
@@ -69,6 +72,8 @@ const URL_PARAMETERS: &[&str] = &[
 /// A PostgreSQL database.
 pub struct PostgresStore {
     pool: PgPool,
+    /// Who writes the records of changes into their transactions.
+    scribe: Option<Arc<dyn Scribe>>,
 }
 
 impl PostgresStore {
@@ -89,8 +94,9 @@ impl PostgresStore {
             .test_before_acquire(false)
             .connect_lazy_with(options);
         locks::probe(&pool).await?;
-        migrate::migrate(&pool).await?;
-        Ok(Self { pool })
+        let store = Self { pool, scribe: None };
+        migrate::migrate(&store).await?;
+        Ok(store)
     }
 
     /// Connects for reading only, beside daemons or without one. Nothing is migrated; every change is refused by the server itself.
@@ -106,7 +112,7 @@ impl PostgresStore {
             .test_before_acquire(false)
             .connect_lazy_with(connected(options).await?);
         migrate::check_current(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { pool, scribe: None })
     }
 
     /// Whether a URL can be used, before anything is started with it. Nothing is connected to.
@@ -122,7 +128,7 @@ impl PostgresStore {
         name: &'static str,
         mut change: ChangeSecret<'_>,
     ) -> Result<Result<SecretRecord, Refusal>, StoreError> {
-        run_tx(&self.pool, name, &mut change).await
+        run_tx(self, name, &mut change).await
     }
 }
 
@@ -174,7 +180,7 @@ impl Store for PostgresStore {
     }
 
     async fn first_key(&self, maker: &mut dyn FirstKeyMaker) -> Result<FirstKeyOutcome, StoreError> {
-        run_tx(&self.pool, "first_key", &mut MakeFirstKey { maker, made: None }).await
+        run_tx(self, "first_key", &mut MakeFirstKey { maker, made: None }).await
     }
 
     async fn read(&self, places: &[Place]) -> Result<Vec<Result<Found, StoreError>>, StoreError> {
@@ -196,11 +202,11 @@ impl Store for PostgresStore {
         sealer: &dyn Sealer,
     ) -> Result<Vec<Result<Written, Refusal>>, StoreError> {
         write::check_distinct(intents)?;
-        run_tx(&self.pool, "write", &mut WriteBatch { intents, together, sealer }).await
+        run_tx(self, "write", &mut WriteBatch { intents, together, sealer, touched: Vec::new() }).await
     }
 
     async fn create_dek(&self, tenant: &Tenant, maker: &dyn DekMaker) -> Result<DekOutcome, StoreError> {
-        run_tx(&self.pool, "create_dek", &mut CreateDek { tenant, maker }).await
+        run_tx(self, "create_dek", &mut CreateDek { tenant, maker }).await
     }
 
     async fn list(
@@ -221,11 +227,11 @@ impl Store for PostgresStore {
     }
 
     async fn delete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError> {
-        self.change("delete", ChangeSecret { tenant, name, change: Change::Delete }).await
+        self.change("delete", ChangeSecret { tenant, name, change: Change::Delete, touched: Vec::new() }).await
     }
 
     async fn undelete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError> {
-        self.change("undelete", ChangeSecret { tenant, name, change: Change::Undelete }).await
+        self.change("undelete", ChangeSecret { tenant, name, change: Change::Undelete, touched: Vec::new() }).await
     }
 
     async fn destroy(
@@ -234,7 +240,8 @@ impl Store for PostgresStore {
         name: &SecretName,
         versions: &[SecretVersion],
     ) -> Result<Result<SecretRecord, Refusal>, StoreError> {
-        self.change("destroy", ChangeSecret { tenant, name, change: Change::Destroy(versions) }).await
+        self.change("destroy", ChangeSecret { tenant, name, change: Change::Destroy(versions), touched: Vec::new() })
+            .await
     }
 
     async fn tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Page<TenantRecord>, StoreError> {

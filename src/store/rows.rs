@@ -6,6 +6,7 @@
 mod backups;
 mod rotation;
 mod tokens;
+mod trail;
 
 pub(super) use backups::{DatabaseBackupRow, DrillRow, column};
 pub(super) use rotation::{
@@ -13,6 +14,8 @@ pub(super) use rotation::{
     retired_without_time, tenant,
 };
 pub(super) use tokens::{PulseRow, PulsedTokenRow, TokenRow, is_meant, new_token, revoked_token};
+
+pub(super) use trail::{ChainColumns, StartColumns, TrailColumns, trail_column};
 
 use std::fmt;
 

@@ -24,14 +24,18 @@ mod sql;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod trail;
 mod write;
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use self::error::{commit_error, store_error};
+use super::trail::{Scribe, Touched, records_of};
 use super::{
     DekMaker, DekOutcome, FirstKeyMaker, FirstKeyOutcome, Found, Intent, Page, Place, Refusal, Sealer, Store,
     StoreError, Survey, Together, Written,
@@ -44,6 +48,8 @@ use crate::model::{
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// Who writes the records of changes into their transactions.
+    scribe: Option<Arc<dyn Scribe>>,
 }
 
 impl SqliteStore {
@@ -95,8 +101,25 @@ impl SqliteStore {
     }
 
     /// A writing transaction. Dropped before its commit it is rolled back, before the writer connection is used again.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)
+    async fn begin(&self) -> Result<Writing, StoreError> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)?;
+        let before = if self.scribe.is_some() { changes(&mut transaction).await? } else { 0 };
+        Ok(Writing { transaction, before })
+    }
+
+    /// Commits, with the record of the change where a scribe writes them and something was changed.
+    async fn commit(&self, writing: Writing, touched: &[Touched]) -> Result<(), StoreError> {
+        let Writing { mut transaction, before } = writing;
+        let Some(scribe) = &self.scribe else { return transaction.commit().await.map_err(commit_error) };
+        let is_changed = changes(&mut transaction).await? > before;
+        if is_changed {
+            trail::insert(&mut transaction, &records_of(&**scribe, touched)?).await?;
+        }
+        transaction.commit().await.map_err(commit_error)?;
+        if is_changed {
+            scribe.committed();
+        }
+        Ok(())
     }
 
     /// Folds the write-ahead log into the file and empties it: what a change took away stands in the log's older frames until then. A
@@ -112,12 +135,33 @@ impl SqliteStore {
     }
 }
 
-async fn commit(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
-    transaction.commit().await.map_err(commit_error)
+/// A writing transaction.
+struct Writing {
+    transaction: Transaction<'static, Sqlite>,
+    /// How many rows its connection had changed before, where somebody wants to know whether it changed any.
+    before: i64,
 }
 
-async fn roll_back(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
-    transaction.rollback().await.map_err(store_error)
+impl Deref for Writing {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Writing {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.transaction
+    }
+}
+
+async fn changes(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+    sqlx::query_scalar("SELECT total_changes()").fetch_one(connection).await.map_err(store_error)
+}
+
+async fn roll_back(writing: Writing) -> Result<(), StoreError> {
+    writing.transaction.rollback().await.map_err(store_error)
 }
 
 /// The work in a writing transaction of its own, committed unless it fails.
@@ -126,7 +170,7 @@ macro_rules! committed {
         let mut transaction = $store.begin().await?;
         let $connection = &mut *transaction;
         let outcome = $work.await?;
-        commit(transaction).await?;
+        $store.commit(transaction, &[]).await?;
         Ok(outcome)
     }};
 }
@@ -151,7 +195,7 @@ impl Store for SqliteStore {
         let mut transaction = self.begin().await?;
         let outcome = keys::first_key(&mut transaction, maker).await?;
         match outcome {
-            FirstKeyOutcome::Made(_) => commit(transaction).await?,
+            FirstKeyOutcome::Made(_) => self.commit(transaction, &[]).await?,
             FirstKeyOutcome::AlreadyHeld | FirstKeyOutcome::NotMade(_) => roll_back(transaction).await?,
         }
         Ok(outcome)
@@ -180,8 +224,8 @@ impl Store for SqliteStore {
         }
         let mut transaction = self.begin().await?;
         match write::batch(&mut transaction, intents, together, sealer).await? {
-            write::Batch::Keep(outcomes) => {
-                commit(transaction).await?;
+            write::Batch::Keep(outcomes, touched) => {
+                self.commit(transaction, &touched).await?;
                 Ok(outcomes)
             }
             write::Batch::Undo(outcomes) => {
@@ -195,7 +239,7 @@ impl Store for SqliteStore {
         let mut transaction = self.begin().await?;
         let outcome = keys::create_dek(&mut transaction, tenant, maker).await?;
         match outcome {
-            DekOutcome::Active(_) => commit(transaction).await?,
+            DekOutcome::Active(_) => self.commit(transaction, &[]).await?,
             DekOutcome::Blocked | DekOutcome::Orphans { .. } | DekOutcome::Refused(_) => roll_back(transaction).await?,
         }
         Ok(outcome)
@@ -221,14 +265,18 @@ impl Store for SqliteStore {
     async fn delete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError> {
         let mut transaction = self.begin().await?;
         let outcome = write::delete(&mut transaction, tenant, name).await?;
-        commit(transaction).await?;
+        let touched: Vec<Touched> =
+            outcome.iter().map(|secret| Touched::version(secret, secret.current, None)).collect();
+        self.commit(transaction, &touched).await?;
         Ok(outcome)
     }
 
     async fn undelete(&self, tenant: &Tenant, name: &SecretName) -> Result<Result<SecretRecord, Refusal>, StoreError> {
         let mut transaction = self.begin().await?;
         let outcome = write::undelete(&mut transaction, tenant, name).await?;
-        commit(transaction).await?;
+        let touched: Vec<Touched> =
+            outcome.iter().map(|secret| Touched::version(secret, secret.current, None)).collect();
+        self.commit(transaction, &touched).await?;
         Ok(outcome)
     }
 
@@ -240,7 +288,11 @@ impl Store for SqliteStore {
     ) -> Result<Result<SecretRecord, Refusal>, StoreError> {
         let mut transaction = self.begin().await?;
         let outcome = write::destroy(&mut transaction, tenant, name, versions).await?;
-        commit(transaction).await?;
+        let touched: Vec<Touched> = outcome
+            .iter()
+            .flat_map(|secret| versions.iter().map(|version| Touched::version(secret, *version, None)))
+            .collect();
+        self.commit(transaction, &touched).await?;
         Ok(outcome)
     }
 

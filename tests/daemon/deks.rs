@@ -79,9 +79,8 @@ fn sealed_under(site: &Site, tenant: &str, dek: u32) -> i64 {
 
 /// The audit records of an action, `tenant outcome` each.
 fn audited(site: &Site, action: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
-    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let of_action = records.filter(|record| record["action"] == action);
+    let records = site.audit();
+    let of_action = records.iter().filter(|record| record["action"] == action);
     of_action
         .map(|record| format!("{} {}", record["tenant"].as_str().unwrap_or("-"), record["outcome"].as_str().unwrap()))
         .collect()

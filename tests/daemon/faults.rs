@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -15,6 +15,7 @@ on_both_stores![
     every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand,
     sigterm_finishes_what_is_under_way,
     while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_heals_it,
+    a_full_disk_under_the_audit_fails_calls_under_load_and_heals_by_itself,
 ];
 
 fn every_acknowledged_write_is_there_after_a_kill_in_the_middle_of_a_thousand(site: &Site) {
@@ -174,14 +175,12 @@ fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_h
     for (round, heal) in ["POST", "GET"].into_iter().enumerate() {
         std::fs::rename(&audit, site.path(&format!("audit-{round}.jsonl"))).unwrap();
         std::fs::create_dir(&audit).unwrap();
-        // Nothing has failed yet, so that the first call cannot know.
+        // A change's record lies in the database with it: it is whole.
         let value = format!("late {round}");
-        let late = daemon.set("alice", "KEY", value.as_bytes());
-        assert_eq!(late.status, 503);
-        assert_eq!(
-            late.problem(),
-            "the change was made, but the audit record could not be written; read before trying again"
-        );
+        assert_eq!(daemon.set("alice", "KEY", value.as_bytes()).status, 200);
+        // Nothing has failed yet, so that the first call cannot know.
+        let late = daemon.get("/v1/secrets/alice/KEY");
+        assert_eq!((late.status, late.problem().as_str()), (503, "the audit record could not be written"));
         let before = daemon.get("/v1/admin/status");
         assert_eq!((before.status, &before.json()["ready"]), (200, &serde_json::json!(false)), "{before:?}");
         assert!(before.json()["warnings"].to_string().contains("audit: "), "{before:?}");
@@ -233,7 +232,7 @@ fn while_records_cannot_be_written_nothing_is_changed_and_the_first_call_after_h
         assert_eq!(daemon.value("alice", "KEY").unwrap(), value.as_bytes());
         let text = std::fs::read_to_string(&audit).unwrap();
         let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        // The change, seven and four that were refused, three questions for the status, the read, and a call that was wrong anyway.
+        // The first read, seven and four that were refused, three questions for the status, the read, and a call that was wrong anyway.
         assert_eq!((&records[0]["action"], &records[0]["records"]), (&"audit.gap".into(), &17.into()), "{text}");
         assert_eq!(records.iter().filter(|record| record["action"] == "audit.gap").count(), 1, "{text}");
     }
@@ -252,13 +251,11 @@ fn the_status_whose_own_record_is_the_first_to_fail_says_so() {
     assert!(status.json()["warnings"].to_string().contains("audit: "), "{status:?}");
 }
 
-#[test]
-fn a_full_disk_under_the_audit_fails_calls_and_heals_by_itself() {
+fn a_full_disk_under_the_audit_fails_calls_under_load_and_heals_by_itself(site: &Site) {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can mount a small file system");
         return;
     }
-    let site = Site::sqlite();
     let data = site.data_dir();
     std::fs::create_dir(&data).unwrap();
     let mounted = std::process::Command::new("mount")
@@ -270,29 +267,66 @@ fn a_full_disk_under_the_audit_fails_calls_and_heals_by_itself() {
     let _unmount = Unmount(data.clone());
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
-    let filler = data.join("filler");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    while Write::write_all(&mut file, &[0; 4096]).is_ok() {}
-    // The audit file's last page may have room for a few records more.
-    let begun = Instant::now();
-    let refused = loop {
-        let answer = daemon.get("/v1/secrets/alice/KEY");
-        if answer.status != 200 {
-            break answer;
+    let (answered, refused, is_over) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+    let until = |counter: &AtomicU32, more: u32| {
+        let (begun, aim) = (Instant::now(), counter.load(Ordering::SeqCst) + more);
+        while counter.load(Ordering::SeqCst) < aim {
+            assert!(begun.elapsed() < PATIENCE, "answered {answered:?}, refused {refused:?}\n{}", site.log());
+            std::thread::yield_now();
         }
-        assert!(begun.elapsed() < PATIENCE, "reads go on unrecorded");
     };
-    assert_eq!((refused.status, refused.problem().as_str()), (503, "the audit record could not be written"));
-    assert_eq!(daemon.set("alice", "OTHER", &vec![7; 60_000]).status, 503, "a write that does not fit is refused");
-    assert_eq!(daemon.get("/livez").status, 200);
-    drop(file);
-    std::fs::remove_file(&filler).unwrap();
-    let healed = daemon.get("/v1/secrets/alice/KEY");
-    assert_eq!(healed.status, 200, "{healed:?}\n{}", site.log());
+    let filler = data.join("filler");
+    std::thread::scope(|scope| {
+        let _over = Over(&is_over);
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    let answer = daemon.get("/v1/secrets/alice/KEY");
+                    let counter = if answer.status == 200 { &answered } else { &refused };
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    if answer.status != 200 {
+                        assert_eq!((answer.status, &*answer.problem()), (503, "the audit record could not be written"));
+                    }
+                }
+            });
+        }
+        until(&answered, 50);
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+        // The audit file's last page may have room for a few records more.
+        until(&refused, 50);
+        assert_eq!(
+            daemon.set("alice", "OTHER", &vec![7; 60_000]).status,
+            503,
+            "no change that could not be followed by a read"
+        );
+        assert_eq!((daemon.get("/livez").status, daemon.get("/readyz").status), (200, 503));
+        drop(file);
+        std::fs::remove_file(&filler).unwrap();
+        until(&answered, 50);
+    });
     assert_eq!(daemon.set("alice", "OTHER", &vec![7; 60_000]).status, 200);
-    let text = std::fs::read_to_string(data.join("audit.jsonl")).unwrap();
-    assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "every line is whole");
+    let records: Vec<serde_json::Value> =
+        site.audit_lines().iter().map(|line| serde_json::from_str(line).expect("every line is whole")).collect();
+    let reads = records.iter().filter(|record| record["action"] == "secret.get" && record["outcome"] == "ok").count();
+    let gaps = records.iter().filter_map(|record| record["records"].as_u64()).sum::<u64>();
+    assert!(reads >= answered.load(Ordering::SeqCst) as usize, "{reads} records of {answered:?} answers");
+    assert!(
+        gaps >= u64::from(refused.load(Ordering::SeqCst)),
+        "{gaps} are missing by the records, {refused:?} by the callers"
+    );
+    let verified = site.cli(["audit", "verify"], b"");
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
     assert_eq!(daemon.stop().code(), Some(0));
+}
+
+/// Lets threads end where a test fails before it tells them to.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 struct Unmount(std::path::PathBuf);

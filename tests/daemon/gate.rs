@@ -6,7 +6,8 @@ use crate::support::site::{Answer, Daemon, Site};
 
 on_both_stores![
     while_keys_are_locked_nothing_is_read_changed_or_destroyed,
-    every_refusal_leaves_one_record_with_what_its_path_says
+    every_refusal_leaves_one_record_with_what_its_path_says,
+    a_flood_of_refused_calls_is_counted_by_the_second,
 ];
 
 /// Each route that serves or changes secrets, in an order in which none takes away what the next one needs.
@@ -62,7 +63,6 @@ fn every_refusal_leaves_one_record_with_what_its_path_says(site: &Site) {
     const KEY: &str = r#""tenant":"alice","name":"KEY","#;
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
-    let audit = || std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
     let huge = " ".repeat(409_601);
     let cas = r#"{"username":"alice","name":"KEY","value":"x","cas":7}"#;
     let delivery = r#"{"username":"alice","name":"KEY","value":"x","delivery":"mail"}"#;
@@ -88,23 +88,22 @@ fn every_refusal_leaves_one_record_with_what_its_path_says(site: &Site) {
         ("GET", "/nothing", "", 404, r#""unknown","outcome":"not_found""#.into()),
     ];
     for (method, path, body, status, record) in cases {
-        let before = audit().lines().count();
+        let before = site.audit_lines().len();
         let answer = daemon.request(method, path, body.as_bytes());
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
-        let text = audit();
-        let new: Vec<&str> = text.lines().skip(before).collect();
+        let new: Vec<String> = site.audit_lines().into_iter().skip(before).collect();
         assert!(new.len() == 1 && new[0].contains(&record), "{method} {path}: {record} is not {new:?}");
         assert!(new[0].contains(&answer.headers["x-request-id"]), "{method} {path}: {new:?}");
     }
-    let before = audit().lines().count();
+    let before = site.audit_lines().len();
     daemon.request_with("DELETE", "/v1/secrets/alice/KEY", &[("If-Match", "\"1\"")], b"");
     daemon.request_with("PUT", "/v1/secrets/alice/KEY", &[("If-Match", "1")], br#"{"value":"x"}"#);
-    assert_eq!(audit().lines().count(), before + 2);
+    assert_eq!(site.audit_lines().len(), before + 2);
     // Who asks whether it lives leaves none, right or wrong.
     for path in ["/livez?x=1", "/readyz", "/metrics?x=1", "/openapi.json"] {
         daemon.get(path);
     }
-    assert_eq!(audit().lines().count(), before + 2);
+    assert_eq!(site.audit_lines().len(), before + 2);
 }
 
 /// Asks as a user without rights; `None` where this test cannot become one.
@@ -147,13 +146,46 @@ fn a_caller_without_rights_is_turned_away_before_anything_they_said_is_looked_at
         assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
         assert!(answer.problem().contains("uid 65534"), "{answer:?}");
     }
-    let text = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
-    assert_eq!(text.lines().count(), asked.len(), "one record for each:\n{text}");
-    for (line, (_, path, _, record)) in text.lines().zip(asked) {
+    let lines = site.audit_lines();
+    assert_eq!(lines.len(), asked.len(), "one record for each: {lines:?}");
+    for (line, (_, path, _, record)) in lines.iter().zip(asked) {
         assert!(line.contains(record), "{path}: {line}");
     }
     for path in ["/metrics?x=1", "/openapi.json?x=1"] {
         assert_eq!(ask_as_a_stranger(&site, &daemon, "GET", path, "").unwrap().status, 403, "{path}");
     }
     assert_eq!(ask_as_a_stranger(&site, &daemon, "GET", "/livez", "").unwrap().status, 200);
+}
+
+fn a_flood_of_refused_calls_is_counted_by_the_second(site: &Site) {
+    const CALLERS: u64 = 64;
+    const CALLS_EACH: u64 = 4;
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let daemon = site.start();
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for _ in 0..CALLS_EACH {
+                    let answer = ask_as_a_stranger(site, &daemon, "GET", "/v1/secrets/alice/KEY", "").unwrap();
+                    assert_eq!(answer.status, 403, "{answer:?}");
+                }
+            });
+        }
+    });
+    // In a second the first four have records of their own, and the others share one.
+    let most = 5 * (begun.elapsed().as_secs() + 2);
+    let lines = site.audit_lines();
+    let records: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(records.iter().all(|record| record["outcome"] == "denied" && record["identity"] == "uid:65534"));
+    let counted: u64 = records.iter().map(|record| record["count"].as_u64().unwrap_or(1)).sum();
+    assert_eq!(counted, CALLERS * CALLS_EACH, "each is counted: {lines:?}");
+    assert!(lines.len() as u64 <= most, "{} lines, of which {most} would be enough: {lines:?}", lines.len());
+    // A key below a directory that anybody may write is refused.
+    std::fs::set_permissions(site.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let verified = site.cli(["audit", "verify"], b"");
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
 }

@@ -125,7 +125,7 @@ async fn granted(service: &Service, permission: Permission, action: Action) -> G
 }
 
 fn request() -> Request {
-    Request::new("race".to_owned())
+    Request::new("race".to_owned(), None)
 }
 
 fn alice() -> Tenant {

@@ -17,6 +17,7 @@ mod reading;
 mod rotating;
 mod shredding;
 mod tokens;
+mod trail;
 mod writing;
 
 /// Makes a module of tests for the store that `support::stores` names so.
@@ -237,6 +238,12 @@ macro_rules! conformance {
                 blocked_tenants_come_in_pages_by_name,
                 the_systems_tenant_is_never_shredded,
                 a_rotation_passes_over_what_is_shredded,
+            }
+            trail {
+                every_change_tells_what_it_touched_and_has_its_record,
+                a_call_that_changes_nothing_has_no_record,
+                a_change_that_cannot_be_recorded_is_not_made,
+                a_record_gets_its_place_once_and_the_head_goes_with_it,
             }
             tokens {
                 a_token_comes_back_as_it_was_made_with_the_state_that_it_was_read_in,

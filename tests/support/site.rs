@@ -140,6 +140,24 @@ impl Site {
         self.path("s.sock")
     }
 
+    /// The lines of the audit file, but for those that begin a chain.
+    pub(crate) fn audit_lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.data_dir().join("audit.jsonl")).unwrap();
+        text.lines().filter(|line| !line.contains(r#""action":"audit.start""#)).map(str::to_owned).collect()
+    }
+
+    /// What was recorded, in file and database, by time, but for what begins a chain.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = if self.is_postgres() { "convert_from(record, 'UTF8')" } else { "CAST(record AS TEXT)" };
+        let schema = if self.is_postgres() { "containarium." } else { "" };
+        let rows =
+            self.texts(&format!("SELECT {text} FROM {schema}audit WHERE action <> 'audit.start' ORDER BY record_no"));
+        let mut records: Vec<Value> =
+            rows.iter().chain(&self.audit_lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
+        records.sort_by_key(|record| record["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
+        records
+    }
+
     /// Where the daemon's standard error goes, one start after the other.
     pub(crate) fn log_file(&self) -> PathBuf {
         self.path("daemon.log")

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::shares::Shares;
 use super::{Ended, Order, Serving, converse, drained, no_longer};
+use crate::http::extract::Address;
 use crate::http::limits::{self, Source};
 use crate::telemetry::{self, Turned};
 use crate::tls::Certificates;
@@ -73,7 +74,7 @@ impl Tcp {
             };
             let (serving, certificates) = (serving.clone(), certificates.clone());
             tasks.spawn(async move {
-                talk(stream, source, certificates.as_deref(), serving).await;
+                talk(stream, Address(peer), certificates.as_deref(), serving).await;
                 drop((share, place));
             });
         }
@@ -126,10 +127,10 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStr
 
 /// One connection. A handshake that fails is a peer's own affair, as HTTP is that nobody can read; the configuration is taken at its
 /// beginning, so that a reload changes nothing for who is there.
-async fn talk(stream: TcpStream, source: Source, certificates: Option<&Certificates>, mut serving: Serving) {
+async fn talk(stream: TcpStream, address: Address, certificates: Option<&Certificates>, mut serving: Serving) {
     // Answers are written whole; waiting for more to send would add a delay to each. Where it cannot be set they are slower, no more.
     let _slower = stream.set_nodelay(true);
-    let Some(certificates) = certificates else { return converse(stream, Some(source), serving).await };
+    let Some(certificates) = certificates else { return converse(stream, Some(address), serving).await };
     let handshake = TlsAcceptor::from(certificates.present()).accept(stream);
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(HANDSHAKE_TIME, handshake) => greeted,
@@ -137,7 +138,7 @@ async fn talk(stream: TcpStream, source: Source, certificates: Option<&Certifica
         () = no_longer(&mut serving.orders, Order::Serve) => return,
     };
     if let Ok(Ok(stream)) = greeted {
-        converse(stream, Some(source), serving).await;
+        converse(stream, Some(address), serving).await;
     } else {
         telemetry::turned_away(Turned::Handshake);
     }

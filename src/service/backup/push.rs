@@ -14,6 +14,7 @@ use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
 use crate::service::job::{self, Reporter, Watch};
 use crate::service::kms::OnlyWay;
 use crate::service::{By, Error, Failure, Request, Service, Touched};
+use crate::store::Store;
 use crate::store::masters::{EscrowStage, NewEscrow};
 
 use super::{
@@ -147,7 +148,7 @@ impl Service {
         self.may_push().await?;
         let result = self.push_all(None, OnlyWay::Refused).await;
         let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
-        let by = By { request_id: &id, identity: "daemon".to_owned(), pid: None };
+        let by = By::daemon(&id);
         self.write_records(&by, Action::BackupPush, None, [Touched::nothing(outcome(&result))]).await?;
         result.map(Some)
     }
@@ -299,7 +300,7 @@ impl Service {
         let id = match escrows.iter().find(|escrow| is_pending(escrow, secret)) {
             Some(pending) => pending.id.clone(),
             // The locator is that of the version once it has a number.
-            None => self.add_escrow(secret.to_owned(), kid, image, EscrowStage::Started).await?,
+            None => add_escrow(&*self.store, secret.to_owned(), kid, image, EscrowStage::Started).await?,
         };
         failpoint::reached("backup.begun");
         match target.push(image).await {
@@ -307,36 +308,38 @@ impl Service {
                 failpoint::reached("backup.added");
                 let locator = pushed.locator;
                 // Another daemon found the same begun row, and was quicker: its copy keeps it, and this one has a row of its own.
-                if !self.store.advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
-                    self.add_escrow(locator.clone(), kid, image, EscrowStage::Confirmed).await?;
+                // The row that the call was begun with says nothing yet; from here on a rotation may rely on it.
+                let change = self.own_change(Action::ConfirmCopy, None).await?;
+                if !change.store().advance_escrow(&id, EscrowStage::Confirmed, Some(&locator)).await? {
+                    add_escrow(change.store(), locator.clone(), kid, image, EscrowStage::Confirmed).await?;
                 }
                 Ok(Outcome::Pushed { locator })
             }
             Err(error) => Ok(Outcome::Missing((&error).into())),
         }
     }
+}
 
-    async fn add_escrow(
-        &self,
-        locator: String,
-        kid: Kid,
-        image: &KeyfileImage,
-        stage: EscrowStage,
-    ) -> Result<String, Error> {
-        let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
-        let escrow = NewEscrow {
-            id: id.clone(),
-            kid,
-            target: SECRET_MANAGER.to_owned(),
-            locator: Some(locator),
-            content_sha256: Some(image.sha256()),
-            kms_versions: kms_versions(image),
-            kind: EscrowKind::Copy,
-            stage,
-        };
-        self.store.add_escrow(&escrow).await?;
-        Ok(id)
-    }
+async fn add_escrow(
+    store: &dyn Store,
+    locator: String,
+    kid: Kid,
+    image: &KeyfileImage,
+    stage: EscrowStage,
+) -> Result<String, Error> {
+    let id = crypto::random_id().map_err(|_| Error::Internal(Failure::Other))?;
+    let escrow = NewEscrow {
+        id: id.clone(),
+        kid,
+        target: SECRET_MANAGER.to_owned(),
+        locator: Some(locator),
+        content_sha256: Some(image.sha256()),
+        kms_versions: kms_versions(image),
+        kind: EscrowKind::Copy,
+        stage,
+    };
+    store.add_escrow(&escrow).await?;
+    Ok(id)
 }
 
 /// Why no copy in this secret counts, new or old: Google deletes a secret with an expiry together with every version of it. An identity

@@ -1,10 +1,10 @@
 //! That a copy was read back, as the command that read it tells the daemon.
 
 use crate::access::AdminGrant;
-use crate::audit::Outcome;
 use crate::crypto;
 use crate::model::{Action, EscrowKind, EscrowRecord, Kid};
 use crate::service::{Error, Failure, Request, Service, Touched};
+use crate::store::Store;
 use crate::store::masters::{EscrowStage, NewEscrow};
 
 /// The longest locator that is kept: a path, or the name of a version.
@@ -38,15 +38,14 @@ impl Service {
         grant: &AdminGrant,
         copies: &[ReadBack],
     ) -> Result<(), Error> {
-        let result = self.mark_read_back(copies).await;
-        let outcome = result.as_ref().map_or_else(Error::outcome, |()| Outcome::Ok);
-        self.record(request, grant.identity(), Action::BackupReadBack, None, [Touched::nothing(outcome)]).await?;
-        result
+        let change = self.change(request, grant.identity(), Action::BackupReadBack, None).await?;
+        let result = self.mark_read_back(change.store(), copies).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
-    async fn mark_read_back(&self, copies: &[ReadBack]) -> Result<(), Error> {
-        self.node.may_write().await?;
-        self.may_record().await?;
+    async fn mark_read_back(&self, store: &dyn Store, copies: &[ReadBack]) -> Result<(), Error> {
+        self.may_change().await?;
         let known = self.store.survey().await?.master_keys;
         for copy in copies {
             check(copy)?;
@@ -57,11 +56,11 @@ impl Service {
         for copy in copies {
             let escrows = self.store.escrows().await?;
             let advanced = match escrows.iter().find(|escrow| is_of(escrow, copy)) {
-                Some(escrow) => self.store.advance_escrow(&escrow.id, EscrowStage::ReadBack, None).await?,
+                Some(escrow) => store.advance_escrow(&escrow.id, EscrowStage::ReadBack, None).await?,
                 None => false,
             };
             if !advanced {
-                self.store.add_escrow(&read_back(copy)?).await?;
+                store.add_escrow(&read_back(copy)?).await?;
             }
         }
         Ok(())

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::super::{Error, Failure, Request, Service};
+use super::super::{Error, Failure, Request, Service, Touched};
 use super::{elsewhere, named, unknown};
 use crate::access::AdminGrant;
 use crate::keys::keyfile::Scan;
 use crate::keys::{Keys, KeysError};
 use crate::model::{Action, DekBody, DekRecord, DekVersion, Kid, MasterKeyState, Tenant, WrappedDek};
+use crate::store::Store;
 use crate::store::deks::QuarantineOutcome;
 
 /// What to do with a DEK.
@@ -42,21 +43,23 @@ impl Service {
         version: DekVersion,
         order: QuarantineOrder,
     ) -> Result<DekRecord, Error> {
+        let change = self.change(request, grant.identity(), order.action(), Some(tenant)).await?;
         let result = match order {
-            QuarantineOrder::SetAside => self.set_aside(tenant, version).await,
-            QuarantineOrder::Release => self.release(tenant, version).await,
+            QuarantineOrder::SetAside => self.set_aside(change.store(), tenant, version).await,
+            QuarantineOrder::Release => self.release(change.store(), tenant, version).await,
         };
-        self.recorded_admin(request, grant, order.action(), tenant, result).await
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
-    async fn set_aside(&self, tenant: &Tenant, version: DekVersion) -> Result<DekRecord, Error> {
+    async fn set_aside(&self, store: &dyn Store, tenant: &Tenant, version: DekVersion) -> Result<DekRecord, Error> {
         self.may_change().await?;
         let dek = self.store.dek(tenant, version).await?.ok_or_else(|| unknown(tenant, version))?;
         let (DekBody::Active(wrapping) | DekBody::DecryptOnly(wrapping)) = &dek.body else {
             return Err(elsewhere(&dek));
         };
         let damage = self.damage(&dek, wrapping.kid).await?;
-        match self.store.quarantine(tenant, version, wrapping).await? {
+        match store.quarantine(tenant, version, wrapping).await? {
             QuarantineOutcome::Done(dek) => {
                 self.keys.forget(&dek);
                 tracing::warn!("{} does not open ({damage}) and was set aside", named(tenant, version));
@@ -92,13 +95,13 @@ impl Service {
         }
     }
 
-    async fn release(&self, tenant: &Tenant, version: DekVersion) -> Result<DekRecord, Error> {
+    async fn release(&self, store: &dyn Store, tenant: &Tenant, version: DekVersion) -> Result<DekRecord, Error> {
         self.may_change().await?;
         let dek = self.store.dek(tenant, version).await?.ok_or_else(|| unknown(tenant, version))?;
         let DekBody::Quarantined(before) = &dek.body else { return Err(elsewhere(&dek)) };
         let active = self.active_kid().await?;
         let after = self.mended(&dek, before, active).await?;
-        match self.store.release(tenant, version, before, &after, active).await? {
+        match store.release(tenant, version, before, &after, active).await? {
             QuarantineOutcome::Done(dek) => {
                 tracing::info!("{} opens and was released; it is {}", named(tenant, version), dek.body.state());
                 Ok(dek)

@@ -14,7 +14,7 @@ use crate::crypto::{self, Dek, SecretPlace, SecretValue};
 use crate::keys::{Keyring, KeysError};
 use crate::model::{DekBody, DekRecord, DekVersion, SecretName, SecretVersion, Tenant};
 use crate::store::deks::{RemoveDekOutcome, ResealOutcome, Resealer, SealedVersion};
-use crate::store::{SealRefusal, StoreError};
+use crate::store::{SealRefusal, Store, StoreError};
 
 /// Versions that are opened at a time: with the largest values 8 MiB of plaintext, wiped with the page.
 const PAGE: u32 = 128;
@@ -40,6 +40,8 @@ pub struct Reencrypted {
 /// One tenant's re-encryption on its way.
 struct Walk<'a> {
     service: &'a Service,
+    /// Where it makes its changes.
+    store: &'a dyn Store,
     tenant: &'a Tenant,
     reporter: &'a Reporter,
     say: &'a (dyn Fn(u64, u64) + Send + Sync),
@@ -69,12 +71,14 @@ impl Service {
     /// it goes on.
     pub(in crate::service) async fn reencrypt_tenant(
         &self,
+        store: &dyn Store,
         tenant: &Tenant,
         reporter: &Reporter,
         say: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<Reencrypted, Error> {
         let walk = Walk {
             service: self,
+            store,
             tenant,
             reporter,
             say,
@@ -234,7 +238,7 @@ impl Walk<'_> {
         let resealer = ValueResealer { keys: &service.keys, values };
         for _ in 0..PAGE_ATTEMPTS {
             service.node.may_write().await?;
-            match service.store.reseal(self.tenant, from, versions, &resealer).await {
+            match self.store.reseal(self.tenant, from, versions, &resealer).await {
                 Ok(ResealOutcome::Resealed(count)) => {
                     self.done.versions += count;
                     return Ok(());

@@ -10,6 +10,7 @@ use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::crypto;
 use crate::model::{Action, Micros, Tenant, TenantRecord};
+use crate::store::Store;
 use crate::store::deks::{ShredOutcome, ShredWhen};
 
 /// How long a shred can be cancelled.
@@ -61,23 +62,31 @@ impl Service {
         tenant: &Tenant,
         order: ShredOrder,
     ) -> Result<Shredding, Error> {
-        let result = self.order_shred(tenant, order).await;
-        self.recorded_admin(request, grant, order.action(), tenant, result).await
+        let change = self.change(request, grant.identity(), order.action(), Some(tenant)).await?;
+        let blocking = self.change(request, grant.identity(), Action::ScheduleShred, Some(tenant)).await?;
+        let result = self.order_shred(change.store(), blocking.store(), tenant, order).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, result).await
     }
 
-    async fn order_shred(&self, tenant: &Tenant, order: ShredOrder) -> Result<Shredding, Error> {
+    /// `blocking`: where a tenant is blocked whose DEKs are destroyed next.
+    async fn order_shred(
+        &self,
+        store: &dyn Store,
+        blocking: &dyn Store,
+        tenant: &Tenant,
+        order: ShredOrder,
+    ) -> Result<Shredding, Error> {
         if tenant.is_system() {
             return Err(Error::Invalid(format!("tenant {tenant} is the system's own and cannot be shredded")));
         }
         self.may_change().await?;
         let outcome = match order {
-            ShredOrder::Schedule => self.store.schedule_shred(tenant, SHRED_WAIT).await?,
-            ShredOrder::Cancel => self.store.cancel_shred(tenant).await?,
-            ShredOrder::Now => match self.store.schedule_shred(tenant, Duration::ZERO).await? {
+            ShredOrder::Schedule => store.schedule_shred(tenant, SHRED_WAIT).await?,
+            ShredOrder::Cancel => store.cancel_shred(tenant).await?,
+            ShredOrder::Now => match blocking.schedule_shred(tenant, Duration::ZERO).await? {
                 // Blocked first: a crash before the next statement leaves a shred that is due.
-                ShredOutcome::Done { .. } | ShredOutcome::Elsewhere(_) => {
-                    self.store.shred(tenant, ShredWhen::Now).await?
-                }
+                ShredOutcome::Done { .. } | ShredOutcome::Elsewhere(_) => store.shred(tenant, ShredWhen::Now).await?,
                 outcome @ ShredOutcome::NoTenant => outcome,
             },
         };
@@ -152,12 +161,12 @@ impl Service {
         let due = self.store.due_shreds(PAGE).await?;
         let mut shredded = 0_u32;
         for tenant in &due {
-            match self.store.shred(tenant, ShredWhen::Due).await {
+            let change = self.own_change(Action::Shred, Some(tenant)).await?;
+            match change.store().shred(tenant, ShredWhen::Due).await {
                 Ok(ShredOutcome::Done { .. }) => {
                     shredded += 1;
                     tracing::info!(%tenant, "the tenant's time had come: its DEKs are destroyed");
                     self.forget_deks(tenant).await;
-                    self.record_own(Action::Shred, tenant, Outcome::Ok).await?;
                 }
                 // Cancelled, or done by another node.
                 Ok(ShredOutcome::Elsewhere(_) | ShredOutcome::NoTenant) => {}
@@ -172,7 +181,7 @@ impl Service {
 
     async fn record_own(&self, action: Action, tenant: &Tenant, outcome: Outcome) -> Result<(), Error> {
         let id = crypto::random_id().map_err(|_| Error::Unavailable("no random bytes for a record's id".to_owned()))?;
-        let by = By { request_id: &id, identity: "daemon".to_owned(), pid: None };
+        let by = By::daemon(&id);
         self.write_records(&by, action, Some(tenant), [Touched::nothing(outcome)]).await
     }
 }

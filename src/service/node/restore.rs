@@ -13,7 +13,7 @@ use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord, To
 use crate::node::{Behind, Fate, Mark, NodeFile};
 use crate::service::tokens::unusable;
 use crate::service::{Error, Request, Service, SystemKey, Touched};
-use crate::store::Survey;
+use crate::store::Store;
 use crate::store::deks::{ShredOutcome, ShredWhen};
 use crate::store::masters::{Accepted, AtLeast};
 
@@ -115,10 +115,23 @@ impl Service {
         grant: &AdminGrant,
         agreed: Agreed,
     ) -> Result<AcceptedRestore, Error> {
-        let accepted = self.node.accept_restore(agreed).await;
-        let outcome = accepted.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
-        self.record(request, grant.identity(), Action::AdminAcceptRestore, None, [Touched::nothing(outcome)]).await?;
-        accepted
+        // Whoever asks for this has decided that the database may be written; nothing was before.
+        let change = self.change_that_opens(request, grant.identity(), Action::AdminAcceptRestore).await?;
+        let accepted = self.node.accept_restore(change.store(), agreed).await;
+        let touched = |outcome| vec![Touched::nothing(outcome)];
+        self.recorded_change(request, grant.identity(), &change, touched, accepted).await
+    }
+
+    /// Goes on where another node's operator accepted a restored database: what this node knows and they did not is done again first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: writes stay closed, and the next call tries again.
+    pub async fn follow_acceptance(&self) -> Result<(), Error> {
+        if !self.node.is_accepted_elsewhere().await? {
+            return Ok(());
+        }
+        let change = self.own_change_that_opens(Action::AdminAcceptRestore).await?;
+        self.node.follow_acceptance(change.store()).await
     }
 }
 
@@ -182,7 +195,7 @@ impl Node {
         Ok(known)
     }
 
-    async fn accept_restore(&self, agreed: Agreed) -> Result<AcceptedRestore, Error> {
+    async fn accept_restore(&self, store: &dyn Store, agreed: Agreed) -> Result<AcceptedRestore, Error> {
         // No tick comes between: it would see shreds being replayed.
         let mut progress = self.ticking.lock().await;
         self.tick_alone(&mut progress).await?;
@@ -208,34 +221,44 @@ impl Node {
             ));
         }
         for replay in &plan.replay {
-            self.replay(replay).await?;
+            self.replay(store, replay).await?;
         }
         if !plan.revokes.is_empty() {
-            self.revoke_again(&plan.revokes).await?;
+            self.revoke_again(store, &plan.revokes).await?;
         }
-        let (mark, retired) = self.accept(&mut progress, behind, now).await?;
+        let (mark, retired) = self.accept(store, &mut progress, behind, now).await?;
         Ok(AcceptedRestore { mark, replayed: plan.replay, revoked: plan.revokes, retired })
     }
 
-    /// Whether another node's operator accepted the database. They were shown what that node's record says; what only this one's says is
-    /// done again before writes are open here, and before the record is carried on, which would forget it: revocations at once; a
-    /// shred is begun anew, so that the tenant is blocked and an operator can still take it back.
-    pub(super) async fn accepted_elsewhere(&self, survey: &Survey) -> Result<bool, Error> {
-        let Some(mark) = survey.key_state.as_ref().map(Mark::of) else { return Ok(false) };
+    /// Whether another node's operator accepted a database that this node saw go back.
+    async fn is_accepted_elsewhere(&self) -> Result<bool, NodeError> {
+        if self.behind().is_none() {
+            return Ok(false);
+        }
+        let Some(mark) = self.store.survey().await?.key_state.as_ref().map(Mark::of) else { return Ok(false) };
+        self.with_file(move |file| file.is_accepted_at(mark)).await
+    }
+
+    /// They were shown what that node's record says; what only this one's says is done again before writes are open here, and before the
+    /// record is carried on, which would forget it: revocations at once; a shred is begun anew, so that the tenant is blocked and an
+    /// operator can still take it back.
+    async fn follow_acceptance(&self, store: &dyn Store) -> Result<(), Error> {
+        let mut progress = self.ticking.lock().await;
+        let Some(mark) = self.store.survey().await?.key_state.as_ref().map(Mark::of) else { return Ok(()) };
         let (accepted, fates, remembered) = self
             .with_file(move |file| (file.is_accepted_at(mark), file.fates(mark.db_id), file.revoked(mark.db_id)))
             .await?;
         if !accepted {
-            return Ok(false);
+            return Ok(());
         }
         let revokes = self.good_again(&remembered).await?;
         if !revokes.is_empty() {
-            self.revoke_again(&revokes).await?;
+            self.revoke_again(store, &revokes).await?;
         }
         for Replay { tenant, deed } in self.of_known_tenants(replays(&fates, &self.blocked_tenants().await?)).await? {
             match deed {
                 Deed::Shred | Deed::ScheduleShred(_) => {
-                    self.store.schedule_shred(&tenant, SECOND_THOUGHTS).await?;
+                    store.schedule_shred(&tenant, SECOND_THOUGHTS).await?;
                     tracing::error!(
                         %tenant,
                         "this tenant was being shredded, and the database that another node accepted did not say so: it is blocked, and \
@@ -251,23 +274,29 @@ impl Node {
         }
         self.with_file(NodeFile::went_on).await?.map_err(NodeError::from)?;
         self.stand(Seen::Good);
-        Ok(true)
+        Ok(self.tick_alone(&mut progress).await?)
     }
 
-    async fn revoke_again(&self, ids: &[TokenId]) -> Result<(), Error> {
+    async fn revoke_again(&self, store: &dyn Store, ids: &[TokenId]) -> Result<(), Error> {
         let key = SystemKey::new(Arc::clone(&self.store), Arc::clone(&self.keys)).token_mac().await;
         let sealer = RowSealer(key.map_err(|why| unusable(&why))?);
-        let revoked = self.store.revoke_tokens(&WhichTokens::Ids(ids.to_vec()), &sealer).await?;
+        let revoked = store.revoke_tokens(&WhichTokens::Ids(ids.to_vec()), &sealer).await?;
         tracing::warn!("revoked {} tokens again in the restored database", revoked.tokens.len());
         Ok(())
     }
 
-    async fn accept(&self, progress: &mut Progress, behind: Behind, now: Mark) -> Result<(Mark, Option<Kid>), Error> {
+    async fn accept(
+        &self,
+        store: &dyn Store,
+        progress: &mut Progress,
+        behind: Behind,
+        now: Mark,
+    ) -> Result<(Mark, Option<Kid>), Error> {
         let at_least = AtLeast {
             epoch: behind.seen.epoch.max(now.epoch) + 1,
             generation: behind.seen.generation.max(now.generation) + 1,
         };
-        let Accepted { state, retired } = self.store.accept_restore(at_least).await?;
+        let Accepted { state, retired } = store.accept_restore(at_least).await?;
         if let Some(kid) = retired {
             tracing::warn!("the staged master key {kid} is retired: a state that was lost may have had it in use");
         }
@@ -281,19 +310,19 @@ impl Node {
         Ok((mark, retired))
     }
 
-    async fn replay(&self, replay: &Replay) -> Result<(), Error> {
+    async fn replay(&self, store: &dyn Store, replay: &Replay) -> Result<(), Error> {
         let Replay { tenant, deed } = replay;
         let outcome = match *deed {
             Deed::Shred => {
-                self.store.schedule_shred(tenant, Duration::ZERO).await?;
-                self.store.shred(tenant, ShredWhen::Now).await?
+                store.schedule_shred(tenant, Duration::ZERO).await?;
+                store.shred(tenant, ShredWhen::Now).await?
             }
             Deed::ScheduleShred(at) => {
                 let wait = at.0.saturating_sub(self.store.now().await?.0);
                 let wait = Duration::from_micros(u64::try_from(wait).unwrap_or(0));
-                self.store.schedule_shred(tenant, wait).await?
+                store.schedule_shred(tenant, wait).await?
             }
-            Deed::CancelShred => self.store.cancel_shred(tenant).await?,
+            Deed::CancelShred => store.cancel_shred(tenant).await?,
         };
         match outcome {
             ShredOutcome::Done { .. } => tracing::warn!(%tenant, "replayed into the restored database: {deed:?}"),

@@ -22,7 +22,8 @@ use super::walk::Walked;
 use super::{Order, is_past_the_flip};
 use crate::failpoint;
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
-use crate::model::{KeyMode, KeyPhase, KeyState, Kid, NodeRecord};
+use crate::model::{Action, KeyMode, KeyPhase, KeyState, Kid, NodeRecord, Tenant};
+use crate::service::change::Change;
 use crate::service::job::Reporter;
 use crate::service::{Error, Service};
 use crate::store::masters::Fence;
@@ -232,6 +233,14 @@ impl Carrier {
     ) -> Result<Result<T, KeyfileError>, Trouble> {
         let files = self.service.node.files().clone();
         tokio::task::spawn_blocking(move || work(&files)).await.map_err(|_| panicked())
+    }
+
+    /// Where a step makes its change; the record of the order says at whose word.
+    async fn change(&self, action: Action, tenant: Option<&Tenant>) -> Result<Change, Trouble> {
+        match self.service.own_change(action, tenant).await {
+            Err(Error::Unavailable(why)) => Err(Trouble::Away(why)),
+            change => change.map_err(Trouble::Failed),
+        }
     }
 
     async fn act(&mut self, step: Step, seen: &Seen, order: &Order) -> Result<(), Trouble> {

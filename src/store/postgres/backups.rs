@@ -14,7 +14,7 @@ use crate::store::rows::{DatabaseBackupRow, DrillRow, column, durable_kids_colum
 #[async_trait]
 impl BackupLog for PostgresStore {
     async fn add_database_backup(&self, backup: &DatabaseBackup) -> Result<(), StoreError> {
-        run_tx(&self.pool, "add_database_backup", &mut AddBackup(backup)).await
+        run_tx(self, "add_database_backup", &mut AddBackup(backup)).await
     }
 
     async fn last_database_backup(&self) -> Result<Option<DatabaseBackup>, StoreError> {
@@ -22,7 +22,7 @@ impl BackupLog for PostgresStore {
     }
 
     async fn add_drill(&self, drill: &Drill) -> Result<(), StoreError> {
-        run_tx(&self.pool, "add_drill", &mut AddDrill(drill)).await
+        run_tx(self, "add_drill", &mut AddDrill(drill)).await
     }
 
     async fn last_drill(&self) -> Result<Option<Drill>, StoreError> {

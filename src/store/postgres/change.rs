@@ -10,6 +10,7 @@ use super::{NOW, locks};
 use crate::model::{SecretName, SecretRecord, SecretVersion, Tenant};
 use crate::store::Refusal;
 use crate::store::rows::SecretRow;
+use crate::store::trail::Touched;
 
 pub(super) enum Change<'a> {
     Delete,
@@ -21,6 +22,7 @@ pub(super) struct ChangeSecret<'a> {
     pub(super) tenant: &'a Tenant,
     pub(super) name: &'a SecretName,
     pub(super) change: Change<'a>,
+    pub(super) touched: Vec<Touched>,
 }
 
 #[async_trait]
@@ -50,7 +52,16 @@ impl Work for ChangeSecret<'_> {
             }
         };
         self.stamp(tx, deletion).await?;
+        let versions = match self.change {
+            Change::Destroy(versions) => versions.to_vec(),
+            Change::Delete | Change::Undelete => vec![secret.current],
+        };
+        self.touched = versions.into_iter().map(|version| Touched::version(&secret, version, None)).collect();
         Ok(End::Commit(self.secret(tx).await?))
+    }
+
+    fn touched(&self) -> &[Touched] {
+        &self.touched
     }
 }
 

@@ -41,7 +41,7 @@ impl Deks for PostgresStore {
         from: DekVersion,
         maker: &dyn DekMaker,
     ) -> Result<RotateDekOutcome, StoreError> {
-        run_tx(&self.pool, "rotate_dek", &mut RotateDek { tenant, from, maker }).await
+        run_tx(self, "rotate_dek", &mut RotateDek { tenant, from, maker }).await
     }
 
     async fn sealed_under(
@@ -61,11 +61,11 @@ impl Deks for PostgresStore {
         versions: &[SealedVersion],
         resealer: &dyn Resealer,
     ) -> Result<ResealOutcome, StoreError> {
-        run_tx(&self.pool, "reseal", &mut Reseal { tenant, from, versions, resealer }).await
+        run_tx(self, "reseal", &mut Reseal { tenant, from, versions, resealer, touched: Vec::new() }).await
     }
 
     async fn remove_dek(&self, tenant: &Tenant, version: DekVersion) -> Result<RemoveDekOutcome, StoreError> {
-        run_tx(&self.pool, "remove_dek", &mut RemoveDek { tenant, version }).await
+        run_tx(self, "remove_dek", &mut RemoveDek { tenant, version }).await
     }
 
     async fn quarantine(
@@ -74,7 +74,7 @@ impl Deks for PostgresStore {
         version: DekVersion,
         wrapping: &WrappedDek,
     ) -> Result<QuarantineOutcome, StoreError> {
-        run_tx(&self.pool, "quarantine", &mut Quarantine { tenant, version, wrapping }).await
+        run_tx(self, "quarantine", &mut Quarantine { tenant, version, wrapping }).await
     }
 
     async fn release(
@@ -85,21 +85,21 @@ impl Deks for PostgresStore {
         after: &[u8],
         active: Kid,
     ) -> Result<QuarantineOutcome, StoreError> {
-        run_tx(&self.pool, "release", &mut Release { tenant, version, before, after, active }).await
+        run_tx(self, "release", &mut Release { tenant, version, before, after, active }).await
     }
 
     async fn schedule_shred(&self, tenant: &Tenant, wait: Duration) -> Result<ShredOutcome, StoreError> {
         guards::check_shreddable(tenant)?;
-        run_tx(&self.pool, "schedule_shred", &mut ScheduleShred { tenant, wait }).await
+        run_tx(self, "schedule_shred", &mut ScheduleShred { tenant, wait }).await
     }
 
     async fn cancel_shred(&self, tenant: &Tenant) -> Result<ShredOutcome, StoreError> {
-        run_tx(&self.pool, "cancel_shred", &mut CancelShred(tenant)).await
+        run_tx(self, "cancel_shred", &mut CancelShred(tenant)).await
     }
 
     async fn shred(&self, tenant: &Tenant, when: ShredWhen) -> Result<ShredOutcome, StoreError> {
         guards::check_shreddable(tenant)?;
-        run_tx(&self.pool, "shred", &mut Shred { tenant, when }).await
+        run_tx(self, "shred", &mut Shred { tenant, when }).await
     }
 
     async fn blocked_tenants(&self, after: Option<&Tenant>, limit: u32) -> Result<Vec<TenantRecord>, StoreError> {

@@ -33,7 +33,7 @@ pub(super) use self::restore::raise_generation;
 #[async_trait]
 impl Masters for PostgresStore {
     async fn heartbeat(&self, beat: &Beat<'_>) -> Result<Beaten, StoreError> {
-        run_tx(&self.pool, "heartbeat", &mut Heartbeat(beat)).await
+        run_tx(self, "heartbeat", &mut Heartbeat(beat)).await
     }
 
     async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
@@ -41,19 +41,19 @@ impl Masters for PostgresStore {
     }
 
     async fn forget_node(&self, node: NodeId) -> Result<ForgetOutcome, StoreError> {
-        run_tx(&self.pool, "forget_node", &mut ForgetNode(node)).await
+        run_tx(self, "forget_node", &mut ForgetNode(node)).await
     }
 
     async fn take_lease(&self, holder: Holder, lasting: Duration) -> Result<Leased, StoreError> {
-        run_tx(&self.pool, "take_lease", &mut TakeLease { holder, lasting }).await
+        run_tx(self, "take_lease", &mut TakeLease { holder, lasting }).await
     }
 
     async fn release_lease(&self, holder: Holder) -> Result<(), StoreError> {
-        run_tx(&self.pool, "release_lease", &mut ReleaseLease(holder)).await
+        run_tx(self, "release_lease", &mut ReleaseLease(holder)).await
     }
 
     async fn stage(&self, fence: &Fence, key: &NewMaster<'_>) -> Result<Fenced<StageOutcome>, StoreError> {
-        run_tx(&self.pool, "stage", &mut Stage { fence, key }).await
+        run_tx(self, "stage", &mut Stage { fence, key }).await
     }
 
     async fn wrapped_file(&self, kid: Kid) -> Result<Option<Vec<u8>>, StoreError> {
@@ -61,11 +61,11 @@ impl Masters for PostgresStore {
     }
 
     async fn abort(&self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<Fenced<KeyState>, StoreError> {
-        run_tx(&self.pool, "abort", &mut Abort { fence, kid, given_up }).await
+        run_tx(self, "abort", &mut Abort { fence, kid, given_up }).await
     }
 
     async fn flip(&self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<Fenced<FlipOutcome>, StoreError> {
-        run_tx(&self.pool, "flip", &mut Flip { fence, to, without }).await
+        run_tx(self, "flip", &mut Flip { fence, to, without }).await
     }
 
     async fn deks_under(&self, kid: Kid, after: Option<&DekCursor>, limit: u32) -> Result<Vec<DekRecord>, StoreError> {
@@ -77,15 +77,15 @@ impl Masters for PostgresStore {
     }
 
     async fn rewrap(&self, fence: &Fence, deks: &[Rewrapped]) -> Result<Fenced<u64>, StoreError> {
-        run_tx(&self.pool, "rewrap", &mut Rewrap::new(fence, deks)).await
+        run_tx(self, "rewrap", &mut Rewrap::new(fence, deks)).await
     }
 
     async fn set_phase(&self, fence: &Fence, to: KeyPhase) -> Result<Fenced<KeyState>, StoreError> {
-        run_tx(&self.pool, "set_phase", &mut SetPhase { fence, to }).await
+        run_tx(self, "set_phase", &mut SetPhase { fence, to }).await
     }
 
     async fn retire(&self, fence: &Fence, old: Kid) -> Result<Fenced<RetireOutcome>, StoreError> {
-        run_tx(&self.pool, "retire", &mut Retire { fence, old }).await
+        run_tx(self, "retire", &mut Retire { fence, old }).await
     }
 
     async fn destroy_master(
@@ -97,16 +97,16 @@ impl Masters for PostgresStore {
         if let Some(waiver) = waiver {
             guards::check_waiver(waiver, kid)?;
         }
-        run_tx(&self.pool, "destroy_master", &mut DestroyMaster { kid, age, waiver }).await
+        run_tx(self, "destroy_master", &mut DestroyMaster { kid, age, waiver }).await
     }
 
     async fn add_escrow(&self, escrow: &NewEscrow) -> Result<(), StoreError> {
         guards::check_escrow(escrow)?;
-        run_tx(&self.pool, "add_escrow", &mut AddEscrow(escrow)).await
+        run_tx(self, "add_escrow", &mut AddEscrow(escrow)).await
     }
 
     async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError> {
-        run_tx(&self.pool, "advance_escrow", &mut AdvanceEscrow { id, stage, locator }).await
+        run_tx(self, "advance_escrow", &mut AdvanceEscrow { id, stage, locator }).await
     }
 
     async fn escrows(&self) -> Result<Vec<EscrowRecord>, StoreError> {
@@ -114,10 +114,10 @@ impl Masters for PostgresStore {
     }
 
     async fn raise_generation(&self) -> Result<KeyState, StoreError> {
-        run_tx(&self.pool, "raise_generation", &mut RaiseGeneration).await
+        run_tx(self, "raise_generation", &mut RaiseGeneration).await
     }
 
     async fn accept_restore(&self, at_least: AtLeast) -> Result<Accepted, StoreError> {
-        run_tx(&self.pool, "accept_restore", &mut AcceptRestore(at_least)).await
+        run_tx(self, "accept_restore", &mut AcceptRestore(at_least)).await
     }
 }

@@ -8,6 +8,7 @@ use sqlx::Executor;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnection, PgPool};
 
+use super::PostgresStore;
 use super::failure::Failure;
 use super::locks;
 use super::tx::{End, Read, Work, run_read, run_tx};
@@ -21,12 +22,12 @@ const BOOKKEEPING: &str = "containarium._sqlx_migrations";
 /// # Errors
 /// [`StoreError::Newer`] for a database of a newer release, [`StoreError::Refused`] for one whose migrations are not this release's and
 /// where rights are missing.
-pub(super) async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
+pub(super) async fn migrate(store: &PostgresStore) -> Result<(), StoreError> {
     // Looked at without the lock first: a start beside a working fleet then waits for nobody, and needs no right to CREATE.
-    if run_read(pool, &Applied).await?.is_complete() {
+    if run_read(&store.pool, &Applied).await?.is_complete() {
         return Ok(());
     }
-    run_tx(pool, "migrate", &mut Apply).await
+    run_tx(store, "migrate", &mut Apply).await
 }
 
 /// # Errors

@@ -12,6 +12,7 @@ use crate::model::{Micros, Page, TokenId, TokenRecord, WhichTokens};
 use crate::store::StoreError;
 use crate::store::rows::{PulseRow, PulsedTokenRow, TokenRow, is_meant, micros, new_token, page, revoked_token};
 use crate::store::tokens::{NewToken, Pulse, Revoked, TOUCH_EVERY, TokenSealer, Tokens};
+use crate::store::trail::Touched;
 
 /// Ids are compared as bytes everywhere, so that pages are the same under any collation.
 macro_rules! token_columns {
@@ -32,7 +33,7 @@ impl Tokens for PostgresStore {
     }
 
     async fn add_token(&self, new: &NewToken, sealer: &dyn TokenSealer) -> Result<TokenRecord, StoreError> {
-        run_tx(&self.pool, "add_token", &mut AddToken { new, sealer }).await
+        run_tx(self, "add_token", &mut AddToken { new, sealer, touched: Vec::new() }).await
     }
 
     async fn tokens(&self, after: Option<&str>, limit: u32) -> Result<Page<TokenRecord>, StoreError> {
@@ -40,7 +41,7 @@ impl Tokens for PostgresStore {
     }
 
     async fn revoke_tokens(&self, which: &WhichTokens, sealer: &dyn TokenSealer) -> Result<Revoked, StoreError> {
-        run_tx(&self.pool, "revoke_tokens", &mut RevokeTokens { which, sealer }).await
+        run_tx(self, "revoke_tokens", &mut RevokeTokens { which, sealer, touched: Vec::new() }).await
     }
 
     async fn revoked_tokens(&self) -> Result<Vec<String>, StoreError> {
@@ -48,7 +49,7 @@ impl Tokens for PostgresStore {
     }
 
     async fn touch_tokens(&self, ids: &[TokenId]) -> Result<(), StoreError> {
-        run_tx(&self.pool, "touch_tokens", &mut TouchTokens(ids)).await
+        run_tx(self, "touch_tokens", &mut TouchTokens(ids)).await
     }
 }
 
@@ -91,6 +92,7 @@ impl Read for ReadToken<'_> {
 struct AddToken<'a> {
     new: &'a NewToken,
     sealer: &'a dyn TokenSealer,
+    touched: Vec<Touched>,
 }
 
 #[async_trait]
@@ -117,7 +119,12 @@ impl Work for AddToken<'_> {
         .bind(token.mac.as_slice())
         .execute(tx)
         .await?;
+        self.touched = Touched::tokens(std::slice::from_ref(&token));
         Ok(End::Commit(token))
+    }
+
+    fn touched(&self) -> &[Touched] {
+        &self.touched
     }
 }
 
@@ -147,6 +154,7 @@ impl Read for ListTokens<'_> {
 struct RevokeTokens<'a> {
     which: &'a WhichTokens,
     sealer: &'a dyn TokenSealer,
+    touched: Vec<Touched>,
 }
 
 #[async_trait]
@@ -185,7 +193,12 @@ impl Work for RevokeTokens<'_> {
         .execute(&mut *tx)
         .await?;
         raise_generation(tx).await?;
+        self.touched = Touched::tokens(&revoked.tokens);
         Ok(End::Commit(revoked))
+    }
+
+    fn touched(&self) -> &[Touched] {
+        &self.touched
     }
 }
 

@@ -18,7 +18,9 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::failure::{Failure, is_certain_at_commit, is_conflict, is_disconnection};
+use super::{PostgresStore, trail};
 use crate::store::StoreError;
+use crate::store::trail::{Scribe, Touched, records_of};
 
 /// BEGIN with its limits, as one message to the server.
 ///
@@ -56,6 +58,11 @@ pub(super) trait Work: Send {
     type Output: Send;
 
     async fn run(&mut self, tx: &mut PgConnection) -> Result<End<Self::Output>, Failure>;
+
+    /// The versions of secrets that the last run touched, for the record of the change.
+    fn touched(&self) -> &[Touched] {
+        &[]
+    }
 }
 
 /// One read, a single statement outside of a transaction.
@@ -77,11 +84,16 @@ enum AttemptError {
 /// # Errors
 /// [`StoreError::Unavailable`] where nothing was done, [`StoreError::UnknownOutcome`] where the connection broke at COMMIT, and what
 /// `work` fails with.
-pub(super) async fn run_tx<W: Work>(pool: &PgPool, name: &'static str, work: &mut W) -> Result<W::Output, StoreError> {
+pub(super) async fn run_tx<W: Work>(
+    store: &PostgresStore,
+    name: &'static str,
+    work: &mut W,
+) -> Result<W::Output, StoreError> {
+    let pool = &store.pool;
     let mut reconnected = false;
     let mut attempt = 1;
     loop {
-        let failure = match attempt_tx(pool, work).await {
+        let failure = match attempt_tx(store, work).await {
             Ok(output) => return Ok(output),
             Err(AttemptError::AtCommit(error)) => return Err(error),
             Err(AttemptError::Before(failure)) => failure,
@@ -129,9 +141,10 @@ async fn attempt_read<R: Read>(pool: &PgPool, read: &R) -> Result<R::Output, Fai
     result
 }
 
-async fn attempt_tx<W: Work>(pool: &PgPool, work: &mut W) -> Result<W::Output, AttemptError> {
-    let mut lease = Lease::take(pool).await.map_err(AttemptError::Before)?;
-    let result = run_on(lease.connection().map_err(AttemptError::Before)?, work).await;
+async fn attempt_tx<W: Work>(store: &PostgresStore, work: &mut W) -> Result<W::Output, AttemptError> {
+    let mut lease = Lease::take(&store.pool).await.map_err(AttemptError::Before)?;
+    let scribe = store.scribe.as_deref();
+    let result = run_on(lease.connection().map_err(AttemptError::Before)?, scribe, work).await;
     let clean = match &result {
         Ok(_) => true,
         Err(AttemptError::Before(failure)) => keeps_step(failure),
@@ -143,10 +156,17 @@ async fn attempt_tx<W: Work>(pool: &PgPool, work: &mut W) -> Result<W::Output, A
     result
 }
 
-async fn run_on<W: Work>(connection: &mut PgConnection, work: &mut W) -> Result<W::Output, AttemptError> {
+async fn run_on<W: Work>(
+    connection: &mut PgConnection,
+    scribe: Option<&dyn Scribe>,
+    work: &mut W,
+) -> Result<W::Output, AttemptError> {
     let body = async {
         let mut tx = connection.begin_with(BEGIN).await?;
         let end = work.run(&mut tx).await?;
+        if let (End::Commit(_), Some(scribe)) = (&end, scribe) {
+            trail::insert(&mut tx, &records_of(scribe, work.touched())?).await?;
+        }
         Ok((tx, end))
     };
     let (tx, end) = within(LONGEST_TRANSACTION, body).await.map_err(AttemptError::Before)?;
@@ -156,7 +176,12 @@ async fn run_on<W: Work>(connection: &mut PgConnection, work: &mut W) -> Result<
             Ok(output)
         }
         End::Commit(output) => match timeout(LONGEST_COMMIT, tx.commit()).await {
-            Ok(Ok(())) => Ok(output),
+            Ok(Ok(())) => {
+                if let Some(scribe) = scribe {
+                    scribe.committed();
+                }
+                Ok(output)
+            }
             Ok(Err(error)) if is_certain_at_commit(&error) => Err(AttemptError::Before(error.into())),
             Ok(Err(error)) => Err(AttemptError::AtCommit(unknown_outcome(&error))),
             Err(_) => {

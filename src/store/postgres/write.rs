@@ -19,6 +19,7 @@ use super::{locks, read};
 use crate::model::{DekRecord, Micros, SecretVersion, Tenant, VersionRecord};
 use crate::store::decide::{Change, Decision, Ground, all_refused, decide};
 use crate::store::rows::DekColumns;
+use crate::store::trail::Touched;
 use crate::store::{
     Found, Intent, Keep, Place, Refusal, Sealer, Source, StoreError, Together, Which, WriteOutcome, Written,
 };
@@ -27,6 +28,7 @@ pub(super) struct WriteBatch<'a> {
     pub(super) intents: &'a [Intent],
     pub(super) together: Together,
     pub(super) sealer: &'a dyn Sealer,
+    pub(super) touched: Vec<Touched>,
 }
 
 type Answers = Vec<Result<Written, Refusal>>;
@@ -63,8 +65,13 @@ impl Work for WriteBatch<'_> {
             return Ok(End::Rollback(all_refused(self.intents.len(), index, &Refusal::NoActiveDek)));
         }
         let changed = store(tx, self.intents, &decisions).await?;
+        self.touched = decisions.iter().flatten().map(Decision::touched).collect();
         let answers = decisions.into_iter().map(|decision| decision.map(|decision| decision.written)).collect();
         Ok(if changed { End::Commit(answers) } else { End::Rollback(answers) })
+    }
+
+    fn touched(&self) -> &[Touched] {
+        &self.touched
     }
 }
 

@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection};
 use super::error::store_error;
 use super::open::reading;
 use super::sql::now;
-use super::{SqliteStore, StoreError, commit, committed};
+use super::{SqliteStore, StoreError, committed};
 use crate::model::{DatabaseBackup, Drill};
 use crate::store::backups::BackupLog;
 use crate::store::rows::{DatabaseBackupRow, DrillRow, column, durable_kids_column};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{DekMaker, SqliteStore, StoreError, commit, committed, dek_life, key_state, reseal, roll_back, shred};
+use super::{DekMaker, SqliteStore, StoreError, committed, dek_life, key_state, reseal, roll_back, shred};
 use crate::model::{DekRecord, DekVersion, Kid, Micros, SecretName, SecretVersion, Tenant, TenantRecord, WrappedDek};
 use crate::store::deks::{
     Deks, QuarantineOutcome, RemoveDekOutcome, ResealOutcome, Resealer, RotateDekOutcome, SealedVersion, ShredOutcome,
@@ -48,9 +48,9 @@ impl Deks for SqliteStore {
         resealer: &dyn Resealer,
     ) -> Result<ResealOutcome, StoreError> {
         let mut transaction = self.begin().await?;
-        let outcome = reseal::reseal(&mut transaction, tenant, from, versions, resealer).await?;
+        let (outcome, touched) = reseal::reseal(&mut transaction, tenant, from, versions, resealer).await?;
         match outcome {
-            ResealOutcome::Resealed(_) => commit(transaction).await?,
+            ResealOutcome::Resealed(_) => self.commit(transaction, &touched).await?,
             ResealOutcome::NoActiveDek | ResealOutcome::Blocked | ResealOutcome::Refused(_) => {
                 roll_back(transaction).await?;
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{SqliteStore, StoreError, commit, committed, escrows, key_state, nodes, rewrap, rotation};
+use super::{SqliteStore, StoreError, committed, escrows, key_state, nodes, rewrap, rotation};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
     Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,

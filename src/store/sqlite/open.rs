@@ -31,7 +31,7 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     let writing = options(path).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
     let writer = pool(1).connect_with(writing).await.map_err(store_error)?;
     match prepare(&writer, path).await {
-        Ok(readers) => Ok(SqliteStore { writer, readers }),
+        Ok(readers) => Ok(SqliteStore { writer, readers, scribe: None }),
         Err(error) => {
             writer.close().await;
             Err(error)
@@ -85,7 +85,7 @@ fn check_log(path: &Path) -> Result<(), StoreError> {
 async fn reader(options: SqliteConnectOptions) -> Result<SqliteStore, StoreError> {
     let readers = pool(1).connect_with(options.pragma("query_only", "ON")).await.map_err(store_error)?;
     match check_current(&readers).await {
-        Ok(()) => Ok(SqliteStore { writer: readers.clone(), readers }),
+        Ok(()) => Ok(SqliteStore { writer: readers.clone(), readers, scribe: None }),
         Err(error) => {
             readers.close().await;
             Err(error)

@@ -9,6 +9,7 @@ use crate::failpoint;
 use crate::model::{DekRecord, DekVersion, SecretName, SecretVersion, Tenant};
 use crate::store::deks::{ResealOutcome, Resealer, SealedVersion};
 use crate::store::rows::SealedVersionRow;
+use crate::store::trail::Touched;
 
 /// By the primary key, in whose order the versions are wanted: in that of the index by DEK each page would sort all that is left.
 pub(super) const SEALED_UNDER: &str = "SELECT name, version, ciphertext FROM secret_versions \
@@ -38,26 +39,28 @@ pub(super) async fn reseal(
     from: DekVersion,
     versions: &[SealedVersion],
     resealer: &dyn Resealer,
-) -> Result<ResealOutcome, StoreError> {
+) -> Result<(ResealOutcome, Vec<Touched>), StoreError> {
     let (status, active) = keys::tenant_and_dek(connection, tenant).await?;
     let active = match (status, active) {
-        (Err(Refusal::TenantBlocked), _) => return Ok(ResealOutcome::Blocked),
-        (_, None) => return Ok(ResealOutcome::NoActiveDek),
+        (Err(Refusal::TenantBlocked), _) => return Ok((ResealOutcome::Blocked, Vec::new())),
+        (_, None) => return Ok((ResealOutcome::NoActiveDek, Vec::new())),
         (_, Some(active)) => active,
     };
-    let mut count = 0;
+    let mut touched = Vec::new();
     for (index, version) in versions.iter().enumerate() {
         if !is_as_read(connection, tenant, from, version).await? {
             continue;
         }
         match resealer.reseal(index, version, &active) {
-            Ok(ciphertext) => replace(connection, version, &active, &ciphertext).await?,
-            Err(refusal) => return Ok(ResealOutcome::Refused(refusal)),
+            Ok(ciphertext) => {
+                replace(connection, version, &active, &ciphertext).await?;
+                touched.push(version.resealed(tenant, ciphertext));
+            }
+            Err(refusal) => return Ok((ResealOutcome::Refused(refusal), Vec::new())),
         }
-        count += 1;
     }
     failpoint::reached("store.reseal");
-    Ok(ResealOutcome::Resealed(count))
+    Ok((ResealOutcome::Resealed(touched.len() as u64), touched))
 }
 
 async fn is_as_read(

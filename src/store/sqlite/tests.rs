@@ -145,7 +145,7 @@ async fn readers_do_not_wait_for_a_writer() {
     let mut transaction = store.begin().await.unwrap();
     sqlx::query("INSERT INTO tenants (tenant, created_at) VALUES ('bob', 1)").execute(&mut *transaction).await.unwrap();
     assert_eq!(store.tenants(None, 10).await.unwrap().items.len(), 1, "what was committed");
-    commit(transaction).await.unwrap();
+    store.commit(transaction, &[]).await.unwrap();
     assert_eq!(store.tenants(None, 10).await.unwrap().items.len(), 2);
 }
 

@@ -6,10 +6,11 @@ use sqlx::sqlite::SqliteConnection;
 use super::error::store_error;
 use super::sql::now;
 use super::write::one_row;
-use super::{SqliteStore, StoreError, commit, committed, key_state, roll_back};
+use super::{SqliteStore, StoreError, committed, key_state, roll_back};
 use crate::model::{Page, TokenId, TokenRecord, WhichTokens};
 use crate::store::rows::{PulseRow, PulsedTokenRow, TokenRow, is_meant, micros, new_token, page, revoked_token};
 use crate::store::tokens::{NewToken, Pulse, Revoked, TOUCH_EVERY, TokenSealer, Tokens};
+use crate::store::trail::Touched;
 
 macro_rules! token_columns {
     () => {
@@ -40,7 +41,10 @@ impl Tokens for SqliteStore {
     }
 
     async fn add_token(&self, new: &NewToken, sealer: &dyn TokenSealer) -> Result<TokenRecord, StoreError> {
-        committed!(self, |tx| add(tx, new, sealer))
+        let mut transaction = self.begin().await?;
+        let token = add(&mut transaction, new, sealer).await?;
+        self.commit(transaction, &Touched::tokens(std::slice::from_ref(&token))).await?;
+        Ok(token)
     }
 
     async fn tokens(&self, after: Option<&str>, limit: u32) -> Result<Page<TokenRecord>, StoreError> {
@@ -57,7 +61,7 @@ impl Tokens for SqliteStore {
             roll_back(transaction).await?;
         } else {
             key_state::raise_generation(&mut transaction).await?;
-            commit(transaction).await?;
+            self.commit(transaction, &Touched::tokens(&revoked.tokens)).await?;
         }
         Ok(revoked)
     }

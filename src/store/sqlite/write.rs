@@ -9,11 +9,13 @@ use super::{Found, Intent, Place, Refusal, Sealer, StoreError, Together, Written
 use crate::model::{DekRecord, Micros, SecretName, SecretRecord, SecretVersion, Tenant, VersionRecord};
 use crate::store::decide::{self, Change, Decision, Ground};
 use crate::store::rows::{DekColumns, PlaceRow, SecretRow};
+use crate::store::trail::Touched;
 use crate::store::{Keep, Source, Which};
 
 /// How a batch came out, and what is to be done with its transaction.
 pub(super) enum Batch {
-    Keep(Vec<Result<Written, Refusal>>),
+    /// With what it touched, for the record.
+    Keep(Vec<Result<Written, Refusal>>, Vec<Touched>),
     Undo(Vec<Result<Written, Refusal>>),
 }
 
@@ -26,12 +28,13 @@ pub(super) async fn batch(
     sealer: &dyn Sealer,
 ) -> Result<Batch, StoreError> {
     let mut outcomes = Vec::with_capacity(intents.len());
-    let mut without_dek = None;
+    let (mut touched, mut without_dek) = (Vec::new(), None);
     for (index, intent) in intents.iter().enumerate() {
         let ground = ground(connection, intent).await?;
         let outcome = match decide::decide(index, intent, &ground, sealer)? {
             Ok(decision) => {
                 store(connection, intent, &decision).await?;
+                touched.push(decision.touched());
                 Ok(decision.written)
             }
             Err(Refusal::NoActiveDek) if together == Together::AllOrNothing => {
@@ -47,7 +50,7 @@ pub(super) async fn batch(
     }
     Ok(match without_dek {
         Some(index) => Batch::Undo(decide::all_refused(intents.len(), index, &Refusal::NoActiveDek)),
-        None => Batch::Keep(outcomes),
+        None => Batch::Keep(outcomes, touched),
     })
 }
 

@@ -91,8 +91,11 @@ fn a_node_that_lost_its_database_lets_no_token_in_after_a_second_and_lets_it_in_
     assert!(known());
     let lost = relay.gate.lock().unwrap();
     let begun = Instant::now();
+    // When it was asked counts: an answer waits for its record, up to a second where there are many.
+    let mut asked = begun.elapsed();
     while known() {
-        assert!(begun.elapsed() < SOON, "it goes on");
+        assert!(asked < SOON, "it goes on");
+        asked = begun.elapsed();
     }
     let refused = ask(&other, &token, "GET", "/v1/secrets/alice/KEY", "");
     assert_eq!(refused.status, 503, "{refused:?}");

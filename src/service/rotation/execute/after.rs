@@ -10,7 +10,7 @@ use super::escrow::waiver;
 use super::trouble::blocked;
 use super::{Carrier, Trouble, elsewhere};
 use crate::failpoint;
-use crate::model::{KeyPhase, Kid, Tenant};
+use crate::model::{Action, KeyPhase, Kid, Tenant};
 use crate::service::Error;
 use crate::store::masters::{DestroyOutcome, Fence, Fenced, RetireOutcome};
 
@@ -71,7 +71,8 @@ impl Carrier {
 
     pub(super) async fn retire(&mut self, fence: &Fence, old: Kid) -> Result<(), Trouble> {
         failpoint::reached("rotation.retiring");
-        let retired = self.service.store.retire(fence, old).await?;
+        let change = self.change(Action::RetireMaster, None).await?;
+        let retired = change.store().retire(fence, old).await?;
         failpoint::reached("rotation.retired");
         match retired {
             Fenced::Done(RetireOutcome::Retired(_)) => {
@@ -107,7 +108,8 @@ impl Carrier {
 
     async fn reencrypt_tenant(&mut self, tenant: &Tenant) -> Result<Option<Damaged>, Trouble> {
         failpoint::reached("rotation.renewing-dek");
-        if let Err(error) = self.service.renew_dek(tenant).await {
+        let change = self.change(Action::RotateDek, Some(tenant)).await?;
+        if let Err(error) = self.service.renew_dek(change.store(), tenant).await {
             return unless_away(tenant, error);
         }
         failpoint::reached("rotation.renewed-dek");
@@ -116,7 +118,8 @@ impl Carrier {
             self.service.renew_system_keys().await.map_err(Trouble::Failed)?;
             failpoint::reached("rotation.renewed-system-keys");
         }
-        let sealed = match self.service.reencrypt_tenant(tenant, &self.reporter, &|_, _| ()).await {
+        let change = self.change(Action::Reseal, Some(tenant)).await?;
+        let sealed = match self.service.reencrypt_tenant(change.store(), tenant, &self.reporter, &|_, _| ()).await {
             Ok(sealed) => sealed,
             Err(error) => return unless_away(tenant, error),
         };
@@ -136,8 +139,9 @@ impl Carrier {
             Waiver::None => None,
             Waiver::ByOperator => Some(waiver(kid, who)?),
         };
+        let change = self.change(Action::DestroyMaster, None).await?;
         self.run.tried = Some(Tried::Destroy(kid));
-        let outcome = self.service.store.destroy_master(kid, self.service.rotation.retain_old, waiver.as_ref()).await?;
+        let outcome = change.store().destroy_master(kid, self.service.rotation.retain_old, waiver.as_ref()).await?;
         failpoint::reached("rotation.destroyed");
         match outcome {
             DestroyOutcome::Destroyed => Ok(()),

@@ -10,7 +10,7 @@ use super::{Carrier, Renewal, Trouble, elsewhere};
 use crate::crypto::{self, KeyfileImage, MasterKey};
 use crate::failpoint;
 use crate::keys::keyfile::MainFile;
-use crate::model::{KeyMode, KeyState, Kid, NodeId, WrappedMaster};
+use crate::model::{Action, KeyMode, KeyState, Kid, NodeId, WrappedMaster};
 use crate::service::kms::{self, OnlyWay};
 use crate::service::{Error, backup};
 use crate::store::StoreError;
@@ -108,7 +108,8 @@ impl Carrier {
         }
         drop(new);
         let travels = travels.map(|file| file.to_json());
-        let entered = self.service.store.stage(fence, &NewMaster { kid, mode, wrapped_file: travels.as_deref() }).await;
+        let change = self.change(Action::StageMaster, None).await?;
+        let entered = change.store().stage(fence, &NewMaster { kid, mode, wrapped_file: travels.as_deref() }).await;
         failpoint::reached("rotation.staged-row");
         let in_database = match entered {
             Ok(Fenced::Done(StageOutcome::Staged(_))) => true,
@@ -193,7 +194,8 @@ impl Carrier {
 
     pub(super) async fn flip(&mut self, fence: &Fence, to: Kid, without: &[NodeId]) -> Result<(), Trouble> {
         failpoint::reached("rotation.flipping");
-        let flipped = self.service.store.flip(fence, to, without).await?;
+        let change = self.change(Action::FlipMaster, None).await?;
+        let flipped = change.store().flip(fence, to, without).await?;
         failpoint::reached("rotation.flipped");
         match flipped {
             Fenced::Done(FlipOutcome::Flipped(state)) => {
@@ -211,8 +213,9 @@ impl Carrier {
 
     pub(super) async fn abort(&mut self, fence: &Fence, kid: Kid, given_up: GivenUp) -> Result<(), Trouble> {
         failpoint::reached("rotation.aborting");
+        let change = self.change(Action::AbortRotation, None).await?;
         self.run.tried = Some(Tried::Abort(kid));
-        match self.service.store.abort(fence, kid, given_up).await? {
+        match change.store().abort(fence, kid, given_up).await? {
             Fenced::Done(_) => failpoint::reached("rotation.aborted"),
             Fenced::Elsewhere(state) => elsewhere(&state),
         }

@@ -5,7 +5,7 @@ use super::{Carrier, Trouble};
 use crate::crypto::{self, KeyfileImage};
 use crate::failpoint;
 use crate::keys::keyfile::KeyFile;
-use crate::model::{EscrowKind, Kid};
+use crate::model::{Action, EscrowKind, Kid};
 use crate::service::Error;
 use crate::service::backup::{self, Outcome};
 use crate::service::kms::OnlyWay;
@@ -42,7 +42,8 @@ impl Carrier {
 
     pub(super) async fn waive(&self, kid: Kid, who: &str) -> Result<(), Trouble> {
         failpoint::reached("rotation.waiving");
-        self.service.store.add_escrow(&waiver(kid, who)?).await?;
+        let change = self.change(Action::WaiveCopy, None).await?;
+        change.store().add_escrow(&waiver(kid, who)?).await?;
         failpoint::reached("rotation.waived");
         Ok(())
     }
@@ -74,7 +75,8 @@ impl Carrier {
             kind: EscrowKind::Copy,
             stage: EscrowStage::ReadBack,
         };
-        self.service.store.add_escrow(&escrow).await?;
+        let change = self.change(Action::ConfirmCopy, None).await?;
+        change.store().add_escrow(&escrow).await?;
         failpoint::reached("rotation.recorded");
         Ok(())
     }

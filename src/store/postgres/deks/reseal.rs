@@ -11,12 +11,14 @@ use crate::store::postgres::failure::Failure;
 use crate::store::postgres::keys::{Standing, active_dek, look};
 use crate::store::postgres::locks;
 use crate::store::postgres::tx::{End, Work};
+use crate::store::trail::Touched;
 
 pub(super) struct Reseal<'a> {
     pub(super) tenant: &'a Tenant,
     pub(super) from: DekVersion,
     pub(super) versions: &'a [SealedVersion],
     pub(super) resealer: &'a dyn Resealer,
+    pub(super) touched: Vec<Touched>,
 }
 
 #[async_trait]
@@ -40,9 +42,18 @@ impl Work for Reseal<'_> {
                 Err(refusal) => return Ok(End::Rollback(ResealOutcome::Refused(refusal))),
             }
         }
+        if resealed.is_empty() {
+            return Ok(End::Rollback(ResealOutcome::Resealed(0)));
+        }
         let replaced = self.replace(tx, &active, &resealed).await?;
         failpoint::reached("store.reseal");
+        let touched = resealed.into_iter().map(|(version, ciphertext)| version.resealed(self.tenant, ciphertext));
+        self.touched = touched.collect();
         Ok(End::Commit(ResealOutcome::Resealed(replaced)))
+    }
+
+    fn touched(&self) -> &[Touched] {
+        &self.touched
     }
 }
 

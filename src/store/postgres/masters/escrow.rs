@@ -76,7 +76,7 @@ impl Work for AdvanceEscrow<'_> {
         .bind(self.locator)
         .execute(tx)
         .await?;
-        Ok(End::Commit(done.rows_affected() == 1))
+        Ok(if done.rows_affected() == 1 { End::Commit(true) } else { End::Rollback(false) })
     }
 }
 

@@ -1,0 +1,145 @@
+//! The audit trail's tables.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+
+use super::error::store_error;
+use super::sql::now;
+use super::write::one_row;
+use super::{SqliteStore, StoreError, committed};
+use crate::model::{BootId, NodeId};
+use crate::store::Store;
+use crate::store::rows::{ChainColumns, StartColumns, TrailColumns, trail_column};
+use crate::store::trail::{ChainHead, Linked, Scribe, Trail, TrailRow};
+
+macro_rules! trail_columns {
+    () => {
+        "SELECT node_id, boot_id, record_no, at, identity, action, tenant, name, version, blob_sha256, outcome, record, mac, position, \
+         link FROM audit "
+    };
+}
+
+#[async_trait]
+impl Trail for SqliteStore {
+    fn recorded(&self, scribe: Arc<dyn Scribe>) -> Arc<dyn Store> {
+        Arc::new(Self { writer: self.writer.clone(), readers: self.readers.clone(), scribe: Some(scribe) })
+    }
+
+    async fn insert(&self, rows: &[TrailRow]) -> Result<(), StoreError> {
+        committed!(self, |tx| insert(tx, rows))
+    }
+
+    async fn unlinked(&self, node: NodeId, limit: u32) -> Result<Vec<TrailRow>, StoreError> {
+        const SQL: &str =
+            concat!(trail_columns!(), "WHERE node_id = ?1 AND position IS NULL ORDER BY boot_id, record_no LIMIT ?2");
+        let query = sqlx::query_as(SQL).bind(node.to_string()).bind(i64::from(limit));
+        let rows: Vec<TrailColumns> = query.fetch_all(&self.readers).await.map_err(store_error)?;
+        rows.into_iter().map(TrailColumns::row).collect()
+    }
+
+    async fn link(&self, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError> {
+        committed!(self, |tx| link(tx, places, head))
+    }
+
+    async fn chains(&self) -> Result<Vec<ChainHead>, StoreError> {
+        let rows: Vec<ChainColumns> = sqlx::query_as(
+            "SELECT node_id, boot_id, kind, started_at, previous_boot_id, previous_link, position, link FROM audit_chains \
+             ORDER BY started_at, node_id, boot_id, kind",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        rows.into_iter().map(ChainColumns::head).collect()
+    }
+
+    async fn trail(
+        &self,
+        node: NodeId,
+        boot: BootId,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<TrailRow>, StoreError> {
+        const SQL: &str = concat!(
+            trail_columns!(),
+            "WHERE node_id = ?1 AND boot_id = ?2 AND record_no > ?3 ORDER BY record_no LIMIT ?4"
+        );
+        let query = sqlx::query_as(SQL)
+            .bind(node.to_string())
+            .bind(boot.to_string())
+            .bind(after.map_or(Ok(-1), trail_column)?)
+            .bind(i64::from(limit));
+        let rows: Vec<TrailColumns> = query.fetch_all(&self.readers).await.map_err(store_error)?;
+        rows.into_iter().map(TrailColumns::row).collect()
+    }
+
+    async fn starts(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
+        let rows: Vec<StartColumns> =
+            sqlx::query_as("SELECT DISTINCT node_id, boot_id FROM audit ORDER BY node_id, boot_id")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(store_error)?;
+        rows.into_iter().map(StartColumns::start).collect()
+    }
+}
+
+pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[TrailRow]) -> Result<(), StoreError> {
+    for row in rows {
+        let place = row.place.as_ref();
+        let insert = sqlx::query(
+            "INSERT INTO audit (node_id, boot_id, record_no, at, identity, action, tenant, name, version, blob_sha256, outcome, record, \
+             mac, position, link) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )
+        .bind(row.node.to_string())
+        .bind(row.boot.to_string())
+        .bind(trail_column(row.number)?)
+        .bind(row.at.0)
+        .bind(row.identity.as_str())
+        .bind(row.action.as_str())
+        .bind(row.tenant.as_deref())
+        .bind(row.name.as_deref())
+        .bind(row.version.map(trail_column).transpose()?)
+        .bind(row.blob_sha256.as_ref().map(<[u8; 32]>::as_slice))
+        .bind(row.outcome.as_str())
+        .bind(row.record.as_slice())
+        .bind(row.mac.as_slice())
+        .bind(place.map(|place| trail_column(place.position)).transpose()?)
+        .bind(place.map(|place| place.link.as_slice()));
+        one_row(&insert.execute(&mut *connection).await.map_err(store_error)?)?;
+    }
+    Ok(())
+}
+
+async fn link(connection: &mut SqliteConnection, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError> {
+    const HEAD: &str = concat!(
+        "INSERT INTO audit_chains (node_id, boot_id, kind, started_at, previous_boot_id, previous_link, position, link, updated_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ",
+        now!(),
+        ") ON CONFLICT (node_id, boot_id, kind) DO UPDATE SET position = excluded.position, link = excluded.link, \
+         updated_at = excluded.updated_at"
+    );
+    let (node, boot) = (head.node.to_string(), head.boot.to_string());
+    for (number, place) in places {
+        let update = sqlx::query(
+            "UPDATE audit SET position = ?4, link = ?5 WHERE node_id = ?1 AND boot_id = ?2 AND record_no = ?3 AND position IS NULL",
+        )
+        .bind(node.as_str())
+        .bind(boot.as_str())
+        .bind(trail_column(*number)?)
+        .bind(trail_column(place.position)?)
+        .bind(place.link.as_slice());
+        one_row(&update.execute(&mut *connection).await.map_err(store_error)?)?;
+    }
+    let previous = head.previous.as_ref();
+    let upsert = sqlx::query(HEAD)
+        .bind(node.as_str())
+        .bind(boot.as_str())
+        .bind(head.kind.column())
+        .bind(head.started_at.0)
+        .bind(previous.map(|(boot, _)| boot.to_string()))
+        .bind(previous.map(|(_, link)| link.as_slice()))
+        .bind(trail_column(head.end.position)?)
+        .bind(head.end.link.as_slice());
+    one_row(&upsert.execute(connection).await.map_err(store_error)?)
+}

@@ -1,0 +1,407 @@
+//! The audit trail, over the real binary and on both stores.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{on_both_stores, tokens};
+use crate::support::site::{Daemon, PATIENCE, Site};
+
+on_both_stores!(
+    a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second,
+    a_token_that_is_made_or_revoked_is_named_by_the_record_in_the_changes_transaction,
+    whoever_asks_over_tcp_is_recorded_with_their_address,
+    strangers_are_counted_by_address_and_second,
+    a_start_goes_on_after_the_one_before_it,
+    a_whole_trail_verifies_with_the_daemon_and_without_it,
+    what_is_done_to_the_file_is_found,
+    what_is_done_to_the_database_is_found,
+    an_old_row_of_a_secret_put_back_is_found,
+    a_trail_verifies_after_an_older_database_was_put_back_and_accepted,
+    records_are_found_by_what_they_say,
+    records_are_copied_into_the_log_where_that_is_asked_for,
+);
+
+/// Waits until no record waits for its place.
+fn linked(site: &Site) {
+    let begun = Instant::now();
+    while site.number("SELECT count(*) FROM audit WHERE position IS NULL") > 0 {
+        assert!(begun.elapsed() < PATIENCE, "records are not linked:\n{}", site.log());
+        std::thread::yield_now();
+    }
+}
+
+fn a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    daemon.set("alice", "KEY", b"two");
+    daemon.set("alice", "KEY", b"two");
+    daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
+    daemon.request("DELETE", "/v1/secrets/alice/KEY", b"");
+    daemon.request("DELETE", "/v1/secrets/alice/KEY", b"");
+    let shown: Vec<String> = site
+        .audit()
+        .iter()
+        .map(|r| format!("{} {} {}", r["action"].as_str().unwrap(), r["version"], r["outcome"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "secret.set 1 ok",
+            "secret.set 2 ok",
+            "secret.set 2 ok",
+            "secret.destroy 1 ok",
+            "secret.delete 2 ok",
+            "secret.delete null not_found"
+        ]
+    );
+    assert_eq!(site.audit_lines().len(), 2, "what changed nothing is the file's");
+    let hex = if site.is_postgres() { "encode(ciphertext, 'hex')" } else { "lower(hex(ciphertext))" };
+    let blob = site.texts(&format!("SELECT {hex} FROM secret_versions WHERE tenant = 'alice' AND version = 2"));
+    let blob = data_encoding::HEXLOWER.decode(blob[0].as_bytes()).unwrap();
+    assert_eq!(site.audit()[1]["blobSha256"], data_encoding::HEXLOWER.encode(&Sha256::digest(&blob)));
+    linked(site);
+    assert_eq!(site.number("SELECT max(position) FROM audit"), 5, "the beginning and four changes");
+    let head = "SELECT count(*) FROM audit_chains c JOIN audit a ON a.boot_id = c.boot_id \
+                AND a.position = c.position AND a.link = c.link WHERE c.kind = 'table'";
+    assert_eq!(site.number(head), 1);
+    let begun = Instant::now();
+    while site.number("SELECT count(*) FROM audit_chains WHERE kind = 'file' AND position = 3") == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the file's head is not entered");
+        std::thread::yield_now();
+    }
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+fn a_token_that_is_made_or_revoked_is_named_by_the_record_in_the_changes_transaction(site: &Site) {
+    let daemon = site.start();
+    let ids: Vec<String> = (0..3).map(|_| tokens::make(&daemon, &json!({})).1).collect();
+    let revoke = |order: Value| {
+        let answer = daemon.request("POST", "/v1/admin/tokens/revoke", order.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    revoke(json!({ "id": ids[0] }));
+    revoke(json!({ "all": true }));
+    let rows = |action: &str| {
+        let text = if site.is_postgres() { "convert_from(record, 'UTF8')" } else { "CAST(record AS TEXT)" };
+        let rows = site.texts(&format!("SELECT {text} FROM audit WHERE action = '{action}' ORDER BY record_no"));
+        let id = |row: &String| serde_json::from_str::<Value>(row).unwrap()["token"].as_str().unwrap().to_owned();
+        rows.iter().map(id).collect::<Vec<_>>()
+    };
+    assert_eq!(rows("token.create"), ids);
+    let mut others = ids[1..].to_vec();
+    others.sort();
+    assert_eq!(rows("token.revoke"), [&ids[..1], &others].concat(), "each of them is named");
+    assert_eq!(site.audit_lines(), Vec::<String>::new(), "no call has a second record");
+    // What changes nothing is the file's, and names what was asked for.
+    revoke(json!({ "id": ids[0] }));
+    let lines = site.audit_lines();
+    assert!(lines.len() == 1 && lines[0].contains(&format!(r#""token":"{}","outcome":"ok""#, ids[0])), "{lines:?}");
+    assert_eq!(rows("token.revoke").len(), 3);
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+fn whoever_asks_over_tcp_is_recorded_with_their_address(site: &Site) {
+    let daemon = tokens::start(site);
+    let (token, id) = tokens::make(&daemon, &json!({ "allow": ["read", "write"] }));
+    assert_eq!(tokens::ask(site, &token, "PUT", "/v1/secrets/alice/KEY", r#"{"value":"1"}"#).status, 200);
+    assert_eq!(tokens::ask(site, &token, "GET", "/v1/secrets/alice/KEY", "").status, 200);
+    assert_eq!(tokens::ask(site, &token, "GET", "/v1/secrets/bob/KEY", "").status, 403);
+    assert_eq!(daemon.get("/v1/secrets/alice/KEY").status, 200);
+    let shown: Vec<Value> = site
+        .audit()
+        .iter()
+        .map(|record| json!([record["identity"], record["address"], record["action"], record["outcome"]]))
+        .collect();
+    let who = format!("token:{id}");
+    assert_eq!(
+        shown,
+        [
+            json!(["uid:0", null, "token.create", "ok"]),
+            json!([who, "127.0.0.1", "secret.set", "ok"]),
+            json!([who, "127.0.0.1", "secret.get", "ok"]),
+            json!([who, "127.0.0.1", "secret.get", "denied"]),
+            json!(["uid:0", null, "secret.get", "ok"]),
+        ]
+    );
+}
+
+fn strangers_are_counted_by_address_and_second(site: &Site) {
+    const CALLERS: u64 = 32;
+    const CALLS_EACH: u64 = 8;
+    let daemon = tokens::start(site);
+    let guess = containarium::access::make_token().unwrap().text.to_string();
+    let headers = [("authorization", &*format!("Bearer {guess}"))];
+    assert_eq!(daemon.request_with("GET", "/v1/secrets/alice/KEY", &headers, b"").status, 401);
+    let first: Value = serde_json::from_str(&site.audit_lines()[0]).unwrap();
+    let uid = format!("uid:{}", rustix::process::geteuid().as_raw());
+    // Not as that user: nobody was let in as anybody.
+    let expected = json!([uid, null, "authenticate", "alice", "KEY", "denied"]);
+    let shown = |r: &Value| json!([r["identity"], r["address"], r["action"], r["tenant"], r["name"], r["outcome"]]);
+    assert_eq!(shown(&first), expected);
+
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for (method, path) in
+                    [("GET", "/v1/secrets/alice/KEY"), ("GET", "/v1/secrets/bob")].iter().cycle().take(8)
+                {
+                    assert_eq!(tokens::ask(site, &guess, method, path, "").status, 401);
+                }
+            });
+        }
+    });
+    let most = 5 * (begun.elapsed().as_secs() + 2);
+    let lines = site.audit_lines().split_off(1);
+    let records: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let is_strangers = |r: &Value| {
+        (&r["identity"], &r["address"], &r["action"])
+            == (&json!("unknown"), &json!("127.0.0.1"), &json!("authenticate"))
+    };
+    assert!(records.iter().all(is_strangers), "{lines:?}");
+    assert!(!lines.concat().contains(&guess), "a guess may be nearly right");
+    let counted: u64 = records.iter().map(|record| record["count"].as_u64().unwrap_or(1)).sum();
+    assert_eq!(counted, CALLERS * CALLS_EACH, "each is counted: {lines:?}");
+    assert!(lines.len() as u64 <= most, "{} lines, of which {most} would be enough: {lines:?}", lines.len());
+    headed(site);
+    whole(site);
+}
+
+fn a_start_goes_on_after_the_one_before_it(site: &Site) {
+    let mut daemon = site.start();
+    for number in 0..3 {
+        daemon.set("alice", "KEY", format!("value {number}").as_bytes());
+        daemon.kill();
+        daemon = site.start();
+    }
+    linked(site);
+    // Each start but the first is linked to the end of the one before it, whatever was unlinked when that was killed.
+    let follows = "SELECT count(*) FROM audit_chains c JOIN audit_chains p ON p.boot_id = c.previous_boot_id \
+                   AND p.kind = c.kind AND p.link = c.previous_link WHERE c.kind = 'table'";
+    assert_eq!(site.number(follows), 3);
+    assert_eq!(site.number("SELECT count(*) FROM audit_chains WHERE kind = 'table' AND previous_boot_id IS NULL"), 1);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+/// Exit code, and what was found.
+fn verify(site: &Site, more: &[&str]) -> (Option<i32>, Vec<String>) {
+    let output = site.cli(["audit", "verify", "-o", "json"].iter().chain(more), b"");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
+    let found = said["findings"].as_array().unwrap().iter();
+    let found: Vec<String> = found.map(|f| format!("{}: {}", f["place"], f["what"])).collect();
+    assert_eq!(said["ok"], found.is_empty());
+    (output.status.code(), found)
+}
+
+#[track_caller]
+fn whole(site: &Site) {
+    assert_eq!(verify(site, &[]), (Some(0), vec![]));
+}
+
+/// Exactly one finding, which says this.
+#[track_caller]
+fn finds(site: &Site, what: &str) {
+    let (code, found) = verify(site, &[]);
+    assert!(code == Some(1) && found.len() == 1 && found[0].contains(what), "{what:?} is not {found:?}");
+}
+
+/// A daemon with some reads and changes, heads entered.
+fn used(site: &Site) -> Daemon {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    daemon.set("alice", "KEY", b"two");
+    daemon.set("bob", "KEY", b"three");
+    for _ in 0..3 {
+        daemon.get("/v1/secrets/alice/KEY");
+    }
+    headed(site);
+    daemon
+}
+
+/// Waits until the heads are those of what was written.
+fn headed(site: &Site) {
+    linked(site);
+    let lines = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    let entered = format!(
+        "SELECT count(*) FROM audit_chains WHERE kind = 'file' AND boot_id = '{}' AND position = {}",
+        last["boot"].as_str().unwrap(),
+        last["n"]
+    );
+    let begun = Instant::now();
+    while site.number(&entered) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the file's head is not entered");
+        std::thread::yield_now();
+    }
+}
+
+fn a_whole_trail_verifies_with_the_daemon_and_without_it(site: &Site) {
+    let daemon = used(site);
+    whole(site);
+    let rotated = site.cli(["admin", "rotate-dek", "alice", "--reencrypt"], b"");
+    assert_eq!(rotated.status.code(), Some(0), "{rotated:?}");
+    daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
+    whole(site);
+    daemon.kill();
+    let daemon = site.start();
+    daemon.get("/v1/secrets/alice/KEY");
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    whole(site);
+}
+
+fn what_is_done_to_the_file_is_found(site: &Site) {
+    let daemon = used(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let file = site.data_dir().join("audit.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    let joined = |lines: &[&str]| lines.join("\n") + "\n";
+    let cases = [
+        ("was changed", text.replacen("alice", "alicf", 1)),
+        ("records 3 to 3 were removed", joined(&[lines[0], lines[1], lines[3]])),
+        ("records 2 to 2 were removed", joined(&[lines[0], lines[2], lines[1], lines[3]])),
+        ("those before it are missing", joined(&lines[1..])),
+        ("its chain was cut: it has 3 records, and had 4", joined(&lines[..3])),
+        ("is no record of a chain", format!("{text}{{}}\n")),
+        ("the file is missing", String::new()),
+    ];
+    for (what, changed) in cases {
+        std::fs::write(&file, changed).unwrap();
+        finds(site, what);
+    }
+    // A file that was moved away is given by its path.
+    let moved = site.path("moved.jsonl");
+    std::fs::write(&moved, &text).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    finds(site, "the file is missing");
+    assert_eq!(verify(site, &["--file", moved.to_str().unwrap()]), (Some(0), vec![]));
+}
+
+fn what_is_done_to_the_database_is_found(site: &Site) {
+    let daemon = used(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let cases = [
+        ("DELETE FROM audit WHERE position = 2", "records 2 to 2 were removed"),
+        ("DELETE FROM audit WHERE position = 4", "its chain was cut: it has 3 records, and had 4"),
+        ("UPDATE audit SET tenant = 'carol' WHERE position = 4", "its columns say something else"),
+        ("DELETE FROM audit", "all of its 4 records were removed"),
+    ];
+    for (sql, what) in cases {
+        site.keep_copy();
+        site.run_sql(sql);
+        let (code, found) = verify(site, &[]);
+        assert!(
+            code == Some(1) && found.iter().any(|found| found.contains(what)),
+            "{sql}: {what:?} is not in {found:?}"
+        );
+        site.put_copy_back();
+        whole(site);
+    }
+}
+
+fn an_old_row_of_a_secret_put_back_is_found(site: &Site) {
+    let daemon = used(site);
+    site.run_sql("CREATE TABLE kept AS SELECT * FROM secret_versions WHERE tenant = 'alice'");
+    let rotated = site.cli(["admin", "rotate-dek", "bob", "--reencrypt"], b"");
+    assert_eq!(rotated.status.code(), Some(0), "{rotated:?}");
+    // Another's ciphertext in its place.
+    site.run_sql(
+        "UPDATE secret_versions SET ciphertext = (SELECT ciphertext FROM kept WHERE version = 1) \
+         WHERE tenant = 'alice' AND version = 2",
+    );
+    finds(site, "alice/KEY version 2\": \"is not what was written");
+    site.run_sql(
+        "UPDATE secret_versions SET ciphertext = (SELECT ciphertext FROM kept WHERE version = 2) \
+         WHERE tenant = 'alice' AND version = 2",
+    );
+    whole(site);
+    // One that was destroyed.
+    daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
+    whole(site);
+    site.damage_sql("DELETE FROM secret_versions WHERE tenant = 'alice' AND version = 1");
+    site.damage_sql("INSERT INTO secret_versions SELECT * FROM kept WHERE version = 1");
+    finds(site, "alice/KEY version 1\": \"was destroyed, and is there again");
+}
+
+/// On PostgreSQL under a running daemon, whose chain may not have begun in what was put back.
+fn a_trail_verifies_after_an_older_database_was_put_back_and_accepted(site: &Site) {
+    assert_eq!(used(site).stop().code(), Some(0));
+    site.keep_copy();
+    let mut daemon = site.start();
+    daemon.set("alice", "KEY", b"lost");
+    let shred = site.cli(["admin", "shred", "bob", "--yes"], b"");
+    assert_eq!(shred.status.code(), Some(0), "{shred:?}");
+    if site.is_postgres() {
+        site.put_copy_back();
+    } else {
+        assert_eq!(daemon.stop().code(), Some(0));
+        site.put_copy_back();
+        daemon = site.start();
+    }
+    let begun = Instant::now();
+    while !String::from_utf8_lossy(&daemon.get("/readyz").body).contains("accept-restore") {
+        assert!(begun.elapsed() < PATIENCE, "it does not notice:\n{}", site.log());
+        std::thread::yield_now();
+    }
+    assert_eq!(daemon.set("alice", "KEY", b"refused").status, 503);
+    let accepted = site.cli(["admin", "accept-restore", "--yes"], b"");
+    assert_eq!(accepted.status.code(), Some(0), "{accepted:?}");
+    assert_eq!(daemon.set("alice", "KEY", b"new").status, 200);
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let daemon = site.start();
+    daemon.get("/v1/secrets/alice/KEY");
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+fn records_are_found_by_what_they_say(site: &Site) {
+    let daemon = used(site);
+    daemon.get("/v1/secrets/alice/NONE");
+    let searched = |arguments: &[&str]| {
+        let output = site.cli(["audit", "search", "-o", "json"].iter().chain(arguments), b"");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    };
+    assert_eq!(searched(&["--tenant", "alice"]), 6);
+    assert_eq!(searched(&["--tenant", "alice", "--action", "secret.get"]), 4);
+    assert_eq!(searched(&["--tenant", "alice", "--name", "NONE"]), 1);
+    assert_eq!(searched(&["--tenant", "alice", "--since", "2000-01-01", "--until", "2001-01-01"]), 0);
+    assert_eq!(searched(&["--tenant", "bob", "--since", "2000-01-01"]), 1);
+    assert_eq!(searched(&["--identity", "uid:4711"]), 0);
+    let tail = site.cli(["audit", "tail", "--lines", "1"], b"");
+    let tail = String::from_utf8(tail.stdout).unwrap();
+    assert!(tail.lines().count() == 2 && tail.contains("NONE") && tail.contains("not_found"), "{tail}");
+    let wrong = site.cli(["audit", "search", "--since", "yesterday"], b"");
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+fn records_are_copied_into_the_log_where_that_is_asked_for(site: &Site) {
+    let daemon = used(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!site.log().contains("secret.get"), "{}", site.log());
+    std::fs::write(site.config_file(), "[audit]\njournal = true\n").unwrap();
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"four");
+    daemon.get("/v1/secrets/alice/KEY");
+    let begun = Instant::now();
+    let copied =
+        || site.log().lines().filter(|line| line.contains("audit {\"time\":")).map(str::to_owned).collect::<Vec<_>>();
+    let holds = |action: &str| copied().iter().any(|line| line.contains(action));
+    while !(holds("\"secret.set\"") && holds("\"secret.get\"")) {
+        assert!(begun.elapsed() < PATIENCE, "{}", site.log());
+        std::thread::yield_now();
+    }
+    assert!(copied().iter().filter(|line| line.contains("secret.get")).all(|line| line.contains("\"mac\":")));
+    assert_eq!(daemon.stop().code(), Some(0));
+}
