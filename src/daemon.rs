@@ -199,13 +199,23 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     ended
 }
 
-/// Apart from the other work of each second: it waits for a disk.
+/// Apart from the other work of each second, and in two, since one waits for a disk and the other for the database: whoever waits to hear
+/// that they are turned away must not wait for a database that has fallen silent.
 async fn keep_auditing(service: Arc<Service>) {
-    let mut ticks = interval(TICK);
-    loop {
-        ticks.tick().await;
-        service.tick_audit().await;
-    }
+    let (mut seconds, mut ticks) = (interval(TICK), interval(TICK));
+    let ending = async {
+        loop {
+            seconds.tick().await;
+            service.end_second().await;
+        }
+    };
+    let linking = async {
+        loop {
+            ticks.tick().await;
+            service.tick_audit().await;
+        }
+    };
+    tokio::join!(ending, linking);
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {

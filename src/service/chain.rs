@@ -86,12 +86,17 @@ fn open(keys: &Keyring, found: Found) -> Result<ChainKey, ChainError> {
 }
 
 impl Service {
-    /// What the audit needs each second: the records of callers that were turned away, and its key where that was missing.
+    /// Records the callers that were turned away and counted in the second that is over, and lets them have their answers. To be called each
+    /// second; waits for the file alone.
+    pub async fn end_second(&self) {
+        self.audit.end_second().await;
+    }
+
+    /// What else the audit needs each second: its key where that was missing, and the chains' ends in the database.
     pub async fn tick_audit(&self) {
         if self.keys_are_open() && self.audit.lacks_key() {
             unlock(&self.audit, &self.node, &*self.store, &self.keys, &*self.clock).await;
         }
-        self.audit.end_second().await;
         // Of a database that went back nothing is changed: it may not be the one that stays.
         if self.node.behind().is_some() {
             return;

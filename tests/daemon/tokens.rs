@@ -318,6 +318,14 @@ fn a_revocation_outlives_a_restored_database(site: &Site) {
     assert_eq!(plan["revokes"], json!([id]), "{plan}");
     let accepted = site.cli(["admin", "accept-restore", "--yes"], b"");
     assert!(accepted.status.success() && said(&accepted).contains("1 tokens that were revoked"), "{}", said(&accepted));
+    let again: Vec<Value> = site
+        .audit()
+        .into_iter()
+        .filter(|record| {
+            record["action"] == "admin.accept-restore" && record["outcome"] == "ok" && record["token"] != Value::Null
+        })
+        .collect();
+    assert!(again.len() == 1 && again[0]["token"] == *id, "the record of the revocation names it: {again:?}");
     assert_eq!(ask(site, &kept, "GET", "/v1/secrets/alice/KEY", "").status, 200);
     assert_eq!(ask(site, &gone, "GET", "/v1/secrets/alice/KEY", "").status, 401);
 }
