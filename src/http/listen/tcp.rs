@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::shares::Shares;
 use super::{Ended, Order, Serving, converse, drained, no_longer};
 use crate::http::extract::Address;
-use crate::http::limits::{self, Source};
+use crate::http::limits;
 use crate::telemetry::{self, Turned};
 use crate::tls::Certificates;
 
