@@ -11,6 +11,7 @@ use crate::audit::Outcome;
 use crate::keys::Keys;
 use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord, TokenId, WhichTokens};
 use crate::node::{Behind, Fate, Mark, NodeFile};
+use crate::service::change::Change;
 use crate::service::{Error, Request, Service, SystemKey, Touched};
 use crate::store::Store;
 use crate::store::deks::{ShredOutcome, ShredWhen};
@@ -114,7 +115,7 @@ impl Service {
     ) -> Result<AcceptedRestore, Error> {
         // Whoever asks for this has decided that the database may be written; nothing was before.
         let change = self.change_that_opens(request, grant.identity(), Action::AdminAcceptRestore).await?;
-        let accepted = self.node.accept_restore(change.store(), agreed).await;
+        let accepted = self.node.accept_restore(&change, agreed).await;
         let touched = |outcome| vec![Touched::nothing(outcome)];
         self.recorded_change(request, grant.identity(), &change, touched, accepted).await
     }
@@ -180,7 +181,7 @@ impl Node {
         Ok(known)
     }
 
-    async fn accept_restore(&self, store: &dyn Store, agreed: Agreed) -> Result<AcceptedRestore, Error> {
+    async fn accept_restore(&self, change: &Change, agreed: Agreed) -> Result<AcceptedRestore, Error> {
         // No tick comes between: it would see shreds being replayed.
         let mut progress = self.ticking.lock().await;
         self.tick_alone(&mut progress).await?;
@@ -206,12 +207,12 @@ impl Node {
             ));
         }
         for replay in &plan.replay {
-            self.replay(store, replay).await?;
+            self.replay(change.about(&replay.tenant).store(), replay).await?;
         }
         if !plan.revokes.is_empty() {
-            self.revoke_again(store, &plan.revokes).await?;
+            self.revoke_again(change.store(), &plan.revokes).await?;
         }
-        let (mark, retired) = self.accept(store, &mut progress, behind, now).await?;
+        let (mark, retired) = self.accept(change.store(), &mut progress, behind, now).await?;
         Ok(AcceptedRestore { mark, replayed: plan.replay, revoked: plan.revokes, retired })
     }
 
