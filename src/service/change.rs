@@ -24,6 +24,23 @@ impl Change {
         &*self.store
     }
 
+    /// The same change's part that is about this tenant.
+    pub(super) fn about(&self, tenant: &Tenant) -> Self {
+        let scribe = Arc::new(ChangeScribe {
+            audit: Arc::clone(&self.scribe.audit),
+            clock: Arc::clone(&self.scribe.clock),
+            request_id: self.scribe.request_id.clone(),
+            identity: self.scribe.identity.clone(),
+            pid: self.scribe.pid,
+            address: self.scribe.address,
+            action: self.scribe.action,
+            tenant: Some(tenant.clone()),
+            committed: AtomicBool::new(false),
+            rows: Mutex::default(),
+        });
+        Self { store: self.store.recorded(Arc::clone(&scribe) as Arc<dyn Scribe>), scribe }
+    }
+
     pub(super) fn action(&self) -> Action {
         self.scribe.action
     }

@@ -354,6 +354,8 @@ fn a_trail_verifies_after_an_older_database_was_put_back_and_accepted(site: &Sit
     assert_eq!(daemon.set("alice", "KEY", b"refused").status, 503);
     let accepted = site.cli(["admin", "accept-restore", "--yes"], b"");
     assert_eq!(accepted.status.code(), Some(0), "{accepted:?}");
+    let again = site.number("SELECT count(*) FROM audit WHERE action = 'admin.accept-restore' AND tenant = 'bob'");
+    assert_eq!(again, 1, "the record of the shred that was done again names whose");
     assert_eq!(daemon.set("alice", "KEY", b"new").status, 200);
     headed(site);
     whole(site);

@@ -12,6 +12,7 @@ use crate::keys::Keys;
 use crate::model::{Action, Kid, MasterKeyState, Micros, Tenant, TenantRecord, TokenId, WhichTokens};
 use crate::node::{Behind, Fate, Mark, NodeFile};
 use crate::service::tokens::unusable;
+use crate::service::change::Change;
 use crate::service::{Error, Request, Service, SystemKey, Touched};
 use crate::store::Store;
 use crate::store::deks::{ShredOutcome, ShredWhen};
@@ -117,7 +118,7 @@ impl Service {
     ) -> Result<AcceptedRestore, Error> {
         // Whoever asks for this has decided that the database may be written; nothing was before.
         let change = self.change_that_opens(request, grant.identity(), Action::AdminAcceptRestore).await?;
-        let accepted = self.node.accept_restore(change.store(), agreed).await;
+        let accepted = self.node.accept_restore(&change, agreed).await;
         let touched = |outcome| vec![Touched::nothing(outcome)];
         self.recorded_change(request, grant.identity(), &change, touched, accepted).await
     }
@@ -131,7 +132,7 @@ impl Service {
             return Ok(());
         }
         let change = self.own_change_that_opens(Action::AdminAcceptRestore).await?;
-        self.node.follow_acceptance(change.store()).await
+        self.node.follow_acceptance(&change).await
     }
 }
 
@@ -195,7 +196,7 @@ impl Node {
         Ok(known)
     }
 
-    async fn accept_restore(&self, store: &dyn Store, agreed: Agreed) -> Result<AcceptedRestore, Error> {
+    async fn accept_restore(&self, change: &Change, agreed: Agreed) -> Result<AcceptedRestore, Error> {
         // No tick comes between: it would see shreds being replayed.
         let mut progress = self.ticking.lock().await;
         self.tick_alone(&mut progress).await?;
@@ -221,12 +222,12 @@ impl Node {
             ));
         }
         for replay in &plan.replay {
-            self.replay(store, replay).await?;
+            self.replay(change.about(&replay.tenant).store(), replay).await?;
         }
         if !plan.revokes.is_empty() {
-            self.revoke_again(store, &plan.revokes).await?;
+            self.revoke_again(change.store(), &plan.revokes).await?;
         }
-        let (mark, retired) = self.accept(store, &mut progress, behind, now).await?;
+        let (mark, retired) = self.accept(change.store(), &mut progress, behind, now).await?;
         Ok(AcceptedRestore { mark, replayed: plan.replay, revoked: plan.revokes, retired })
     }
 
@@ -242,7 +243,7 @@ impl Node {
     /// They were shown what that node's record says; what only this one's says is done again before writes are open here, and before the
     /// record is carried on, which would forget it: revocations at once; a shred is begun anew, so that the tenant is blocked and an
     /// operator can still take it back.
-    async fn follow_acceptance(&self, store: &dyn Store) -> Result<(), Error> {
+    async fn follow_acceptance(&self, change: &Change) -> Result<(), Error> {
         let mut progress = self.ticking.lock().await;
         let Some(mark) = self.store.survey().await?.key_state.as_ref().map(Mark::of) else { return Ok(()) };
         let (accepted, fates, remembered) = self
@@ -253,12 +254,12 @@ impl Node {
         }
         let revokes = self.good_again(&remembered).await?;
         if !revokes.is_empty() {
-            self.revoke_again(store, &revokes).await?;
+            self.revoke_again(change.store(), &revokes).await?;
         }
         for Replay { tenant, deed } in self.of_known_tenants(replays(&fates, &self.blocked_tenants().await?)).await? {
             match deed {
                 Deed::Shred | Deed::ScheduleShred(_) => {
-                    store.schedule_shred(&tenant, SECOND_THOUGHTS).await?;
+                    change.about(&tenant).store().schedule_shred(&tenant, SECOND_THOUGHTS).await?;
                     tracing::error!(
                         %tenant,
                         "this tenant was being shredded, and the database that another node accepted did not say so: it is blocked, and \

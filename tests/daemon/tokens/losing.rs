@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{SOON, ask, make, start};
+use super::{SOON, ask, ask_with, make, start};
 use crate::support::site::{PATIENCE, Site};
 
 /// A PostgreSQL socket that hands on to another, and that can fall silent: nothing is closed, and no byte comes through.
@@ -76,6 +76,22 @@ fn a_revocation_holds_on_another_node_within_a_second() {
         assert!(begun.elapsed() < SOON, "it goes on");
     }
     assert_eq!(ask(&other, &token, "GET", "/v1/secrets/alice/KEY", "").status, 401);
+}
+
+#[test]
+fn whoever_is_turned_away_waits_no_longer_where_the_database_falls_silent() {
+    let site = Site::postgres();
+    let _first = start(&site);
+    let (other, relay) = second(&site);
+    let _second = start(&other);
+    let lost = relay.gate.lock().unwrap();
+    // The first few of a second go at once, and the next waits for its end.
+    for _ in 0..10 {
+        let asked = Instant::now();
+        assert_eq!(ask_with(&other, "", "GET", "/v1/secrets/alice/KEY", "").status, 401);
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    }
+    drop(lost);
 }
 
 #[test]
