@@ -35,6 +35,7 @@ pub enum Setting {
     BackupGcpEndpoint,
     BackupGcpPushOnFirstStart,
     SocketUsers,
+    Oidc,
     LimitConnections,
     LimitConnectionsPerAddress,
     LimitRequestsPerIdentity,
@@ -64,6 +65,8 @@ pub(super) enum Kind {
     Lines,
     /// Tables, of which `socket_users` has the rules; handed on as one text, a line for each.
     Users,
+    /// Tables, of which `oidc` has the rules; handed on as one text, a line of JSON for each.
+    Issuers,
 }
 
 impl Setting {
@@ -91,6 +94,7 @@ impl Setting {
         Self::BackupGcpEndpoint,
         Self::BackupGcpPushOnFirstStart,
         Self::SocketUsers,
+        Self::Oidc,
         Self::LimitConnections,
         Self::LimitConnectionsPerAddress,
         Self::LimitRequestsPerIdentity,
@@ -128,6 +132,7 @@ impl Setting {
             Self::BackupGcpEndpoint => "backup.gcp.endpoint",
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
             Self::SocketUsers => "socket_users",
+            Self::Oidc => "oidc",
             Self::LimitConnections => "limits.connections",
             Self::LimitConnectionsPerAddress => "limits.connections_per_address",
             Self::LimitRequestsPerIdentity => "limits.requests_per_identity",
@@ -187,6 +192,7 @@ impl Setting {
             | Self::LimitRequestsPerAddress => Kind::Integer,
             Self::BackupGcpSecrets => Kind::Lines,
             Self::SocketUsers => Kind::Users,
+            Self::Oidc => Kind::Issuers,
             _ => Kind::Text,
         }
     }

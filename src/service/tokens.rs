@@ -205,6 +205,27 @@ impl Service {
         result
     }
 
+    /// Looks for the keys of issuers again and again.
+    pub fn keep_issuers(self: &Arc<Self>) {
+        if self.access.issuers().is_empty() {
+            return;
+        }
+        let service = Arc::clone(self);
+        self.workers.spawn(async move {
+            tokio::select! {
+                biased;
+                () = service.workers.stopping() => {}
+                () = service.access.issuers().keep() => {}
+            }
+        });
+    }
+
+    /// Has the keys of issuers read anew; says whether there is any issuer.
+    pub fn reread_issuers(&self) -> bool {
+        self.access.issuers().reread();
+        !self.access.issuers().is_empty()
+    }
+
     /// Asks the database again and again whether what is remembered of tokens still holds; and, apart from that, since it can wait for a
     /// writer, writes down which were used.
     pub fn keep_tokens(self: &Arc<Self>) {
