@@ -13,6 +13,7 @@ mod ring;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, dangerous, decode, decode_header};
@@ -21,7 +22,7 @@ use serde::Deserialize;
 use super::{Caller, Identity, Unauthenticated};
 use crate::clock::Clock;
 use crate::issuer::SourceError;
-use crate::model::{Issuer, IssuerName, Rule};
+use crate::model::{Issuer, IssuerName, Micros, Rule};
 
 use claims::Claims;
 use keys::KeysError;
@@ -142,6 +143,14 @@ impl Issuers {
     /// Has every issuer's keys read anew, soon.
     pub fn reread(&self) {
         self.known.values().for_each(|known| known.ring.reread());
+    }
+
+    /// When each issuer's keys were last seen at their place; `None` for never.
+    #[must_use]
+    pub fn seen(&self) -> Vec<(IssuerName, Option<Micros>)> {
+        let now = self.clock.wall().0;
+        let at = |age: Duration| Micros(now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
+        self.known.iter().map(|(name, known)| (name.clone(), known.ring.age().map(at))).collect()
     }
 
     #[must_use]

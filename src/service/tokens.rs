@@ -12,7 +12,7 @@ use crate::audit::Outcome;
 use crate::crypto::{self, SecretPlace, TokenMacKey};
 use crate::keys::Keyring;
 use crate::model::{
-    Action, Label, Micros, Page, Scope, SecretName, Tenant, TokenId, TokenRecord, VersionBody, WhichTokens,
+    Action, IssuerName, Label, Micros, Page, Scope, SecretName, Tenant, TokenId, TokenRecord, VersionBody, WhichTokens,
 };
 use crate::store::tokens::{NewToken, TokenSealer};
 use crate::store::{Found, Place, Store, Which};
@@ -218,6 +218,12 @@ impl Service {
                 () = service.access.issuers().keep() => {}
             }
         });
+    }
+
+    /// When each issuer's keys were last seen at their place; `None` for never.
+    #[must_use]
+    pub fn issuer_keys_seen(&self) -> Vec<(IssuerName, Option<Micros>)> {
+        self.access.issuers().seen()
     }
 
     /// Has the keys of issuers read anew; says whether there is any issuer.

@@ -137,6 +137,12 @@ impl Ring {
         find().ok_or_else(|| if inner.is_certain() { NoKey::UnknownKid } else { NoKey::Away })
     }
 
+    /// How long ago the keys were last seen at their place.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let held = self.0.held.load_full()?;
+        Some(self.0.clock.since_boot().saturating_sub(held.seen))
+    }
+
     pub(super) fn reread(&self) {
         self.0.wake.notify_one();
     }

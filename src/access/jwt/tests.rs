@@ -307,6 +307,14 @@ async fn what_is_wrong_with_a_token_lets_nobody_in() {
 }
 
 #[tokio::test]
+async fn an_algorithm_that_the_settings_do_not_name_is_refused_before_any_key_is_looked_for() {
+    let setup = Setup::new(&[&ed(1), &rsa()], &[PublicAlgorithm::Rs256]);
+    assert!(setup.told(&rsa().sign(&claims())).await.is_ok());
+    assert_eq!(setup.told(&ed(1).sign(&claims())).await, Err(Wrong::Algorithm));
+    assert_eq!(setup.told(&p256().sign(&claims())).await, Err(Wrong::Algorithm));
+}
+
+#[tokio::test]
 async fn what_is_just_right_is_let_in() {
     let setup = Setup::new(&[&ed(1)], &[PublicAlgorithm::EdDsa]);
     for changes in [
@@ -456,8 +464,39 @@ async fn a_new_key_is_found_when_a_token_names_it_but_not_more_often_than_each_f
     assert_eq!(issuers.check(&new).await, Err(Unauthenticated::Invalid), "it was looked for just now");
     assert!(issuers.check(&ed(1).sign(&claims())).await.is_ok(), "nothing was looked for: the old one is known");
     setup.hand.pass(Duration::from_millis(1));
+    assert!(issuers.check(&ed(1).sign(&claims())).await.is_ok(), "nor is it later, for one that is known");
     assert!(issuers.check(&new).await.is_ok());
     assert_eq!(issuers.check(&ed(1).sign(&claims())).await, Err(Unauthenticated::Invalid), "it was withdrawn");
+}
+
+#[tokio::test]
+async fn many_who_ask_for_a_new_key_at_once_have_it_looked_for_once() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut setup = Setup::new(&[&ed(1)], &ALL);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    setup.issuers[0].keys = IssuerKeys::Public { set: KeySetPlace::Url { url, ca: None }, algorithms: ALL.into() };
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _head = stream.read(&mut [0; 4096]).await;
+            let body = set(&[&ed(1)]);
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let issuers = Arc::new(setup.made());
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let (issuers, signer) = (Arc::clone(&issuers), if number % 2 == 0 { ed(1) } else { p256() });
+        asking.spawn(async move { issuers.check(&signer.sign(&claims())).await.is_ok() });
+    }
+    let good = asking.join_all().await.into_iter().filter(|good| *good).count();
+    assert_eq!((good, asked.load(Ordering::Relaxed)), (10, 1));
 }
 
 #[tokio::test]

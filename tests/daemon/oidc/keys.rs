@@ -129,8 +129,15 @@ fn a_daemon_starts_while_its_issuer_is_away() {
     daemon.set("shop", "KEY", b"1");
     assert_eq!(get(&site, &known), 503);
     assert_eq!(daemon.value("shop", "KEY").unwrap(), b"1", "others are served");
+    let seen = || {
+        let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+        let line = format!("containarium_oidc_keys_seen_timestamp_seconds{{issuer=\"{GITHUB}\"}} ");
+        metrics.lines().find_map(|found| found.strip_prefix(&line)).unwrap().parse::<f64>().unwrap()
+    };
+    assert!(seen() < 1.0);
     server.serve(Serves::Text(set(&[&known])));
     until(&site, &known, 200);
+    assert!(seen() > 1.7e9);
 }
 
 #[test]
