@@ -14,7 +14,6 @@ const MOST_OF_SUBJECT: usize = 255;
 const LAST_SECOND: f64 = 253_402_300_799.0;
 
 /// A token's claims, each there once: which of two counts would be another reader's choice (RFC 7519, section 4).
-#[derive(Debug)]
 pub(super) struct Claims(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Claims {

@@ -105,15 +105,16 @@ fn keys_are_used_for_a_stated_time_after_they_were_last_seen() {
     let known = Signer::rsa("1");
     let server = Server::start(Serves::Text(set(&[&known])));
     let url = format!("jwks_url = \"{}\"", server.url());
-    std::fs::write(site.config_file(), settings(&url, "refresh = \"1s\"\nkeep_keys = \"4s\"")).unwrap();
+    std::fs::write(site.config_file(), settings(&url, "refresh = \"1s\"\nkeep_keys = \"10s\"")).unwrap();
     let daemon = start(&site);
     daemon.set("shop", "KEY", b"1");
     assert_eq!(get(&site, &known), 200);
+    let begun = Instant::now();
     server.serve(Serves::Nothing);
     site.logged("those that were there are used for");
-    let begun = Instant::now();
     until(&site, &known, 503);
-    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
+    // Ten seconds after the last good look, which came at most one before this and what a busy machine adds.
+    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
     server.serve(Serves::Text(set(&[&known])));
     until(&site, &known, 200);
 }
