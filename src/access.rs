@@ -2,10 +2,11 @@
 //! it, which use-cases ask for and only this room can make.
 //!
 //! A caller is root or the daemon's own user on the socket (all, and the only administrators), a uid that `[[socket_users]]` names, or
-//! whoever presents a bearer credential: what has a [`Scope`] has nothing beyond it. A credential that is presented counts, whoever
+//! whoever presents a bearer credential, a token of this daemon or a JWT of an issuer that `[[oidc]]` names: what has a [`Scope`] has nothing beyond it. A credential that is presented counts, whoever
 //! sends it: root with a token has the token's rights.
 
 mod bearer;
+mod jwt;
 mod revoked;
 mod seldom;
 mod token;
@@ -15,9 +16,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Names, Scope, SecretName, Tenant, TokenId};
+use crate::model::{IssuerName, Names, Scope, SecretName, Tenant, TokenId};
 
 pub use crate::model::Permission;
+pub use jwt::{IssuerKeysError, Issuers, check_issuers};
 pub use revoked::RevokedHere;
 pub use token::{MadeToken, make_token};
 pub use tokens::{POLL, RowSealer, TokenKey, Tokens};
@@ -31,6 +33,8 @@ pub enum Identity {
     Socket { uid: u32, pid: Option<i32> },
     /// A token, by its public id.
     Token { id: TokenId },
+    /// Whom an issuer's JWT is about; the subject is visible ASCII.
+    Issued { issuer: IssuerName, subject: Arc<str> },
 }
 
 impl Identity {
@@ -39,7 +43,7 @@ impl Identity {
     pub const fn pid(&self) -> Option<i32> {
         match self {
             Self::Socket { pid, .. } => *pid,
-            Self::Token { .. } => None,
+            Self::Token { .. } | Self::Issued { .. } => None,
         }
     }
 }
@@ -49,6 +53,8 @@ impl fmt::Display for Identity {
         match self {
             Self::Socket { uid, .. } => write!(f, "uid:{uid}"),
             Self::Token { id } => write!(f, "token:{id}"),
+            // An issuer's name has no `#`.
+            Self::Issued { issuer, subject } => write!(f, "oidc:{issuer}#{subject}"),
         }
     }
 }
@@ -170,19 +176,26 @@ pub struct Access {
     own_uid: u32,
     socket_users: HashMap<u32, Arc<Scope>>,
     tokens: Tokens,
+    issuers: Issuers,
 }
 
 impl Access {
     /// `own_uid`: the daemon's effective user; `socket_users`: further users of this host, by uid.
     #[must_use]
-    pub const fn new(own_uid: u32, socket_users: HashMap<u32, Arc<Scope>>, tokens: Tokens) -> Self {
-        Self { own_uid, socket_users, tokens }
+    pub const fn new(own_uid: u32, socket_users: HashMap<u32, Arc<Scope>>, tokens: Tokens, issuers: Issuers) -> Self {
+        Self { own_uid, socket_users, tokens, issuers }
     }
 
     /// What is remembered of tokens.
     #[must_use]
     pub const fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// Whose JWTs are taken.
+    #[must_use]
+    pub const fn issuers(&self) -> &Issuers {
+        &self.issuers
     }
 
     /// The process at the other end of a socket: root and the daemon's own user may do all, others what the settings say.
@@ -202,7 +215,7 @@ impl Access {
     pub async fn bearer(&self, credential: &str) -> Result<Caller, Unauthenticated> {
         match Credential::of(credential) {
             Credential::Token(text) => self.tokens.check(text).await,
-            Credential::Unknown => Err(Unauthenticated::Invalid),
+            Credential::Jwt(text) => self.issuers.check(text).await,
         }
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::{Access, RevokedHere, Tokens};
+use crate::access::{Access, IssuerKeysError, Issuers, RevokedHere, Tokens, check_issuers};
 use crate::audit::{Audit, Copies as RecordCopies, Origin};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AuditCopies, Config, Database, ExistingKey, NotText};
@@ -38,6 +38,8 @@ pub enum ComposeError {
     Settings(#[from] NotText),
     #[error("TLS cannot be served: {0}")]
     Tls(#[from] TlsError),
+    #[error("`oidc`: {0}")]
+    Issuers(#[from] IssuerKeysError),
     #[error("the audit file cannot be opened: {0}")]
     Audit(#[source] std::io::Error),
     /// A fresh PostgreSQL would hide what the SQLite file holds.
@@ -64,11 +66,12 @@ pub struct Composed {
 /// of, where they can be used.
 ///
 /// # Errors
-/// [`ComposeError::DatabaseUrl`], [`ComposeError::Tls`].
+/// [`ComposeError::DatabaseUrl`], [`ComposeError::Issuers`], [`ComposeError::Tls`].
 pub fn check(config: &Config) -> Result<Vec<String>, ComposeError> {
     if let Database::Postgres { url } = &config.database {
         PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl)?;
     }
+    check_issuers(&config.issuers)?;
     let Some(pair) = tls_pair(config) else { return Ok(Vec::new()) };
     let warning = tls::check(&pair)?.warning(SystemClock::new().wall(), &pair.certificate);
     Ok(warning.into_iter().collect())
@@ -115,6 +118,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
     let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
     let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock), revoked);
+    let issuers = Issuers::new(config.issuers.clone(), Arc::clone(&clock));
     let opener = Opener::new(OpenerParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
@@ -133,7 +137,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         destinations: destinations(config),
         node: Arc::clone(&node),
         unlocker,
-        access: Access::new(rustix::process::geteuid().as_raw(), socket_users, tokens),
+        access: Access::new(rustix::process::geteuid().as_raw(), socket_users, tokens, issuers),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
         keep_versions: config.keep_versions,

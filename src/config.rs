@@ -9,6 +9,7 @@ mod file;
 mod google;
 mod layers;
 mod network;
+mod oidc;
 mod places;
 mod reading;
 mod socket_users;
@@ -27,6 +28,8 @@ pub use network::{Limits, Network, TlsFiles};
 pub use reading::{NotText, Reading};
 pub use socket_users::SocketUsers;
 pub use values::duration;
+
+use crate::model::Issuer;
 
 use file::FileLayer;
 use layers::Layers;
@@ -55,6 +58,8 @@ pub struct Config {
     pub audit_copies: AuditCopies,
     pub network: Network,
     pub socket_users: SocketUsers,
+    /// Whose JWTs are taken; each issuer once.
+    pub issuers: Vec<Issuer>,
     pub limits: Limits,
     /// What wraps the master key at rest, where that is Cloud KMS.
     pub kms_gcp: Option<KmsGcp>,
@@ -198,6 +203,7 @@ impl Resolver<'_> {
         let backup_gcp = self.backup_gcp();
         let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
         let socket_users = self.socket_users();
+        let issuers = self.oidc();
         let limits = self.limits();
         let kms_gcp = self.kms_gcp();
         Some(Config {
@@ -215,6 +221,7 @@ impl Resolver<'_> {
             audit_copies: audit_copies?,
             network: network?,
             socket_users: socket_users?,
+            issuers: issuers?,
             limits: limits?,
             kms_gcp,
             age_identity,
@@ -321,16 +328,21 @@ impl Resolver<'_> {
     fn path(&mut self, setting: Setting, default: impl FnOnce() -> Result<PathBuf, String>) -> Option<PathBuf> {
         let (path, origin) = match self.layers.find(setting) {
             Some(given) => {
-                let base = match &given.origin {
-                    Origin::File { path, .. } => path.parent().map(Path::to_path_buf),
-                    _ => self.layers.environment.working_dir().map(Path::to_path_buf),
-                };
+                let base = self.base(&given.origin);
                 (values::path(given.value, base.as_deref()), given.origin)
             }
             None => (default(), Origin::Default),
         };
         self.show(setting, path.as_deref().ok().map(display), origin);
         self.keep(setting, path)
+    }
+
+    /// What a relative path is relative to.
+    fn base(&self, origin: &Origin) -> Option<PathBuf> {
+        match origin {
+            Origin::File { path, .. } => path.parent().map(Path::to_path_buf),
+            _ => self.layers.environment.working_dir().map(Path::to_path_buf),
+        }
     }
 
     fn optional_path(&mut self, setting: Setting) -> Option<PathBuf> {

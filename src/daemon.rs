@@ -63,7 +63,8 @@ impl StartError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Compose(ComposeError::DatabaseUrl(_) | ComposeError::Tls(_)) | Self::Tls(_) => 2,
+            Self::Compose(ComposeError::DatabaseUrl(_) | ComposeError::Tls(_) | ComposeError::Issuers(_))
+            | Self::Tls(_) => 2,
             Self::Compose(ComposeError::Store(_) | ComposeError::SqliteHoldsSecrets { .. })
             | Self::Open(_)
             | Self::Node(NodeError::Store(_)) => 5,
@@ -137,6 +138,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     service.keep_rotating();
     service.keep_proving();
     service.keep_tokens();
+    service.keep_issuers();
     if let Some(endpoint) = compose::destinations(&config).elsewhere() {
         // Left over from a trial, it would make whatever listens there an off-host copy.
         tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
@@ -158,7 +160,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let auditing = tokio::spawn(keep_auditing(Arc::clone(&service)));
 
     let ended = tokio::select! {
-        () = signals.wait(|| reload(certificates.as_deref(), &*clock)) => Ok(()),
+        () = signals.wait(|| reload(certificates.as_deref(), &service, &*clock)) => Ok(()),
         ended = &mut keeping => Err(StartError::Node(ended.unwrap_or(NodeError::Panicked))),
     };
     tracing::info!("stopping: no new connections; requests under way are finished; a second signal cuts them off");
@@ -297,18 +299,20 @@ async fn all_of(others: Vec<JoinHandle<Ended>>, socket: impl Future<Output = End
     ended
 }
 
-/// SIGHUP: a certificate that cannot be used leaves the old one in use.
-fn reload(certificates: Option<&Certificates>, clock: &dyn Clock) {
-    let Some(certificates) = certificates else {
-        tracing::info!("SIGHUP: there is nothing to reload");
-        return;
-    };
-    match certificates.reload() {
-        Ok(validity) => {
+/// SIGHUP: what cannot be used leaves in use what was there before.
+fn reload(certificates: Option<&Certificates>, service: &Service, clock: &dyn Clock) {
+    let has_issuers = service.reread_issuers();
+    if has_issuers {
+        tracing::info!("SIGHUP: the keys of issuers are read anew");
+    }
+    match certificates.map(|certificates| (certificates, certificates.reload())) {
+        Some((certificates, Ok(validity))) => {
             tracing::info!("SIGHUP: new connections get the TLS certificate {}", certificates.certificate().display());
             note_validity(Some(certificates), Some(validity), clock);
         }
-        Err(error) => tracing::error!("SIGHUP: the TLS certificate stays as it was: {error}"),
+        Some((_, Err(error))) => tracing::error!("SIGHUP: the TLS certificate stays as it was: {error}"),
+        None if has_issuers => {}
+        None => tracing::info!("SIGHUP: there is nothing to reload"),
     }
 }
 
@@ -320,7 +324,7 @@ fn note_validity(certificates: Option<&Certificates>, validity: Option<Validity>
     }
 }
 
-/// What stops the daemon, and what has it read its certificate anew. SIGHUP is taken in any case, so that a terminal that closes does not
+/// What stops the daemon, and what has it read its certificate and the keys of issuers anew. SIGHUP is taken in any case, so that a terminal that closes does not
 /// cut requests off.
 struct Signals {
     terminate: Signal,

@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod failpoint;
 pub mod gcp;
 pub mod http;
+pub mod issuer;
 pub mod keys;
 pub mod model;
 pub mod node;

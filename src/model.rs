@@ -5,6 +5,7 @@ mod access;
 mod address;
 mod backups;
 mod ids;
+mod issuers;
 mod names;
 mod records;
 mod requests;
@@ -16,6 +17,10 @@ pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
 pub use address::network;
 pub use backups::{DatabaseBackup, Drill};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
+pub use issuers::{
+    ClaimPattern, ClaimPlace, ClaimTest, Issuer, IssuerError, IssuerKeys, IssuerName, KeySetPlace, PublicAlgorithm,
+    Rule, Wanted,
+};
 pub use names::{NameError, SecretName, Tenant};
 pub use records::{
     Counts, DekBody, DekRecord, EscrowRecord, KeyState, Lease, MasterKeyRecord, NODE_LIVE, NodeRecord, SecretRecord,

@@ -58,6 +58,10 @@ impl Metrics {
             KMS_PROVEN,
             "Unix time at which the wrapped key file was last proven to open with Cloud KMS; absent while it is not wrapped."
         );
+        metrics::describe_gauge!(
+            ISSUER_KEYS_SEEN,
+            "Unix time at which an issuer's keys were last seen at their place, by issuer; 0 while they never were."
+        );
         metrics::describe_gauge!(KEY_CREATED, "Unix time at which the active master key was made.");
         metrics::describe_gauge!(
             KEY_CONFIRMED,
@@ -121,6 +125,7 @@ const ROTATION_AGE: &str = "containarium_rotation_age_seconds";
 const TURNED_AWAY: &str = "containarium_turned_away_total";
 const CERTIFICATE_ENDS: &str = "containarium_tls_certificate_expiry_timestamp_seconds";
 const KMS_PROVEN: &str = "containarium_kms_proven_timestamp_seconds";
+const ISSUER_KEYS_SEEN: &str = "containarium_oidc_keys_seen_timestamp_seconds";
 const BUILD_INFO: &str = "containarium_build_info";
 
 /// Counts one answered request. `route` is the route's pattern, never the path.
@@ -210,6 +215,12 @@ pub struct BackupGauges {
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds of this millennium are exact in it")]
 pub fn kms_proven(at: i64) {
     metrics::gauge!(KMS_PROVEN).set(at as f64 / 1e6);
+}
+
+/// Sets the time, in microseconds, at which an issuer's keys were last seen; issuers are the settings', a closed set.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds of this millennium are exact in it")]
+pub fn issuer_keys_seen(issuer: &str, at: i64) {
+    metrics::gauge!(ISSUER_KEYS_SEEN, "issuer" => issuer.to_owned()).set(at as f64 / 1e6);
 }
 
 /// Sets the metrics of backups and rotation; called before rendering.

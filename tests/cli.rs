@@ -242,6 +242,7 @@ fn config_show_tells_each_value_and_its_origin() {
             "backup.gcp.push_on_first_start false default",
             "audit.journal false default",
             "socket_users - default",
+            "oidc - default",
             "limits.connections 1024 default",
             "limits.connections_per_address 256 default",
             "limits.requests_per_identity 1000 default",

@@ -14,6 +14,7 @@ mod hardening;
 mod kms;
 mod leaks;
 mod nodes;
+mod oidc;
 mod rotation;
 mod secrets;
 mod start;

@@ -73,6 +73,7 @@ fn the_tables_name_rooms_only_and_are_whole() {
         "google_cloud_kms_v1",
         "google_cloud_secretmanager_v1",
         "reqwest",
+        "jsonwebtoken",
         "rustls",
     ];
     assert_eq!(reserved, [&values[..], &libraries].concat());

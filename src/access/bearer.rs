@@ -7,12 +7,12 @@ pub(super) const TOKEN_PREFIX: &str = "ctn_";
 pub(super) enum Credential<'a> {
     /// A token of this daemon.
     Token(&'a str),
-    /// Nothing that this daemon gives out.
-    Unknown,
+    /// Nothing that this daemon gives out: an issuer's, where it is anything.
+    Jwt(&'a str),
 }
 
 impl<'a> Credential<'a> {
     pub(super) fn of(text: &'a str) -> Self {
-        if text.starts_with(TOKEN_PREFIX) { Self::Token(text) } else { Self::Unknown }
+        if text.starts_with(TOKEN_PREFIX) { Self::Token(text) } else { Self::Jwt(text) }
     }
 }

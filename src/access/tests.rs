@@ -1,5 +1,6 @@
 use super::tokens::Setup;
 use super::*;
+use crate::clock::SystemClock;
 use crate::model::NamePattern;
 
 fn tenant(name: &str) -> Tenant {
@@ -10,13 +11,17 @@ fn name(name: &str) -> SecretName {
     SecretName::parse(name).unwrap()
 }
 
+fn no_issuers() -> Issuers {
+    Issuers::new(Vec::new(), Arc::new(SystemClock::new()))
+}
+
 fn db_names() -> Names {
     Names::Like([NamePattern::parse("DB_*").unwrap()].into())
 }
 
 #[tokio::test]
 async fn root_and_the_daemons_own_user_may_do_all_and_others_nothing() {
-    let access = Access::new(1000, HashMap::new(), Setup::new().await.tokens);
+    let access = Access::new(1000, HashMap::new(), Setup::new().await.tokens, no_issuers());
     for (uid, may) in [(0, true), (1000, true), (1001, false), (u32::MAX, false)] {
         let caller = access.socket_peer(uid, None);
         for permission in Permission::ALL {
@@ -31,7 +36,7 @@ async fn root_and_the_daemons_own_user_may_do_all_and_others_nothing() {
 #[tokio::test]
 async fn a_socket_user_has_their_scope_and_nothing_beyond_it() {
     let scope = Scope::new([tenant("alice")], [Permission::Read, Permission::List], db_names()).unwrap();
-    let access = Access::new(1000, HashMap::from([(33, Arc::new(scope))]), Setup::new().await.tokens);
+    let access = Access::new(1000, HashMap::from([(33, Arc::new(scope))]), Setup::new().await.tokens, no_issuers());
     let caller = access.socket_peer(33, None);
     let may = |permission, of: &str, named: Option<&str>| {
         let named = named.map(name);
@@ -55,7 +60,7 @@ async fn a_socket_user_has_their_scope_and_nothing_beyond_it() {
 async fn root_has_all_rights_also_where_the_settings_give_it_fewer() {
     let scope = Scope::new([tenant("alice")], [Permission::Read], Names::Any).unwrap();
     let users = HashMap::from([(0, Arc::new(scope.clone())), (1000, Arc::new(scope))]);
-    let access = Access::new(1000, users, Setup::new().await.tokens);
+    let access = Access::new(1000, users, Setup::new().await.tokens, no_issuers());
     for uid in [0, 1000] {
         assert!(access.authorize_admin(&access.socket_peer(uid, None)).is_ok());
     }

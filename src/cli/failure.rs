@@ -211,10 +211,10 @@ fn mend(deed: &Deed<'_>, error: &ClientError) -> Option<String> {
         }
         ClientError::Problem { status: 401, .. } => {
             "present a token that holds, with --token-file or CONTAINARIUM_TOKEN: `containarium admin token list` on the daemon's host \
-             shows which do"
+             shows which do, and the daemon's log why a JWT does not"
         }
         ClientError::Problem { status: 403, detail, .. } if detail.starts_with("no right to") => {
-            "an administrator of the daemon's host gives rights: `containarium admin token create`, or [[socket_users]]"
+            "an administrator of the daemon's host gives rights: `containarium admin token create`, [[socket_users]], or [[oidc]]"
         }
         ClientError::SocketDenied { .. } | ClientError::Problem { status: 403, .. } => SUDO,
         ClientError::Problem { status: 404, detail, .. } => return deed.browse(detail),

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::layers::{Given, Kind, Layers, Reach};
-use super::{ConfigError, Environment, Flags, Origin, Setting, places, socket_users, values};
+use super::{ConfigError, Environment, Flags, Origin, Setting, oidc, places, socket_users, values};
 
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -134,6 +134,10 @@ impl Reader<'_> {
                 Some(lines) => lines.into(),
                 None => return,
             },
+            (Kind::Issuers, DeValue::Array(tables)) => match oidc::lines(self, tables) {
+                Some(lines) => lines.into(),
+                None => return,
+            },
             (kind, found) => return self.mistyped(key, line, expected(kind), found.type_str()),
         };
         self.values.insert(*setting, (value, line));
@@ -170,6 +174,7 @@ const fn expected(kind: Kind) -> &'static str {
         Kind::Integer => "an integer",
         Kind::Lines => "a list of strings without line breaks",
         Kind::Users => "a list of tables, each under [[socket_users]]",
+        Kind::Issuers => "a list of tables, each under [[oidc]]",
     }
 }
 

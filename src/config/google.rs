@@ -162,7 +162,7 @@ const fn is_lower(b: u8) -> bool {
 }
 
 /// By address: a name is whatever a resolver says.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

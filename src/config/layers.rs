@@ -36,6 +36,7 @@ pub enum Setting {
     BackupGcpPushOnFirstStart,
     AuditJournal,
     SocketUsers,
+    Oidc,
     LimitConnections,
     LimitConnectionsPerAddress,
     LimitRequestsPerIdentity,
@@ -65,6 +66,8 @@ pub(super) enum Kind {
     Lines,
     /// Tables, of which `socket_users` has the rules; handed on as one text, a line for each.
     Users,
+    /// Tables, of which `oidc` has the rules; handed on as one text, a line of JSON for each.
+    Issuers,
 }
 
 impl Setting {
@@ -93,6 +96,7 @@ impl Setting {
         Self::BackupGcpPushOnFirstStart,
         Self::AuditJournal,
         Self::SocketUsers,
+        Self::Oidc,
         Self::LimitConnections,
         Self::LimitConnectionsPerAddress,
         Self::LimitRequestsPerIdentity,
@@ -131,6 +135,7 @@ impl Setting {
             Self::BackupGcpPushOnFirstStart => "backup.gcp.push_on_first_start",
             Self::AuditJournal => "audit.journal",
             Self::SocketUsers => "socket_users",
+            Self::Oidc => "oidc",
             Self::LimitConnections => "limits.connections",
             Self::LimitConnectionsPerAddress => "limits.connections_per_address",
             Self::LimitRequestsPerIdentity => "limits.requests_per_identity",
@@ -192,6 +197,7 @@ impl Setting {
             | Self::LimitRequestsPerAddress => Kind::Integer,
             Self::BackupGcpSecrets => Kind::Lines,
             Self::SocketUsers => Kind::Users,
+            Self::Oidc => Kind::Issuers,
             _ => Kind::Text,
         }
     }

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod oidc;
+
 /// A user with a home, a configuration file of the test's and nothing else.
 struct Setup {
     dir: TempDir,

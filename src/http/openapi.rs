@@ -2,7 +2,8 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 
 use super::{admin, ops, secrets};
 
@@ -11,12 +12,14 @@ use super::{admin, ops, secrets};
     info(
         title = "Containarium secrets",
         description = "Secrets under envelope encryption. On the daemon's Unix socket, and over TCP: the routes under /v1/secrets, /livez and \
-            /readyz. Over TCP a caller presents a token, as `Authorization: Bearer`; on the socket a credential that is presented counts instead of \
+            /readyz. Over TCP a caller presents a token, or a JWT of an issuer that the daemon is told to believe, as `Authorization: Bearer`; on the socket a credential that is presented counts instead of \
             the peer's own rights. Who asks more often than the daemon's limits allow is answered 429, with the seconds to wait in Retry-After.\n\nWhat a route does not take is refused with 400 \
             that names it: a query parameter that is not described here; If-Match on every route but PUT; If-None-Match on \
             every route but PUT and GET; If-Unmodified-Since on every route; If-Modified-Since and If-Range on every route but GET. \
             GET ignores If-None-Match, If-Modified-Since and If-Range and always answers in full."
     ),
+    modifiers(&Bearer),
+    security(("bearer" = []), ()),
     paths(
         secrets::set,
         secrets::put,
@@ -62,6 +65,21 @@ use super::{admin, ops, secrets};
 )]
 struct Api;
 
+/// Required over TCP; on the socket the peer's own rights serve as well.
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let what = "A token of this daemon (`ctn_…`), or a JWT of an issuer in its settings. Not needed on the socket, nor for /livez and /readyz.";
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("ctn_ token or JWT")
+            .description(Some(what));
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    }
+}
+
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", responses(
     (status = 200, description = "OpenAPI 3.1", content_type = "application/json"),
@@ -104,6 +122,14 @@ mod tests {
         let taken =
             QUERIES.iter().flat_map(|(path, keys)| keys.iter().map(|key| ((*path).to_owned(), (*key).to_owned())));
         assert_eq!(described, taken.collect());
+    }
+
+    #[test]
+    fn a_bearer_credential_is_described_as_one_way_in_beside_the_sockets_own() {
+        let api = serde_json::to_value(Api::openapi()).unwrap();
+        let scheme = &api["components"]["securitySchemes"]["bearer"];
+        assert_eq!((&scheme["type"], &scheme["scheme"]), (&"http".into(), &"bearer".into()), "{scheme}");
+        assert_eq!(api["security"], serde_json::json!([{ "bearer": [] }, {}]));
     }
 
     #[test]

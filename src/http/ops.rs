@@ -9,7 +9,9 @@ use super::secrets::json;
 use super::{App, Surface};
 use crate::model::KeyPhase;
 use crate::service::doctor::{BackupTimes, NAMES};
-use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, key_gauges, kms_proven};
+use crate::telemetry::{
+    BackupGauges, KeyGauges, backup_gauges, check_gauges, issuer_keys_seen, key_gauges, kms_proven,
+};
 use crate::wire::HealthAnswer;
 
 /// The process serves.
@@ -67,6 +69,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     }
     if let Some(at) = app.service.kms_proven_at().await {
         kms_proven(at.0);
+    }
+    for (issuer, at) in app.service.issuer_keys_seen() {
+        issuer_keys_seen(issuer.as_str(), at.map_or(0, |at| at.0));
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
 }

@@ -87,17 +87,22 @@ impl NamePattern {
 
     #[must_use]
     pub fn matches(&self, name: &SecretName) -> bool {
-        let mut parts = self.0.split('*');
-        let Some(mut rest) = parts.next().and_then(|head| name.as_str().strip_prefix(head)) else { return false };
-        let mut parts: Vec<&str> = parts.collect();
-        let Some(tail) = parts.pop() else { return rest.is_empty() };
-        // The first place that fits leaves the most to what follows.
-        for part in parts {
-            let Some(at) = rest.find(part) else { return false };
-            rest = rest.get(at + part.len()..).unwrap_or_default();
-        }
-        rest.ends_with(tail)
+        matches_pattern(&self.0, name.as_str())
     }
+}
+
+/// Whether a text is of a pattern, in which `*` stands for any run of characters, none too, and everything else for itself.
+pub(super) fn matches_pattern(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|head| text.strip_prefix(head)) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(tail) = parts.pop() else { return rest.is_empty() };
+    // The first place that fits leaves the most to what follows.
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = rest.get(at + part.len()..).unwrap_or_default();
+    }
+    rest.ends_with(tail)
 }
 
 impl fmt::Display for NamePattern {

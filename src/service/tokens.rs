@@ -12,7 +12,7 @@ use crate::audit::Outcome;
 use crate::crypto::{self, SecretPlace, TokenMacKey};
 use crate::keys::Keyring;
 use crate::model::{
-    Action, Label, Micros, Page, Scope, SecretName, Tenant, TokenId, TokenRecord, VersionBody, WhichTokens,
+    Action, IssuerName, Label, Micros, Page, Scope, SecretName, Tenant, TokenId, TokenRecord, VersionBody, WhichTokens,
 };
 use crate::store::tokens::{NewToken, TokenSealer};
 use crate::store::{Found, Place, Store, Which};
@@ -206,6 +206,33 @@ impl Service {
     async fn token_sealer(&self) -> Result<RowSealer, Error> {
         let key = SystemKey::new(Arc::clone(&self.store), Arc::clone(&self.keys)).token_mac().await;
         key.map(RowSealer).map_err(|why| unusable(&why))
+    }
+
+    /// Looks for the keys of issuers again and again.
+    pub fn keep_issuers(self: &Arc<Self>) {
+        if self.access.issuers().is_empty() {
+            return;
+        }
+        let service = Arc::clone(self);
+        self.workers.spawn(async move {
+            tokio::select! {
+                biased;
+                () = service.workers.stopping() => {}
+                () = service.access.issuers().keep() => {}
+            }
+        });
+    }
+
+    /// When each issuer's keys were last seen at their place; `None` for never.
+    #[must_use]
+    pub fn issuer_keys_seen(&self) -> Vec<(IssuerName, Option<Micros>)> {
+        self.access.issuers().seen()
+    }
+
+    /// Has the keys of issuers read anew; says whether there is any issuer.
+    pub fn reread_issuers(&self) -> bool {
+        self.access.issuers().reread();
+        !self.access.issuers().is_empty()
     }
 
     /// Asks the database again and again whether what is remembered of tokens still holds; and, apart from that, since it can wait for a
