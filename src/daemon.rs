@@ -32,7 +32,7 @@ use socket::{OpenTo, SocketError};
 
 /// How often caches and metrics are tidied.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the store may take to close while requests that were cut off hold on to it.
+/// How long the store may take to close while requests that were cut off hold on to it, and before that to give the last records their places.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// Why the daemon did not start, or did not go on.
@@ -189,6 +189,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     ticking.abort();
     auditing.abort();
     socket.file.remove();
+    end_auditing(&service).await;
     // The audit last: what a request that was cut off had under way in the store is still recorded.
     match drained {
         Ended::Drained => store.close().await,
@@ -218,6 +219,13 @@ async fn keep_auditing(service: Arc<Service>) {
         }
     };
     tokio::join!(ending, linking);
+}
+
+/// What was recorded in the last second gets its place before the end: of a record without one nobody could tell that it was removed while no
+/// daemon ran. Where the database is away the next start does it.
+async fn end_auditing(service: &Service) {
+    service.end_second().await;
+    let _away = tokio::time::timeout(CLOSE_TIME, service.tick_audit()).await;
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {

@@ -135,7 +135,10 @@ async fn open(settings: SettingsArgs) -> Result<(Config, Reader), Failure> {
 fn failed(error: &TrailError) -> Failure {
     match error {
         TrailError::Store(_) | TrailError::NoKey => Failure::new(Exit::Unavailable, error.to_string()),
-        TrailError::Chain(_) | TrailError::NotOpened { .. } => Failure::new(Exit::Unavailable, error.to_string())
+        TrailError::NotOpened { .. } => Failure::new(Exit::Unavailable, error.to_string()).mend(
+            "try again once the key opens; an age identity that it is wrapped for opens it too: --age-identity FILE",
+        ),
+        TrailError::Chain(_) => Failure::new(Exit::Unavailable, error.to_string())
             .mend("give the key file with --key-file; `containarium admin status` names the key that is needed"),
         TrailError::File { .. } => Failure::new(Exit::Failed, error.to_string()),
     }

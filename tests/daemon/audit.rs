@@ -13,6 +13,7 @@ on_both_stores!(
     a_token_that_is_made_or_revoked_is_named_by_the_record_in_the_changes_transaction,
     whoever_asks_over_tcp_is_recorded_with_their_address,
     strangers_are_counted_by_address_and_second,
+    a_daemon_that_stops_leaves_no_record_without_its_place,
     a_start_goes_on_after_the_one_before_it,
     a_whole_trail_verifies_with_the_daemon_and_without_it,
     what_is_done_to_the_file_is_found,
@@ -171,6 +172,18 @@ fn strangers_are_counted_by_address_and_second(site: &Site) {
     whole(site);
 }
 
+fn a_daemon_that_stops_leaves_no_record_without_its_place(site: &Site) {
+    for _ in 0..3 {
+        let daemon = site.start();
+        daemon.set("alice", "KEY", b"one");
+        daemon.get("/v1/secrets/alice/KEY");
+        assert_eq!(daemon.stop().code(), Some(0));
+        assert_eq!(site.number("SELECT count(*) FROM audit WHERE position IS NULL"), 0);
+        assert_eq!(site.number(&heads_of_the_files_end(site)), 1, "what is cut off while no daemon runs is missed");
+    }
+    whole(site);
+}
+
 fn a_start_goes_on_after_the_one_before_it(site: &Site) {
     let mut daemon = site.start();
     for number in 0..3 {
@@ -226,18 +239,23 @@ fn used(site: &Site) -> Daemon {
 /// Waits until the heads are those of what was written.
 fn headed(site: &Site) {
     linked(site);
-    let lines = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
-    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
-    let entered = format!(
-        "SELECT count(*) FROM audit_chains WHERE kind = 'file' AND boot_id = '{}' AND position = {}",
-        last["boot"].as_str().unwrap(),
-        last["n"]
-    );
+    let entered = heads_of_the_files_end(site);
     let begun = Instant::now();
     while site.number(&entered) == 0 {
         assert!(begun.elapsed() < PATIENCE, "the file's head is not entered");
         std::thread::yield_now();
     }
+}
+
+/// Counts the heads that are the last record of the file.
+fn heads_of_the_files_end(site: &Site) -> String {
+    let lines = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    format!(
+        "SELECT count(*) FROM audit_chains WHERE kind = 'file' AND boot_id = '{}' AND position = {}",
+        last["boot"].as_str().unwrap(),
+        last["n"]
+    )
 }
 
 fn a_whole_trail_verifies_with_the_daemon_and_without_it(site: &Site) {

@@ -223,6 +223,19 @@ fn an_age_identity_opens_it_while_kms_is_away() {
 }
 
 #[test]
+fn audit_verify_opens_the_wrapped_key_by_itself_and_says_where_that_does_not_open() {
+    let site = Site::sqlite();
+    let cloud = wrapped_site(&site);
+    let whole = with(&site, "config.toml", &["audit", "verify"]);
+    done(&whole);
+    assert!(said(&whole).contains(": whole"), "{}", said(&whole));
+    cloud.fault("cut", "decrypt");
+    fails(&with(&site, "config.toml", &["audit", "verify"]), 5, &["secrets.key: ", KMS_KEY, "--age-identity FILE"]);
+    let identity = site.path("identity.txt").display().to_string();
+    done(&with(&site, "config.toml", &["audit", "verify", "--age-identity", &identity]));
+}
+
+#[test]
 fn each_wrong_answer_is_said_and_nothing_is_opened_by_other_means() {
     let site = Site::sqlite();
     let cloud = wrapped_site(&site);
