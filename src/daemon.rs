@@ -131,6 +131,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     service.keep_shredding();
     service.keep_rotating();
     service.keep_proving();
+    service.keep_looking_for_copies();
     service.keep_tokens();
     if let Some(endpoint) = compose::destinations(&config).elsewhere() {
         // Left over from a trial, it would make whatever listens there an off-host copy.

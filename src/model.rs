@@ -17,10 +17,12 @@ pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use names::{NameError, SecretName, Tenant};
 pub use records::{
     Counts, DekBody, DekRecord, EscrowRecord, KeyState, Lease, MasterKeyRecord, NODE_LIVE, NodeRecord, SecretRecord,
-    TenantRecord, VersionBody, VersionRecord, WrappedDek,
+    TenantRecord, Unread, VersionBody, VersionRecord, WrappedDek,
 };
 pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
-pub use states::{DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
+pub use states::{
+    CopyLoss, DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState,
+};
 pub use tokens::{Label, TokenError, TokenId, TokenRecord, WhichTokens};
 pub use wrapped::{KmsKey, KmsKeyError, WrappedError, WrappedMaster, Wrapping};
 

@@ -62,6 +62,23 @@ impl BackupError {
     }
 }
 
+impl BackupError {
+    /// Whether it is the copy that is no good, and not the way to it.
+    #[must_use]
+    pub const fn is_of_the_copy(&self) -> bool {
+        matches!(
+            self,
+            Self::Google(
+                GcpError::NoSuchVersion { .. }
+                    | GcpError::VersionDisabled { .. }
+                    | GcpError::VersionDestroyed { .. }
+                    | GcpError::BadChecksum { .. }
+                    | GcpError::BadLength { .. }
+            )
+        )
+    }
+}
+
 const fn google(error: &GcpError) -> Kind {
     match error {
         GcpError::NoCredentials { .. } | GcpError::CredentialsRefused { .. } | GcpError::Denied { .. } => Kind::Denied,

@@ -7,6 +7,7 @@
 pub mod export;
 pub mod fetch;
 mod list;
+mod look;
 mod push;
 mod read_back;
 pub mod restore;
@@ -22,7 +23,7 @@ use super::Error;
 
 pub use list::{BackupList, KeyCopies, ListedSecret, ListedVersion};
 pub use push::{KeyCopyOutcome, Outcome, PushedKeys};
-pub use read_back::ReadBack;
+pub use read_back::{BadCopy, ReadBack};
 
 /// How long one call to Google may take, its retries and waits in it.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -156,7 +157,7 @@ fn to_copy(survey: &Survey) -> Vec<Kid> {
     kids
 }
 
-/// Whether the row is a confirmed version of this secret.
+/// Whether the row is a version of this secret that was confirmed, whatever became of it.
 pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
     escrow.kind == EscrowKind::Copy
         && escrow.target == SECRET_MANAGER
@@ -164,9 +165,13 @@ pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
         && version_number(escrow, secret).is_some()
 }
 
-/// Where the copy of this key in this secret is, if one is confirmed there.
+/// Where the copy of this key in this secret is, if one is confirmed there and was not lost since.
 pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &str) -> Option<&'a str> {
-    escrows.iter().find(|escrow| escrow.kid == kid && is_version_of(escrow, secret))?.locator.as_deref()
+    escrows
+        .iter()
+        .find(|escrow| escrow.kid == kid && escrow.stands() && is_version_of(escrow, secret))?
+        .locator
+        .as_deref()
 }
 
 fn version_number(escrow: &EscrowRecord, secret: &str) -> Option<std::num::NonZeroU64> {

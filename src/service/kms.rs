@@ -491,12 +491,9 @@ fn its_recipients(wrapped: &WrappedMaster) -> Result<Vec<Recipient>, KmsWorkErro
 /// Whether a copy of the key itself is known to lie off this host.
 fn is_raw_escrowed(master: &MasterKey, escrows: &[EscrowRecord]) -> bool {
     let (kid, sha256) = (crypto::kid(master), KeyfileImage::of(master).sha256());
-    escrows.iter().any(|escrow| {
-        escrow.kind == EscrowKind::Copy
-            && escrow.kid == kid
-            && escrow.confirmed_at.is_some()
-            && escrow.content_sha256 == Some(sha256)
-    })
+    escrows
+        .iter()
+        .any(|escrow| escrow.is_copy_that_stands() && escrow.kid == kid && escrow.content_sha256 == Some(sha256))
 }
 
 impl fmt::Display for Kept {

@@ -23,7 +23,7 @@ on_both_stores![
 
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 
-struct Told {
+pub(super) struct Told {
     code: Option<i32>,
     answer: Value,
     stderr: String,
@@ -42,7 +42,7 @@ impl Told {
 
     /// Of one check: verdict, and finding and mend in one text.
     #[track_caller]
-    fn check(&self, name: &str) -> (String, String) {
+    pub(super) fn check(&self, name: &str) -> (String, String) {
         let checks = self.answer["checks"].as_array().unwrap();
         let check = checks.iter().find(|check| check["name"] == name);
         let check = check.unwrap_or_else(|| panic!("no {name} in {}", self.answer));
@@ -51,7 +51,7 @@ impl Told {
     }
 
     #[track_caller]
-    fn finds(&self, name: &str, verdict: &str, says: &[&str]) {
+    pub(super) fn finds(&self, name: &str, verdict: &str, says: &[&str]) {
         let (found, text) = self.check(name);
         assert_eq!(found, verdict, "{name}: {text}");
         for words in says {
@@ -60,7 +60,7 @@ impl Told {
     }
 }
 
-fn doctor(site: &Site) -> Told {
+pub(super) fn doctor(site: &Site) -> Told {
     Told::of(&site.cli(["admin", "doctor", "-o", "json"], b""))
 }
 

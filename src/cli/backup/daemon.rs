@@ -91,7 +91,7 @@ pub(super) async fn list(arguments: ClientArgs) -> Result<(), Failure> {
             let message = format!("{} could not be listed: {}", listed.secret, trouble.why);
             Err(Failure::new(exit(Class::parse(&trouble.class)), message))
         }
-        None => Ok(()),
+        None => uncovered(&answer).map_or(Ok(()), Err),
     }
 }
 
@@ -100,6 +100,16 @@ fn print_list(answer: &BackupListAnswer) -> Result<(), Failure> {
     let mut keys = Table::new();
     keys.row(["KEY", "STATE", "NEEDED", "CONFIRMED", "READ BACK"]);
     for key in &answer.keys {
+/// Of keys that the database needs, those that would be lost together with their files.
+fn uncovered(answer: &BackupListAnswer) -> Option<Failure> {
+    let kids: Vec<&str> =
+        answer.keys.iter().filter(|key| key.needed && key.confirmed_at.is_none()).map(|key| &*key.kid).collect();
+    (!kids.is_empty()).then(|| {
+        Failure::new(Exit::NotFound, format!("no confirmed copy is there of master key {}, which is needed", kids.join(", ")))
+            .mend("`containarium backup push`, or `containarium backup export` and then `containarium backup verify --from FILE`")
+    })
+}
+
         let needed = if key.needed { "yes" } else { "no" };
         keys.row([&*key.kid, &key.state, needed, &dash(&key.confirmed_at), &dash(&key.read_back_at)]);
     }
@@ -125,11 +135,6 @@ fn print_list(answer: &BackupListAnswer) -> Result<(), Failure> {
     }
     if answer.secrets.is_empty() {
         note("no secret is configured: `[backup.gcp] secrets` names none");
-    }
-    if answer.keys.iter().any(|key| key.needed && key.confirmed_at.is_none()) {
-        note(
-            "a key that is needed has no confirmed copy: `containarium backup push`, or `containarium backup export` and `verify --from`",
-        );
     }
     Ok(())
 }

@@ -211,7 +211,7 @@ async fn record(client: &Client, source: &str, drilled: &Drilled) -> Result<Stri
     let known = drilled.keys.iter().filter(|key| key.state.is_some());
     let copies: Vec<_> = known.filter_map(|key| key.read_back.as_ref()).map(read_back_item).collect();
     if !copies.is_empty() {
-        let told = client.backup_read_back(&ReadBackRequest { copies }).await;
+        let told = client.backup_read_back(&ReadBackRequest { copies, unread: Vec::new() }).await;
         let deed = Deed::on_daemon_changing("record that the copies were read back", "containarium backup list");
         told.map_err(|error| Failure::of_request(&deed, &error))?;
     }

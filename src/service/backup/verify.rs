@@ -11,13 +11,17 @@ use crate::keys::keyfile::lies_beside;
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError, Survey};
 
-use super::{Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, needed, version_number};
+use super::{
+    BadCopy, Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, needed, version_number,
+};
 
 /// What reading back came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verified {
     pub good: Vec<ReadBack>,
     pub bad: Vec<Unproven>,
+    /// Recorded copies that are no good, also of keys that another copy proves.
+    pub unread: Vec<BadCopy>,
 }
 
 /// A key of which a secret has no copy that was proven.
@@ -26,6 +30,17 @@ pub struct Unproven {
     pub kid: Kid,
     pub secret: String,
     pub trouble: Trouble,
+    /// Whose fault it is.
+    pub blame: Blame,
+}
+
+/// What to mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The copy: there is none, or it is no good.
+    Copy,
+    /// The way to it: of the copy nothing was learnt.
+    Way,
 }
 
 /// Why nothing was compared.
@@ -84,9 +99,11 @@ pub async fn verify(store: &dyn Store, destinations: &Destinations) -> Result<Ve
     let mut verified = Verified::default();
     for secret in destinations.secrets() {
         for kid in needed(&survey).into_iter().chain(retired(&survey, secret, &escrows)) {
-            match read_back(destinations, secret, kid, &escrows).await {
+            match read_back(destinations, secret, kid, &escrows, &mut verified.unread).await {
                 Ok(good) => verified.good.push(good),
-                Err(trouble) => verified.bad.push(Unproven { kid, secret: secret.clone(), trouble }),
+                Err((trouble, blame)) => {
+                    verified.bad.push(Unproven { kid, secret: secret.clone(), trouble, blame });
+                }
             }
         }
     }
@@ -104,29 +121,39 @@ async fn read_back(
     secret: &str,
     kid: Kid,
     escrows: &[EscrowRecord],
-) -> Result<ReadBack, Trouble> {
-    let target = destinations.target(secret).map_err(|error| Trouble::from(&error))?;
+    unread: &mut Vec<BadCopy>,
+) -> Result<ReadBack, (Trouble, Blame)> {
+    let target = destinations.target(secret).map_err(|error| of_the_way(&error))?;
     let mut recorded: Vec<&EscrowRecord> =
         escrows.iter().filter(|escrow| escrow.kid == kid && is_version_of(escrow, secret)).collect();
     recorded.sort_by_key(|escrow| std::cmp::Reverse(version_number(escrow, secret)));
     let mut first = None;
     for escrow in recorded {
         let Some(number) = version_number(escrow, secret) else { continue };
-        let trouble = match target.fetch(number).await {
+        let (trouble, blame) = match target.fetch(number).await {
             Ok(fetched) => match fetched.copy.kid() {
                 Ok(found) if found == kid && escrow.content_sha256 == Some(fetched.copy.sha256()) => {
                     return Ok(in_secret_manager(kid, fetched.locator, fetched.copy.sha256()));
                 }
-                Ok(found) => failed(format!(
-                    "{} holds master key {found}, and not what was pushed there of {kid}; somebody changed it",
-                    fetched.locator
-                )),
-                Err(damage) => failed(format!("{} is not master key {kid}: {damage}", fetched.locator)),
+                Ok(found) => (
+                    failed(format!(
+                        "{} holds master key {found}, and not what was pushed there of {kid}; somebody changed it",
+                        fetched.locator
+                    )),
+                    Blame::Copy,
+                ),
+                Err(damage) => (failed(format!("{} is not master key {kid}: {damage}", fetched.locator)), Blame::Copy),
             },
-            // Who may read nothing is told so once, by the newest.
-            Err(error) => Trouble::from(&error),
+            Err(error) if error.is_of_the_copy() => (Trouble::from(&error), Blame::Copy),
+            Err(error) => of_the_way(&error),
         };
-        first.get_or_insert(trouble);
+        if blame == Blame::Copy
+            && let Some(locator) = escrow.locator.clone()
+        {
+            unread.push(BadCopy { kid, locator, why: trouble.why.clone() });
+        }
+        // Who may read nothing is told so once, by the newest.
+        first.get_or_insert((trouble, blame));
     }
     if let Some(trouble) = first {
         return Err(trouble);
@@ -136,14 +163,16 @@ async fn read_back(
         return Ok(in_secret_manager(kid, found.locator, found.copy.sha256()));
     }
     if let Some(error) = &search.stopped {
-        return Err(error.into());
+        return Err(of_the_way(error));
     }
-    let unread = search.looked_at.iter().find(|at| matches!(at.was, WhatItWas::Unread(_)));
-    let unread = unread.map(|at| format!(" (version {} was not read: {})", at.number, at.was)).unwrap_or_default();
-    Err(Trouble {
-        class: Class::NotFound,
-        why: format!("none of its {} versions holds master key {kid}{unread}", search.looked_at.len()),
-    })
+    let not_read = search.looked_at.iter().find(|at| matches!(at.was, WhatItWas::Unread(_)));
+    let not_read = not_read.map(|at| format!(" (version {} was not read: {})", at.number, at.was)).unwrap_or_default();
+    let why = format!("none of its {} versions holds master key {kid}{not_read}", search.looked_at.len());
+    Err((Trouble { class: Class::NotFound, why }, Blame::Copy))
+}
+
+fn of_the_way(error: &BackupError) -> (Trouble, Blame) {
+    (error.into(), Blame::Way)
 }
 
 fn in_secret_manager(kid: Kid, locator: String, sha256: [u8; 32]) -> ReadBack {

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::keys::unlock::Proof as KmsProof;
-use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
-use crate::service::backup::Destinations;
+use crate::model::{EscrowRecord, KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
+use crate::service::backup::{Destinations, is_version_of};
 
-use super::Check;
 use super::ledger::{Ledger, Proof, list};
 
 /// A copy of the key that was not read back for longer than this may have gone bad.
 const READ_BACK_WARNING: Duration = days(35);
 const READ_BACK_FAILURE: Duration = days(100);
 /// What is written after the last copy of the database is lost with the database.
+/// It is looked once a day whether copies are still where they were put.
+const SEEN_WARNING: Duration = days(3);
 const DATABASE_BACKUP_WARNING: Duration = days(2);
 /// The drill is monthly.
 const DRILL_WARNING: Duration = days(35);
@@ -166,6 +167,7 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
         findings.push(format!(
             "no copy off this host is proven of master key {kids}{waived}: without it every secret is lost"
         ));
+    let mut unseen_since = false;
     }
     for proof in &proofs {
         let lacking: Vec<&str> = proof.lacking(secrets).collect();
@@ -179,24 +181,54 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
         ));
     }
     if findings.is_empty() {
-        return Check::ok(NAME, proofs.iter().map(describe).collect::<Vec<_>>().join("; "));
+        for (escrow, loss) in proof.missed(secrets).into_iter().filter_map(|escrow| Some((escrow, escrow.lost?))) {
+            let at = escrow.looked_at.unwrap_or(ledger.now);
+            findings.push(format!("the copy at {} is {loss} there, as was seen at {at}", locator(escrow)));
+        }
+        if let Some((escrow, seen)) = unseen(proof, secrets, ledger.now) {
+            unseen_since = true;
+            findings.push(format!(
+                "whether the copy of master key {} at {} is still there was last seen at {seen} (the limit is {})",
+                proof.key.kid,
+                locator(escrow),
+                words(SEEN_WARNING)
+            ));
+        }
+        return Check::ok(NAME, there.join("; "));
     }
     let mend = if destinations.elsewhere().is_some() {
         "take `endpoint` out of `[backup.gcp]` and restart the daemon, then containarium backup push"
     } else if secrets.is_empty() {
         "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
+    let there: Vec<String> = proofs.iter().filter(|proof| !proof.copies.is_empty()).map(describe).collect();
     } else if unproven.is_empty() {
         "containarium backup push"
     } else {
         "containarium backup push, or containarium backup export and then containarium backup verify --from FILE"
     };
-    Check::warning(NAME, findings.join("; ")).mended_by(mend)
+    Check::warning(NAME, [there, findings].concat().join("; ")).mended_by(mend)
 }
 
+/// The copy in a configured secret that was seen last, and when, where that is too long ago: nobody would know of its loss.
+fn unseen<'a>(proof: &Proof<'a>, secrets: &[String], now: Micros) -> Option<(&'a EscrowRecord, Micros)> {
+    let here = proof.copies.iter().copied().filter(|copy| secrets.iter().any(|secret| is_version_of(copy, secret)));
+    let (escrow, seen) = here.filter_map(|copy| Some((copy, copy.last_seen_at()?))).max_by_key(|(_, seen)| *seen)?;
+    (age(now, seen) > SEEN_WARNING).then_some((escrow, seen))
+}
+
+fn locator(escrow: &EscrowRecord) -> &str {
+    escrow.locator.as_deref().unwrap_or(&escrow.target)
+}
+    } else if unproven.is_empty() && unseen_since {
+        "containarium backup list (it says what keeps a secret from being listed), then containarium backup push"
+
 fn describe(proof: &Proof<'_>) -> String {
-    let copy = |escrow: &&crate::model::EscrowRecord| match &escrow.locator {
-        Some(locator) => format!("{} {locator}", escrow.target),
-        None => escrow.target.clone(),
+    let copy = |escrow: &&EscrowRecord| {
+        let seen = escrow.looked_at.map(|at| format!(" (seen there at {at})")).unwrap_or_default();
+        match &escrow.locator {
+            Some(locator) => format!("{} {locator}{seen}", escrow.target),
+            None => escrow.target.clone(),
+        }
     };
     let copies: Vec<String> = proof.copies.iter().map(copy).collect();
     format!("master key {}: {}", proof.key.kid, copies.join(", "))
@@ -246,7 +278,20 @@ pub(super) fn kms(
 /// A copy that was never read back ages from when its key was made: from then on only a hope stands for it.
 pub(super) fn key_backup_read_back(ledger: &Ledger, secrets: &[String]) -> Check {
     const NAME: &str = "key-backup-read-back";
-    let proofs = ledger.proofs().into_iter();
+    let proofs = ledger.proofs();
+    let bad: Vec<String> = proofs
+        .iter()
+        .flat_map(|proof| proof.unread().into_iter().map(move |(escrow, unread)| (proof.key.kid, escrow, unread)))
+        .map(|(kid, escrow, unread)| {
+            format!("the copy of master key {kid} at {} was no good at {}: {}", locator(escrow), unread.at, unread.why)
+        })
+        .collect();
+    if !bad.is_empty() {
+        let is_covered = proofs.iter().all(|proof| proof.unread().is_empty() || proof.has_good_copy());
+        let make = if is_covered { Check::warning } else { Check::failure };
+        return make(NAME, bad.join("; ")).mended_by("containarium backup push, then containarium backup verify");
+    }
+    let proofs = proofs.into_iter();
     let aged = proofs.map(|proof| (age(ledger.now, proof.read_back.unwrap_or(proof.key.created_at)), proof));
     let worst = aged.max_by_key(|(age, _)| *age);
     let Some((age, proof)) = worst else { return Check::ok(NAME, "no key is needed") };
