@@ -145,6 +145,7 @@ impl Service {
             destinations: &self.destinations,
             scan: on_disks.scan,
             loaded: Some(loaded),
+            why_rotation_stopped: self.why_rotation_stopped(),
             wall: self.clock.wall(),
         }));
         checks.extend(on_disks.rooms);
@@ -249,6 +250,7 @@ pub async fn without_daemon(
     checks.push(checks::node(&[], ledger.as_ref().ok(), None));
     if let Ok(store) = store {
         store.close().await;
+        why_rotation_stopped: None,
     }
     checks
 }
@@ -268,6 +270,8 @@ struct Found<'a> {
 fn common(found: &Found<'_>) -> Vec<Check> {
     let mut all = vec![checks::database(found.ledger)];
     match &found.scan {
+    /// Of the daemon's last run.
+    why_rotation_stopped: Option<String>,
         Ok(scan) => {
             let state = found.ledger.as_ref().ok().and_then(Ledger::state);
             all.push(checks::key_file(scan, state.map(|state| state.active_kid)));
@@ -283,7 +287,7 @@ fn common(found: &Found<'_>) -> Vec<Check> {
         all.push(checks::key_backup_read_back(ledger, found.destinations.secrets()));
         all.push(checks::database_backup(ledger));
         all.push(checks::drill(ledger, found.destinations.secrets()));
-        all.push(checks::rotation(ledger));
+        all.push(checks::rotation(ledger, found.why_rotation_stopped.as_deref()));
     }
     all
 }

@@ -360,14 +360,32 @@ pub(super) fn drill(ledger: &Ledger, secrets: &[String]) -> Check {
     Check::ok(NAME, finding)
 }
 
-pub(super) fn rotation(ledger: &Ledger) -> Check {
+/// Before the flip a rotation that stopped waits for an operator; past it a daemon goes on by itself, again and again.
+pub(super) fn rotation(ledger: &Ledger, why_stopped: Option<&str>) -> Check {
     const NAME: &str = "rotation";
     let phase = ledger.state().map_or(KeyPhase::Idle, |state| state.phase);
     let Some(since) = ledger.rotating_since() else { return Check::ok(NAME, "none runs") };
     let age = age(ledger.now, since);
+    const STAGED_MEND: &str =
+        "containarium admin rotate-master --resume, or containarium admin rotate-master --abort to give it up";
     let finding = format!("a rotation is {phase}, begun {} ago", words(age));
     if age > ROTATION_WARNING {
         return Check::warning(NAME, finding).mended_by("containarium admin status");
+    }
+    if !ledger.is_carried() {
+        match (phase, why_stopped) {
+            (KeyPhase::Staged, Some(why)) => {
+                return Check::warning(NAME, format!("{finding}, and stopped: {why}")).mended_by(STAGED_MEND);
+            }
+            (KeyPhase::Staged, None) => {
+                return Check::warning(NAME, format!("{finding}, and nobody carries it on")).mended_by(STAGED_MEND);
+            }
+            (_, Some(why)) => {
+                return Check::warning(NAME, format!("{finding}, and stopped: {why}"))
+                    .mended_by("containarium admin rotate-master --resume");
+            }
+            (_, None) => {}
+        }
     }
     Check::ok(NAME, finding)
 }

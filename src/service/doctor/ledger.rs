@@ -121,6 +121,11 @@ impl Ledger {
             lost,
         }
     }
+    /// Whether a daemon has the right to carry a rotation on, and so is at work on it.
+    pub(super) fn is_carried(&self) -> bool {
+        self.state().and_then(|state| state.lease).is_some_and(|lease| lease.until > self.now)
+    }
+
 
     /// Since when a rotation has run: since its key was made.
     pub(super) fn rotating_since(&self) -> Option<Micros> {
