@@ -267,7 +267,16 @@ pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
     match name.to_str() {
         // Any URL, so that one with a misspelt scheme is refused as such, and its password is in no message about a file.
         Some(url) if url.contains("://") => Ok(Arc::new(PostgresStore::open_reading(url).await?)),
-        _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
+        _ => {
+            let store = SqliteStore::open_copy(Path::new(name)).await?;
+            match store.check_file().await {
+                Ok(()) => Ok(Arc::new(store)),
+                Err(damage) => {
+                    store.close().await;
+                    Err(damage)
+                }
+            }
+        }
     }
 }
 

@@ -189,7 +189,11 @@ fn failed(error: &DrillError) -> Failure {
             "mend that and run it again, with credentials that may read the copies (the drill or restore identity)",
         ),
         DrillError::NoKey => (Exit::NotFound, "give the database that the daemon runs on, or a copy of it"),
-        DrillError::Store(_) => (Exit::Unavailable, "name the copy of a database of this release with --database"),
+        DrillError::Store(_) => (
+            Exit::Unavailable,
+            "name a copy of a database of this release with --database, whole and restored if it is a dump; a copy that is damaged is none: \
+             make another",
+        ),
     };
     Failure::new(exit, error.to_string()).mend(mend)
 }
