@@ -13,6 +13,8 @@ mod read_back;
 pub mod restore;
 pub mod verify;
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::backup::{BackupError, Kind, SecretManagerTarget};
@@ -66,6 +68,14 @@ impl Destinations {
     fn target(&self, secret: &str) -> Result<SecretManagerTarget, BackupError> {
         SecretManagerTarget::connect(self.endpoint.as_deref(), secret, DEADLINE)
     }
+}
+
+/// Opens a copy in a file, or what a program writes into a FIFO; nobody waits for a writer that does not come.
+///
+/// # Errors
+/// The system's, and `TimedOut`.
+pub fn open(path: &Path) -> std::io::Result<File> {
+    crate::backup::open(path, DEADLINE)
 }
 
 /// What a caller can make of trouble.

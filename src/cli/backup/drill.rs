@@ -172,7 +172,7 @@ fn failed(error: &DrillError) -> Failure {
     let (exit, mend) = match error {
         DrillError::File { .. } => (Exit::NotFound, "name a file that is there and may be read"),
         DrillError::Copy { .. } => (Exit::Usage, "give the copy as it was made; an age file needs --identity FILE"),
-        DrillError::Image { .. } | DrillError::WrittenKid { .. } => (
+        DrillError::Image { .. } => (
             Exit::Failed,
             "this copy would not restore the key: make another one of the key file while it is there, and throw this one away",
         ),
