@@ -3,6 +3,7 @@
 
 mod access;
 mod backups;
+mod google;
 mod ids;
 mod names;
 mod records;
@@ -13,6 +14,7 @@ mod wrapped;
 
 pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
 pub use backups::{DatabaseBackup, Drill};
+pub use google::{SecretPath, SecretPathError};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use names::{NameError, SecretName, Tenant};
 pub use records::{

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::age::AgeError;
 use super::paper::PaperError;
-use crate::gcp::{EndpointError, GcpError, SecretPathError};
+use crate::gcp::{EndpointError, GcpError};
+use crate::model::SecretPathError;
 
 /// Why a copy was not made, not found or not read. No variant carries a byte of a key.
 #[derive(Debug, thiserror::Error)]
