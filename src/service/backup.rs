@@ -148,16 +148,9 @@ impl Trouble {
     }
 }
 
-/// Keys without which something of the database does not open: the active one first, then those of other DEKs.
-pub(super) fn needed(survey: &Survey) -> Vec<Kid> {
-    let active = survey.key_state.as_ref().map(|state| state.active_kid);
-    let others = survey.master_keys.iter().filter(|key| key.in_use && Some(key.kid) != active).map(|key| key.kid);
-    active.into_iter().chain(others).collect()
-}
-
 /// Keys of which copies are wanted: those, and ones that are on their way in or out.
 fn to_copy(survey: &Survey) -> Vec<Kid> {
-    let mut kids = needed(survey);
+    let mut kids = survey.needed();
     let is_loaded = |key: &&MasterKeyRecord| matches!(key.state, MasterKeyState::Staged | MasterKeyState::DecryptOnly);
     for key in survey.master_keys.iter().filter(is_loaded) {
         if !kids.contains(&key.kid) {
@@ -189,9 +182,10 @@ fn version_number(escrow: &EscrowRecord, secret: &str) -> Option<std::num::NonZe
 }
 
 fn kids(kids: &[Kid]) -> String {
-    if kids.is_empty() {
-        "none".to_owned()
-    } else {
-        kids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    }
+    if kids.is_empty() { "none".to_owned() } else { list(kids.iter().copied()) }
+}
+
+/// Kids in a sentence.
+pub(super) fn list(kids: impl IntoIterator<Item = Kid>) -> String {
+    kids.into_iter().map(|kid| kid.to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -16,7 +16,7 @@ use crate::audit::Outcome;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::Keys;
 use crate::keys::keyfile::{KeyFile, KeyFiles, MainFile, Scan};
-use crate::model::{Action, Kid, MasterKeyState, Micros};
+use crate::model::{Action, Kid, Micros};
 use crate::store::Store;
 
 use super::backup::Destinations;
@@ -186,14 +186,12 @@ impl Service {
                 && let Ok(survey) = self.store.survey().await
                 && let Some(scan) = self.disks.scan(self.node.files()).await
             {
-                let is_needed = |kid: Kid| {
-                    survey
-                        .master_keys
-                        .iter()
-                        .any(|key| key.kid == kid && (key.in_use || key.state == MasterKeyState::Active))
-                };
-                let wrapped: Vec<_> =
-                    scan.first_of_each().filter(|file| is_needed(file.kid)).filter_map(KeyFile::wrapped).collect();
+                let needed = survey.needed();
+                let wrapped: Vec<_> = scan
+                    .first_of_each()
+                    .filter(|file| needed.contains(&file.kid))
+                    .filter_map(KeyFile::wrapped)
+                    .collect();
                 self.unlocker.prove(wrapped, &*self.clock).await;
             }
             tokio::select! {

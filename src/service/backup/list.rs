@@ -11,8 +11,8 @@ use crate::model::{Action, EscrowRecord, Kid, MasterKeyState, Micros};
 use crate::service::{Error, Failure, Request, Service, Touched};
 use crate::store::Survey;
 
+use super::Trouble;
 use super::look::{Answered, seen_in};
-use super::{Trouble, needed};
 
 /// Every copy that is known of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +119,7 @@ fn known(version: &Listed, escrows: &[EscrowRecord]) -> ListedVersion {
 }
 
 fn key_copies(survey: &Survey, escrows: &[EscrowRecord]) -> Vec<KeyCopies> {
-    let needed = needed(survey);
+    let needed = survey.needed();
     let may_open = |state| !matches!(state, MasterKeyState::Aborted | MasterKeyState::Destroyed);
     let keys = survey.master_keys.iter().filter(|key| may_open(key.state) || needed.contains(&key.kid));
     let copies = keys.map(|key| {

@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use crate::backup::{BackupError, KeyCopy};
 use crate::clock::Clock;
 use crate::crypto::ImageError;
-use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
+use crate::keys::keyfile::{KeyFiles, KeyLock, KeyfileError, MainFile};
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError};
 
 use super::fetch::{self, FetchError, Fetched, FetchedKey, PassedOver};
 use super::verify::{self, VerifyError};
-use super::{Class, Destinations, kids, needed};
+use super::{Class, Destinations, kids};
 
 /// What the key files are held against.
 pub enum Against<'a> {
@@ -146,11 +146,11 @@ pub async fn restore(
         Against::Database(store) => {
             let survey = store.survey().await?;
             let active = survey.key_state.as_ref().ok_or(RestoreError::NoKey)?.active_kid;
-            Some(Plan { active, needed: needed(&survey), known: survey.master_keys })
+            Some(Plan { active, needed: survey.needed(), known: survey.master_keys })
         }
         Against::Nothing => None,
     };
-    let here = found_in(&files.scan());
+    let here = files.scan().kids();
     let Fetched { keys, passed_over, unfound } = fetch(plan.as_ref(), &here, destinations, wanted).await?;
     if keys.is_empty()
         && let Some(unfound) = unfound
@@ -227,14 +227,6 @@ async fn fetch(
     }
 }
 
-fn found_in(scan: &Scan) -> BTreeSet<Kid> {
-    let main = match &scan.main {
-        MainFile::Key(key) => Some(key.kid),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    main.into_iter().chain(scan.retained.iter().map(|key| key.kid)).collect()
-}
-
 fn install(
     files: &KeyFiles,
     clock: &dyn Clock,
@@ -257,7 +249,7 @@ fn install(
         None => keys.first().map(|key| key.kid),
     };
     let scan = files.scan();
-    let Some(kid) = in_use.filter(|kid| found_in(&scan).contains(kid)) else { return Ok((restored, None)) };
+    let Some(kid) = in_use.filter(|kid| scan.kids().contains(kid)) else { return Ok((restored, None)) };
     let replaced = match &scan.main {
         MainFile::Key(main) if main.kid == kid => None,
         MainFile::Missing => {

@@ -11,9 +11,7 @@ use crate::keys::keyfile::lies_beside;
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::{Store, StoreError, Survey};
 
-use super::{
-    BadCopy, Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, needed, version_number,
-};
+use super::{BadCopy, Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, version_number};
 
 /// What reading back came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -98,7 +96,7 @@ pub async fn verify(store: &dyn Store, destinations: &Destinations) -> Result<Ve
     let escrows = store.escrows().await?;
     let mut verified = Verified::default();
     for secret in destinations.secrets() {
-        for kid in needed(&survey).into_iter().chain(retired(&survey, secret, &escrows)) {
+        for kid in survey.needed().into_iter().chain(retired(&survey, secret, &escrows)) {
             match read_back(destinations, secret, kid, &escrows, &mut verified.unread).await {
                 Ok(good) => verified.good.push(good),
                 Err((trouble, blame)) => {
@@ -206,7 +204,7 @@ pub async fn verify_copy(
         return Err(VerifyError::NoKey);
     }
     if !survey.master_keys.iter().any(|key: &MasterKeyRecord| key.kid == kid) {
-        return Err(VerifyError::Unknown { kid, needed: needed(&survey) });
+        return Err(VerifyError::Unknown { kid, needed: survey.needed() });
     }
     let target = match form {
         Form::Plain => "file",

@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::keys::unlock::Proof as KmsProof;
 use crate::model::{EscrowRecord, KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
-use crate::service::backup::{Destinations, is_version_of};
+use crate::service::backup::{Destinations, is_version_of, list};
 
-use super::ledger::{Ledger, Proof, list};
+use super::ledger::{Ledger, Proof};
+use super::{Check, Unasked};
 
 /// A copy of the key that was not read back for longer than this may have gone bad.
 const READ_BACK_WARNING: Duration = days(35);
@@ -108,11 +109,7 @@ pub(super) fn key_file(scan: &Scan, active: Option<Kid>) -> Check {
 
 /// The keys that the database needs, against those that are here.
 pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Check {
-    let main = match &scan.main {
-        MainFile::Key(key) => Some(key.kid),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    let on_disk: Vec<Kid> = main.into_iter().chain(scan.retained.iter().map(|key| key.kid)).collect();
+    let on_disk: Vec<Kid> = scan.kids().into_iter().collect();
     let lacking = |held: &[Kid]| {
         let lacking: Vec<_> = ledger.needed().iter().map(|key| key.kid).filter(|kid| !held.contains(kid)).collect();
         (!lacking.is_empty()).then(|| list(lacking))

@@ -1,7 +1,7 @@
 //! What the database knows of keys, backups and nodes, read at once for doctor and metrics.
 
 use crate::model::{
-    DatabaseBackup, Drill, EscrowKind, EscrowRecord, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros,
+    DatabaseBackup, Drill, EscrowKind, EscrowRecord, KeyPhase, KeyState, MasterKeyRecord, MasterKeyState, Micros,
     NodeRecord, StoreKind, Unread,
 };
 use crate::service::backup::is_version_of;
@@ -99,9 +99,8 @@ impl Ledger {
 
     /// The keys without which something would be lost: the active one, and those under which DEKs in use are; the active one first.
     pub(super) fn needed(&self) -> Vec<&MasterKeyRecord> {
-        let mut needed: Vec<_> = self.survey.master_keys.iter().filter(|key| is_needed(key)).collect();
-        needed.sort_unstable_by_key(|key| (key.state != MasterKeyState::Active, key.kid));
-        needed
+        let record = |kid| self.survey.master_keys.iter().find(|key| key.kid == kid);
+        self.survey.needed().into_iter().filter_map(record).collect()
     }
 
     pub(super) fn proofs(&self) -> Vec<Proof<'_>> {
@@ -121,11 +120,11 @@ impl Ledger {
             lost,
         }
     }
+
     /// Whether a daemon has the right to carry a rotation on, and so is at work on it.
     pub(super) fn is_carried(&self) -> bool {
         self.state().and_then(|state| state.lease).is_some_and(|lease| lease.until > self.now)
     }
-
 
     /// Since when a rotation has run: since its key was made.
     pub(super) fn rotating_since(&self) -> Option<Micros> {
@@ -156,17 +155,8 @@ impl Ledger {
     }
 }
 
-fn is_needed(key: &MasterKeyRecord) -> bool {
-    key.state == MasterKeyState::Active || key.in_use
-}
-
-/// Kids in a sentence.
 /// The secret that a version is of; of another copy all that is known of where it is.
 fn place(escrow: &EscrowRecord) -> Option<&str> {
     let locator = escrow.locator.as_deref()?;
     Some(locator.rsplit_once("/versions/").map_or(locator, |(secret, _)| secret))
-}
-
-pub(super) fn list(kids: impl IntoIterator<Item = Kid>) -> String {
-    kids.into_iter().map(|kid| kid.to_string()).collect::<Vec<_>>().join(", ")
 }
