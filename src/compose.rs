@@ -104,7 +104,6 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         files: files.clone(),
         clock: Arc::clone(&clock),
         unlocker: Arc::clone(&unlocker),
-        copies,
         data_dir: config.data_dir.clone(),
     })?);
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();

@@ -83,7 +83,9 @@ pub(super) fn clock(wall: Micros, database: Micros) -> Check {
     check.mended_by("timedatectl set-ntp true (on the host that is wrong)")
 }
 
-const BRING_BACK: &str = "containarium backup restore, or containarium admin install-key < BACKUP";
+/// Of several keys at once; each is one line (`keys::start::BringBack` has the words for a single one).
+const BRING_BACK: &str =
+    "containarium backup restore (from another copy --from COPY), or containarium admin install-key < KEYFILE";
 
 /// Right after a flip a daemon does it by itself, and needs no command.
 const PUT_RIGHT: &str = "containarium backup restore (it sets aside what is there)";
