@@ -215,16 +215,24 @@ impl Service {
     }
 }
 
+/// Why the daemon itself does not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unasked {
+    NotThere,
+    /// It runs, and refuses, or is late.
+    NoAnswer,
+}
+
 /// What a process beside or without the daemon finds. Copies of the keys go to `destinations`; `store` is open for reading, or why it is
-/// not; `without` says why the daemon was not asked.
+/// not; `unasked` and why are of the daemon.
 pub async fn without_daemon(
     store: Result<Arc<dyn Store>, String>,
     destinations: &Destinations,
     key_file: &Path,
     data_dir: &Path,
-    without: &str,
+    (unasked, why): (Unasked, &str),
 ) -> Vec<Check> {
-    let mut checks = vec![checks::no_daemon(without)];
+    let mut checks = vec![checks::no_daemon(unasked, why)];
     let files = match KeyFiles::at(key_file) {
         Ok(files) => files,
         Err(error) => {
@@ -242,13 +250,13 @@ pub async fn without_daemon(
         destinations,
         scan,
         loaded: None,
+        why_rotation_stopped: None,
         wall: SystemClock::new().wall(),
     }));
     checks.extend(rooms);
     checks.push(checks::node(&[], ledger.as_ref().ok(), None));
     if let Ok(store) = store {
         store.close().await;
-        why_rotation_stopped: None,
     }
     checks
 }
@@ -262,14 +270,14 @@ struct Found<'a> {
     scan: Result<Scan, String>,
     /// The keys that the daemon has loaded.
     loaded: Option<Vec<Kid>>,
+    /// Of the daemon's last run.
+    why_rotation_stopped: Option<String>,
     wall: Micros,
 }
 
 fn common(found: &Found<'_>) -> Vec<Check> {
     let mut all = vec![checks::database(found.ledger)];
     match &found.scan {
-    /// Of the daemon's last run.
-    why_rotation_stopped: Option<String>,
         Ok(scan) => {
             let state = found.ledger.as_ref().ok().and_then(Ledger::state);
             all.push(checks::key_file(scan, state.map(|state| state.active_kid)));

@@ -326,6 +326,19 @@ fn kid_of(site: &Site) -> String {
     text.split_whitespace().last().unwrap().to_owned()
 }
 
+#[test]
+fn a_daemon_that_runs_and_refuses_is_not_said_to_be_down() {
+    let site = Site::sqlite();
+    let _daemon = site.start();
+    let audit = site.data_dir().join("audit.jsonl");
+    std::fs::rename(&audit, site.path("audit-before.jsonl")).unwrap();
+    std::fs::create_dir(&audit).unwrap();
+    let told = doctor(&site);
+    told.finds("daemon", "failure", &["audit record", "containarium admin status"]);
+    let (_, text) = told.check("daemon");
+    assert!(!text.contains("systemctl start"), "{text}");
+}
+
 fn a_node_that_is_gone_is_named(site: &Site) {
     let _daemon = site.start();
     let gone = "0f".repeat(16);

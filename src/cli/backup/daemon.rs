@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::client::ClientError;
 use crate::service::backup::Class;
 use crate::wire::backup::{BackupListAnswer, PushAnswer, PushRequest};
 
@@ -29,7 +30,11 @@ pub(super) async fn push(arguments: PushArgs) -> Result<(), Failure> {
         async move { client.backup_push(request, |line| drop(say.send_replace(Some(line)))).await }
     });
     let deed = Deed::on_daemon_changing("copy the master keys", "containarium backup list");
-    let answer = answer.await.map_err(|error| Failure::of_request(&deed, &error))?;
+    let answer = answer.await.map_err(|error| {
+        let failure = Failure::of_request(&deed, &error);
+        // The one thing that can be wrong with what was asked: no secret is configured.
+        if matches!(error, ClientError::Problem { status: 400, .. }) { failure.exits(Exit::Usage) } else { failure }
+    })?;
     match format {
         Format::Json => print_json(&answer)?,
         Format::Table => pushed(&answer).print()?,
@@ -95,11 +100,6 @@ pub(super) async fn list(arguments: ClientArgs) -> Result<(), Failure> {
     }
 }
 
-fn print_list(answer: &BackupListAnswer) -> Result<(), Failure> {
-    let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let mut keys = Table::new();
-    keys.row(["KEY", "STATE", "NEEDED", "CONFIRMED", "READ BACK"]);
-    for key in &answer.keys {
 /// Of keys that the database needs, those that would be lost together with their files.
 fn uncovered(answer: &BackupListAnswer) -> Option<Failure> {
     let kids: Vec<&str> =
@@ -110,6 +110,11 @@ fn uncovered(answer: &BackupListAnswer) -> Option<Failure> {
     })
 }
 
+fn print_list(answer: &BackupListAnswer) -> Result<(), Failure> {
+    let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let mut keys = Table::new();
+    keys.row(["KEY", "STATE", "NEEDED", "CONFIRMED", "READ BACK"]);
+    for key in &answer.keys {
         let needed = if key.needed { "yes" } else { "no" };
         keys.row([&*key.kid, &key.state, needed, &dash(&key.confirmed_at), &dash(&key.read_back_at)]);
     }

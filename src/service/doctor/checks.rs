@@ -14,9 +14,9 @@ use super::{Check, Unasked};
 /// A copy of the key that was not read back for longer than this may have gone bad.
 const READ_BACK_WARNING: Duration = days(35);
 const READ_BACK_FAILURE: Duration = days(100);
-/// What is written after the last copy of the database is lost with the database.
 /// It is looked once a day whether copies are still where they were put.
 const SEEN_WARNING: Duration = days(3);
+/// What is written after the last copy of the database is lost with the database.
 const DATABASE_BACKUP_WARNING: Duration = days(2);
 /// The drill is monthly.
 const DRILL_WARNING: Duration = days(35);
@@ -52,10 +52,14 @@ pub(super) fn daemon(waiting_for: &[String]) -> Check {
     Check::failure("daemon", format!("not ready: {}", waiting_for.join("; "))).mended_by("containarium admin status")
 }
 
-pub(super) fn no_daemon(why: &str) -> Check {
+pub(super) fn no_daemon(unasked: Unasked, why: &str) -> Check {
     let known = "memory locking, loaded keys and what this node waits for are known to it alone";
-    Check::failure("daemon", format!("{why}; {known}"))
-        .mended_by("systemctl start containarium.service (`journalctl -u containarium.service` says why it does not)")
+    Check::failure("daemon", format!("{why}; {known}")).mended_by(match unasked {
+        Unasked::NotThere => {
+            "systemctl start containarium.service (`journalctl -u containarium.service` says why it does not)"
+        }
+        Unasked::NoAnswer => "containarium admin status (`journalctl -u containarium.service` where it says nothing)",
+    })
 }
 
 pub(super) fn database(ledger: &Result<Ledger, String>) -> Check {
@@ -159,6 +163,7 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
     let secrets = destinations.secrets();
     let proofs = ledger.proofs();
     let mut findings = Vec::new();
+    let mut unseen_since = false;
     let unproven: Vec<_> = proofs.iter().filter(|proof| proof.confirmed.is_none()).collect();
     if !unproven.is_empty() {
         let waived = if unproven.iter().any(|proof| proof.waived) { " (waived when it was rotated to)" } else { "" };
@@ -166,20 +171,12 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
         findings.push(format!(
             "no copy off this host is proven of master key {kids}{waived}: without it every secret is lost"
         ));
-    let mut unseen_since = false;
     }
     for proof in &proofs {
         let lacking: Vec<&str> = proof.lacking(secrets).collect();
         if !lacking.is_empty() {
             findings.push(format!("no confirmed copy of master key {} is in {}", proof.key.kid, lacking.join(", ")));
         }
-    }
-    if let Some(endpoint) = destinations.elsewhere() {
-        findings.push(format!(
-            "copies go to {endpoint} and not to Google: whatever listens there is sent the keys, and counts as their copy off this host"
-        ));
-    }
-    if findings.is_empty() {
         for (escrow, loss) in proof.missed(secrets).into_iter().filter_map(|escrow| Some((escrow, escrow.lost?))) {
             let at = escrow.looked_at.unwrap_or(ledger.now);
             findings.push(format!("the copy at {} is {loss} there, as was seen at {at}", locator(escrow)));
@@ -193,13 +190,22 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
                 words(SEEN_WARNING)
             ));
         }
+    }
+    if let Some(endpoint) = destinations.elsewhere() {
+        findings.push(format!(
+            "copies go to {endpoint} and not to Google: whatever listens there is sent the keys, and counts as their copy off this host"
+        ));
+    }
+    let there: Vec<String> = proofs.iter().filter(|proof| !proof.copies.is_empty()).map(describe).collect();
+    if findings.is_empty() {
         return Check::ok(NAME, there.join("; "));
     }
     let mend = if destinations.elsewhere().is_some() {
         "take `endpoint` out of `[backup.gcp]` and restart the daemon, then containarium backup push"
     } else if secrets.is_empty() {
         "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
-    let there: Vec<String> = proofs.iter().filter(|proof| !proof.copies.is_empty()).map(describe).collect();
+    } else if unproven.is_empty() && unseen_since {
+        "containarium backup list (it says what keeps a secret from being listed), then containarium backup push"
     } else if unproven.is_empty() {
         "containarium backup push"
     } else {
@@ -218,8 +224,6 @@ fn unseen<'a>(proof: &Proof<'a>, secrets: &[String], now: Micros) -> Option<(&'a
 fn locator(escrow: &EscrowRecord) -> &str {
     escrow.locator.as_deref().unwrap_or(&escrow.target)
 }
-    } else if unproven.is_empty() && unseen_since {
-        "containarium backup list (it says what keeps a secret from being listed), then containarium backup push"
 
 fn describe(proof: &Proof<'_>) -> String {
     let copy = |escrow: &&EscrowRecord| {
@@ -362,15 +366,12 @@ pub(super) fn drill(ledger: &Ledger, secrets: &[String]) -> Check {
 /// Before the flip a rotation that stopped waits for an operator; past it a daemon goes on by itself, again and again.
 pub(super) fn rotation(ledger: &Ledger, why_stopped: Option<&str>) -> Check {
     const NAME: &str = "rotation";
+    const STAGED_MEND: &str =
+        "containarium admin rotate-master --resume, or containarium admin rotate-master --abort to give it up";
     let phase = ledger.state().map_or(KeyPhase::Idle, |state| state.phase);
     let Some(since) = ledger.rotating_since() else { return Check::ok(NAME, "none runs") };
     let age = age(ledger.now, since);
-    const STAGED_MEND: &str =
-        "containarium admin rotate-master --resume, or containarium admin rotate-master --abort to give it up";
     let finding = format!("a rotation is {phase}, begun {} ago", words(age));
-    if age > ROTATION_WARNING {
-        return Check::warning(NAME, finding).mended_by("containarium admin status");
-    }
     if !ledger.is_carried() {
         match (phase, why_stopped) {
             (KeyPhase::Staged, Some(why)) => {
@@ -385,6 +386,9 @@ pub(super) fn rotation(ledger: &Ledger, why_stopped: Option<&str>) -> Check {
             }
             (_, None) => {}
         }
+    }
+    if age > ROTATION_WARNING {
+        return Check::warning(NAME, finding).mended_by("containarium admin status");
     }
     Check::ok(NAME, finding)
 }

@@ -245,7 +245,11 @@ fn without_a_secret_or_a_daemon_a_push_says_what_is_missing() {
     let site = Site::sqlite();
     fails(&push(&site), 5, &["help:"]);
     let _daemon = site.start();
-    fails(&push(&site), 1, &["`[backup.gcp] secrets`", "containarium backup export"]);
+    fails(
+        &push(&site),
+        2,
+        &["no secret is configured to push to", "`[backup.gcp] secrets`", "containarium backup export"],
+    );
     assert_eq!(list(&site)["secrets"], serde_json::json!([]));
 }
 
