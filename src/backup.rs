@@ -10,7 +10,7 @@ mod error;
 pub mod paper;
 mod secret_manager;
 
-pub use copy::{Form, KeyCopy, READ_LIMIT, ReadCopy, read_copy};
+pub use copy::{Form, KeyCopy, READ_LIMIT, ReadCopy, open, read_copy};
 pub use error::{BackupError, Kind};
 pub use secret_manager::{
     CopyState, Fetched, Lifetime, Listed, LookedAt, Opens, Pushed, Search, SecretManagerTarget, Unopened, WhatItWas,

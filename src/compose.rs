@@ -108,7 +108,6 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         files: files.clone(),
         clock: Arc::clone(&clock),
         unlocker: Arc::clone(&unlocker),
-        copies,
         data_dir: config.data_dir.clone(),
         revoked: Arc::clone(&revoked),
     })?);
@@ -280,7 +279,16 @@ pub async fn named_reader(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
     match name.to_str() {
         // Any URL, so that one with a misspelt scheme is refused as such, and its password is in no message about a file.
         Some(url) if url.contains("://") => Ok(Arc::new(PostgresStore::open_reading(url).await?)),
-        _ => Ok(Arc::new(SqliteStore::open_copy(Path::new(name)).await?)),
+        _ => {
+            let store = SqliteStore::open_copy(Path::new(name)).await?;
+            match store.check_file().await {
+                Ok(()) => Ok(Arc::new(store)),
+                Err(damage) => {
+                    store.close().await;
+                    Err(damage)
+                }
+            }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub use database_url::DatabaseUrl;
 pub use error::ConfigError;
-pub use google::{BackupGcp, Endpoint, FirstStart, KmsGcp, SecretPlace};
+pub use google::{BackupGcp, Endpoint, FirstStart, KmsGcp};
 pub use layers::{Environment, Flags, Origin, Setting, User};
 pub use network::{Limits, Network, TlsFiles};
 pub use reading::{NotText, Reading};

@@ -137,6 +137,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     service.keep_shredding();
     service.keep_rotating();
     service.keep_proving();
+    service.keep_looking_for_copies();
     service.keep_tokens();
     service.keep_issuers();
     if let Some(endpoint) = compose::destinations(&config).elsewhere() {

@@ -18,6 +18,6 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Call, GcpError, Reason};
 pub use kms::{Decrypted, Encrypted, Kms};
 pub use kms_error::{KmsCall, KmsError, KmsTrouble};
-pub use names::{SecretPath, SecretPathError, VersionNumber};
+pub use names::VersionNumber;
 pub use persist::Limits;
 pub use secret_manager::{SecretFacts, SecretManager, VersionFacts, VersionState};

@@ -4,6 +4,7 @@
 mod access;
 mod address;
 mod backups;
+mod google;
 mod ids;
 mod issuers;
 mod names;
@@ -16,6 +17,7 @@ mod wrapped;
 pub use access::{NamePattern, Names, Permission, Scope, ScopeError};
 pub use address::network;
 pub use backups::{DatabaseBackup, Drill};
+pub use google::{SecretPath, SecretPathError};
 pub use ids::{BootId, DekId, DekVersion, Kid, Micros, NodeId, SecretVersion};
 pub use issuers::{
     ClaimPattern, ClaimPlace, ClaimTest, Issuer, IssuerError, IssuerKeys, IssuerName, KeySetPlace, PublicAlgorithm,
@@ -24,10 +26,12 @@ pub use issuers::{
 pub use names::{NameError, SecretName, Tenant};
 pub use records::{
     Counts, DekBody, DekRecord, EscrowRecord, KeyState, Lease, MasterKeyRecord, NODE_LIVE, NodeRecord, SecretRecord,
-    TenantRecord, VersionBody, VersionRecord, WrappedDek,
+    TenantRecord, Unread, VersionBody, VersionRecord, WrappedDek,
 };
 pub use requests::{Action, Expect, Page, Which, WriteOutcome, Written};
-pub use states::{DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState};
+pub use states::{
+    CopyLoss, DekState, Delivery, EscrowKind, KeyMode, KeyPhase, MasterKeyState, StoreKind, UnknownState,
+};
 pub use tokens::{Label, TokenError, TokenId, TokenRecord, WhichTokens};
 pub use wrapped::{KmsKey, KmsKeyError, WrappedError, WrappedMaster, Wrapping};
 

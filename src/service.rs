@@ -123,6 +123,8 @@ pub struct Service {
     rooms: room::Rooms,
     pushing_keys: Job<PushedKeys>,
     push_lock: tokio::sync::Mutex<()>,
+    /// Somebody else looked at copies: what was found is worth a look.
+    heard_of_copies: tokio::sync::Notify,
     disks: doctor::Disks,
     /// The protections that the process does not have, once it is known.
     unprotected: OnceLock<Vec<String>>,
@@ -229,6 +231,7 @@ impl Service {
             rooms: room::Rooms::new(),
             pushing_keys: Job::new("backup push"),
             push_lock: tokio::sync::Mutex::new(()),
+            heard_of_copies: tokio::sync::Notify::new(),
             disks: doctor::Disks::default(),
             unprotected: OnceLock::new(),
         }

@@ -221,6 +221,18 @@ pub struct Survey {
     pub v1_table: bool,
 }
 
+impl Survey {
+    /// Keys without which something of the database does not open: the active one first, then those of other DEKs in use, by kid.
+    #[must_use]
+    pub fn needed(&self) -> Vec<Kid> {
+        let active = self.key_state.as_ref().map(|state| state.active_kid);
+        let mut others: Vec<Kid> =
+            self.master_keys.iter().filter(|key| key.in_use && Some(key.kid) != active).map(|key| key.kid).collect();
+        others.sort_unstable();
+        active.into_iter().chain(others).collect()
+    }
+}
+
 /// A new DEK, wrapped, as it goes into its row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDek {

@@ -10,7 +10,8 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use containarium::crypto::KeyfileImage;
-use containarium::gcp::{Endpoint, GcpError, Limits, SecretManager, SecretPath, VersionNumber};
+use containarium::gcp::{Endpoint, GcpError, Limits, SecretManager, VersionNumber};
+use containarium::model::SecretPath;
 
 use crate::support::google::{Google, SECRET};
 

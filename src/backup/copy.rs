@@ -1,6 +1,11 @@
 //! A copy in hand, and the ways in which one can come from a file.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -57,8 +62,24 @@ pub enum Form {
 pub struct ReadCopy {
     pub form: Form,
     pub copy: KeyCopy,
-    /// The kid that is written beside it; only paper has one.
-    pub written_kid: Option<Kid>,
+}
+
+/// Opens a file, or a FIFO that somebody opens to write within the patience. To open one without a writer would wait for ever.
+///
+/// # Errors
+/// The system's, and `TimedOut`.
+pub fn open(path: &Path, patience: Duration) -> io::Result<File> {
+    if !std::fs::metadata(path)?.file_type().is_fifo() {
+        return File::open(path);
+    }
+    let (opened, waits) = mpsc::channel();
+    let named = path.to_owned();
+    // It may wait for as long as the process lives; then it goes with it.
+    std::thread::Builder::new().spawn(move || opened.send(File::open(named)))?;
+    waits.recv_timeout(patience).unwrap_or_else(|_| {
+        let why = format!("it is a FIFO, and nobody has opened it to write within {} s", patience.as_secs_f64());
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 /// The most bytes that a copy in a file may have: 64 KiB in base64, with room for headers and checks.
@@ -73,12 +94,11 @@ pub fn read_copy(reader: &mut impl Read, identities: Option<&Identities>) -> Res
     if age::is_age(&bytes) {
         let identities = identities.ok_or(BackupError::NeedsIdentity)?;
         let copy = KeyCopy::new(age::open(&bytes, identities)?);
-        Ok(ReadCopy { form: Form::Age, copy, written_kid: None })
+        Ok(ReadCopy { form: Form::Age, copy })
     } else if paper::is_paper(&bytes) {
-        let (copy, kid) = paper::read(&bytes)?;
-        Ok(ReadCopy { form: Form::Paper, copy, written_kid: Some(kid) })
+        Ok(ReadCopy { form: Form::Paper, copy: paper::read(&bytes)? })
     } else {
-        Ok(ReadCopy { form: Form::Plain, copy: KeyCopy::new(KeyfileImage::new(bytes)), written_kid: None })
+        Ok(ReadCopy { form: Form::Plain, copy: KeyCopy::new(KeyfileImage::new(bytes)) })
     }
 }
 

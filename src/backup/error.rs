@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::age::AgeError;
 use super::paper::PaperError;
-use crate::gcp::{EndpointError, GcpError, SecretPathError};
+use crate::gcp::{EndpointError, GcpError};
+use crate::model::SecretPathError;
 
 /// Why a copy was not made, not found or not read. No variant carries a byte of a key.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,23 @@ impl BackupError {
             | Self::TooLong { .. } => Kind::Invalid,
             Self::Read { .. } => Kind::Failed,
         }
+    }
+}
+
+impl BackupError {
+    /// Whether it is the copy that is no good, and not the way to it.
+    #[must_use]
+    pub const fn is_of_the_copy(&self) -> bool {
+        matches!(
+            self,
+            Self::Google(
+                GcpError::NoSuchVersion { .. }
+                    | GcpError::VersionDisabled { .. }
+                    | GcpError::VersionDestroyed { .. }
+                    | GcpError::BadChecksum { .. }
+                    | GcpError::BadLength { .. }
+            )
+        )
     }
 }
 

@@ -187,7 +187,7 @@ fn has_title(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// Each [`PaperError`], about the first row that is wrong.
-pub(super) fn read(bytes: &[u8]) -> Result<(KeyCopy, Kid), PaperError> {
+pub(super) fn read(bytes: &[u8]) -> Result<KeyCopy, PaperError> {
     let text = std::str::from_utf8(bytes).map_err(|_| PaperError::NotText)?;
     let text = text.trim_start_matches(BYTE_ORDER_MARK);
     if !has_title(bytes) {
@@ -250,7 +250,7 @@ impl Typed {
     }
 }
 
-fn assemble(lines: &BTreeMap<Line, Typed>) -> Result<(KeyCopy, Kid), PaperError> {
+fn assemble(lines: &BTreeMap<Line, Typed>) -> Result<KeyCopy, PaperError> {
     let find = |line: Line| lines.get(&line).ok_or_else(|| PaperError::Missing { line: line.name() });
 
     let typed = find(Line::Kid)?;
@@ -284,7 +284,7 @@ fn assemble(lines: &BTreeMap<Line, Typed>) -> Result<(KeyCopy, Kid), PaperError>
     let copy = KeyCopy::new(KeyfileImage::new(bytes));
     match copy.kid() {
         Ok(found) if found != kid => Err(PaperError::OtherKey { written: kid, found }),
-        _ => Ok((copy, kid)),
+        _ => Ok(copy),
     }
 }
 

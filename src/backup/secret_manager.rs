@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::copy::KeyCopy;
 use super::error::BackupError;
 use crate::crypto::{ImageError, KeyfileImage};
-use crate::gcp::{Endpoint, GcpError, Limits, SecretManager, SecretPath, VersionFacts, VersionNumber, VersionState};
-use crate::model::{Kid, Micros, WrappedMaster};
+use crate::gcp::{Endpoint, GcpError, Limits, SecretManager, VersionFacts, VersionNumber, VersionState};
+use crate::model::{Kid, Micros, SecretPath, WrappedMaster};
 
 /// One secret that copies are pushed to and fetched from, with the identity of this process. Made inside a tokio runtime.
 pub struct SecretManagerTarget {

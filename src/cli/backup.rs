@@ -46,13 +46,14 @@ enum BackupCommand {
     /// List the copies in Secret Manager, and how each master key is covered
     ///
     /// The daemon lists without reading any payload. A version that nothing is known of is shown without a kid; `containarium backup
-    /// verify` finds out whether it holds a key that is needed.
+    /// verify` finds out whether it holds a key that is needed. A copy that was destroyed, disabled or deleted is none: where a key that
+    /// is needed has no other, it exits with 3.
     #[command(after_help = "Examples:\n  containarium backup list\n  containarium backup list -o json")]
     List(ClientArgs),
     /// Read copies back and compare them
     ///
     /// Reads a copy of every needed key from every secret of `[backup.gcp]`, or the one copy that --from names, in its own process and
-    /// with your credentials, which must be allowed to read payloads. A running daemon records which copies were read back.
+    /// with your credentials, which must be allowed to read payloads. A running daemon records which copies were read back, and which were no good.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(verify::VerifyArgs),
     /// Bring master keys back from their copies

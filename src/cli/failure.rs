@@ -55,6 +55,12 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
+    /// As another kind of failure than its cause has as a rule.
+    pub(super) const fn exits(mut self, exit: Exit) -> Self {
+        self.code = exit as u8;
+        self
+    }
+
     /// Says what to do about it.
     pub(super) fn mend(mut self, mend: impl Into<String>) -> Self {
         self.mend = Some(mend.into());

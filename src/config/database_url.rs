@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 /// `postgres://…` or `postgresql://…`. Wiped when it goes; no `Debug`, no `Display`: [`DatabaseUrl::redacted`] is for showing.
 pub struct DatabaseUrl(Zeroizing<String>);
 
+const SCHEMES: &[&str] = &["postgres", "postgresql"];
+
 /// More than any URL that a server or library takes.
 const MAX_BYTES: usize = 16 * 1024;
 
@@ -30,6 +32,18 @@ const SHOWN_PARAMETERS: &[&str] = &[
     "user",
 ];
 
+/// Parameters that libpq spells otherwise than sqlx, which takes both spellings.
+const LIBPQ_SPELLINGS: &[(&str, &str)] = &[
+    ("ssl-mode", "sslmode"),
+    ("ssl-root-cert", "sslrootcert"),
+    ("ssl-ca", "sslrootcert"),
+    ("ssl-cert", "sslcert"),
+    ("ssl-key", "sslkey"),
+];
+
+/// Parameters that are no business of other users of the host, who see command lines, and one that is sqlx's own.
+const NOT_FOR_LIBPQ: &[&str] = &["password", "sslpassword", "statement-cache-capacity"];
+
 impl DatabaseUrl {
     /// # Errors
     /// Why it is none, without a word of it.
@@ -39,14 +53,16 @@ impl DatabaseUrl {
                 "SQLite needs no URL: leave it out, and the database is a file in the data directory".to_owned()
             );
         }
-        let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
-        if rest.is_none_or(str::is_empty) {
+        // A scheme is the same in any case (RFC 3986, 3.1), but not to libpq.
+        let parts = text.split_once("://").map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
+        let Some((scheme, rest)) = parts.filter(|(scheme, rest)| SCHEMES.contains(&&**scheme) && !rest.is_empty())
+        else {
             return Err("it must start with postgres:// or postgresql:// and name a server".to_owned());
-        }
+        };
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err("it holds a space or a control character: percent-encode it".to_owned());
         }
-        Ok(Self(Zeroizing::new(text.to_owned())))
+        Ok(Self(Zeroizing::new(format!("{scheme}://{rest}"))))
     }
 
     /// One line of a file that nobody but its owner can read. The checks are made on the open file, so that no swap gets between.
@@ -81,6 +97,20 @@ impl DatabaseUrl {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0
+    }
+
+    /// The URL as PostgreSQL's own programs take it from a command line, without a password.
+    #[must_use]
+    pub fn for_libpq(&self) -> String {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or_default();
+        let (user, rest) = match rest.rsplit_once('@') {
+            Some((userinfo, rest)) => (format!("{}@", userinfo.split(':').next().unwrap_or_default()), rest),
+            None => (String::new(), rest),
+        };
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let query: Vec<String> = query.split('&').filter_map(libpq_parameter).collect();
+        let question = if query.is_empty() { "" } else { "?" };
+        format!("{scheme}://{user}{}{question}{}", redacted_place(place), query.join("&"))
     }
 
     /// The URL for showing. What could be a password is `***`; in doubt more is hidden than needed: all before the last `@` belongs
@@ -123,6 +153,16 @@ fn redacted_parameter(pair: &str) -> String {
     }
 }
 
+fn libpq_parameter(pair: &str) -> Option<String> {
+    let (name, value) = pair.split_once('=')?;
+    // `options[NAME]=VALUE` is sqlx's own spelling of a setting.
+    if let Some(setting) = name.strip_prefix("options[").and_then(|name| name.strip_suffix(']')) {
+        return Some(format!("options=-c%20{setting}%3D{value}"));
+    }
+    let spelt = LIBPQ_SPELLINGS.iter().find(|(theirs, _)| *theirs == name).map_or(name, |(_, libpq)| libpq);
+    (!NOT_FOR_LIBPQ.contains(&name)).then(|| format!("{spelt}={value}"))
+}
+
 /// Reads until the buffer is full or the file ends. `read_to_end` would grow a vector and leave what it outgrew unwiped.
 fn fill(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut length = 0;
@@ -135,4 +175,35 @@ fn fill(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
         }
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libpq_is_given_is_the_same_place_without_a_password() {
+        for (url, given) in [
+            ("postgres://u:p@h:5433/d", "postgres://u@h:5433/d"),
+            ("Postgres://u@h/d", "postgres://u@h/d"),
+            ("POSTGRESQL://h/d?password=p&sslpassword=q", "postgresql://h/d"),
+            (
+                "postgres://u@h/d?ssl-mode=verify-full&ssl-root-cert=/ca",
+                "postgres://u@h/d?sslmode=verify-full&sslrootcert=/ca",
+            ),
+            ("postgres://h/d?ssl-ca=/ca&sslmode=require", "postgres://h/d?sslrootcert=/ca&sslmode=require"),
+            (
+                "postgres://h/d?connect_timeout=3&options=-c%20a%3Db",
+                "postgres://h/d?connect_timeout=3&options=-c%20a%3Db",
+            ),
+            (
+                "postgres://h/d?options[search_path]=x&statement-cache-capacity=0",
+                "postgres://h/d?options=-c%20search_path%3Dx",
+            ),
+            ("postgres://u:a@b:c@[::1]:5/d", "postgres://u@[::1]:5/d"),
+        ] {
+            let parsed = DatabaseUrl::parse(url).unwrap_or_else(|why| panic!("{url}: {why}"));
+            assert_eq!(parsed.for_libpq(), given);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-use crate::model::KmsKey;
+use crate::model::{KmsKey, SecretPath};
 
 /// The variables that Google's credentials are found by, and the way to Google: what google-cloud-auth 1.18 and the transport under it read.
 /// `HOME` is where `gcloud auth application-default login` writes; the last ones are of a workload identity that AWS vouches for.
@@ -37,7 +37,7 @@ pub(super) const VARIABLES: [&str; 22] = [
 /// `[backup.gcp]`: where copies of the master key go.
 pub struct BackupGcp {
     /// At least one, each once; the primary one first.
-    pub secrets: Vec<SecretPlace>,
+    pub secrets: Vec<SecretPath>,
     /// Google's own where absent.
     pub endpoint: Option<Endpoint>,
     pub first_start: FirstStart,
@@ -55,20 +55,6 @@ pub struct KmsGcp {
     pub key: KmsKey,
     /// Google's own where absent.
     pub endpoint: Option<Endpoint>,
-}
-
-/// `projects/PROJECT/secrets/SECRET`, without a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SecretPlace(Box<str>);
-
-impl SecretPlace {
-    fn parse(text: &str) -> Option<Self> {
-        let holds = match text.split('/').collect::<Vec<_>>()[..] {
-            ["projects", project, "secrets", secret] => is_project(project) && is_id(secret, 255),
-            _ => false,
-        };
-        holds.then(|| Self(text.into()))
-    }
 }
 
 /// Where a client of Google's speaks to: https, or http on this machine. Nothing else keeps a key that is sent there.
@@ -96,11 +82,11 @@ impl Endpoint {
 }
 
 /// A line for each.
-pub(super) fn secrets(lines: &str) -> Result<Vec<SecretPlace>, String> {
+pub(super) fn secrets(lines: &str) -> Result<Vec<SecretPath>, String> {
     let mut places = Vec::new();
     for line in lines.lines() {
-        let rule = "each must be projects/PROJECT/secrets/SECRET, without a version";
-        let place = SecretPlace::parse(line).ok_or(rule)?;
+        let rule = |_| "each must be projects/PROJECT/secrets/SECRET, without a version";
+        let place = SecretPath::parse(line).map_err(rule)?;
         if places.contains(&place) {
             return Err("one of them is there twice: a second copy in the same place is no second copy".to_owned());
         }
@@ -121,44 +107,17 @@ pub(super) fn first_start(text: &str) -> Result<FirstStart, String> {
     }
 }
 
-macro_rules! as_text {
-    ($($type:ty),*) => { $(
-        impl $type {
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )* };
+impl Endpoint {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-as_text!(SecretPlace, Endpoint);
-
-/// By id or by number; an id of old has its domain before it (`example.com:id`).
-fn is_project(text: &str) -> bool {
-    let (domain, id) = text.rsplit_once(':').unwrap_or(("a", text));
-    let is_domain = !domain.is_empty() && domain.bytes().all(|b| is_lower(b) || b == b'.');
-    let is_name = (6..=30).contains(&id.len())
-        && id.bytes().all(is_lower)
-        && id.starts_with(|first: char| first.is_ascii_lowercase())
-        && !id.ends_with('-');
-    let is_number = !id.is_empty() && id.len() <= 20 && id.bytes().all(|b| b.is_ascii_digit());
-    is_domain && (is_name || is_number)
-}
-
-fn is_id(text: &str, most: usize) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    (1..=most).contains(&text.len()) && text.bytes().all(allowed)
-}
-
-const fn is_lower(b: u8) -> bool {
-    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// By address: a name is whatever a resolver says.

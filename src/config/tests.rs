@@ -422,7 +422,7 @@ fn googles_side_is_read_from_the_file_and_shown() {
     );
     let effective = setup.good();
     let backup = effective.config.backup_gcp.as_ref().unwrap();
-    let places: Vec<_> = backup.secrets.iter().map(SecretPlace::as_str).collect();
+    let places: Vec<_> = backup.secrets.iter().map(ToString::to_string).collect();
     assert_eq!(places, ["projects/acme-a/secrets/s", "projects/123/secrets/S_1"]);
     assert_eq!(backup.first_start, FirstStart::Push);
     assert_eq!(backup.endpoint.as_ref().unwrap().as_str(), "http://127.0.0.1:4567");

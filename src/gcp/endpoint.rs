@@ -126,6 +126,32 @@ mod tests {
         assert_eq!(Endpoint::secret_manager(Some("")), Err(EndpointError::NotAUrl));
     }
 
+    /// The settings judge an endpoint when they are loaded, this when keys are about to be sent: one must not take what the other refuses.
+    #[test]
+    fn the_settings_take_the_endpoints_that_are_taken_here_and_no_others() {
+        for text in [
+            "https://secretmanager.googleapis.com",
+            "https://127.0.0.1:8443/",
+            "http://127.0.0.1:8787/",
+            "http://[::1]:8787",
+            "http://localhost:8787",
+            "http://10.0.0.1",
+            "http://example.com",
+            "https://example.com/v1",
+            "https://example.com?x=1",
+            "https://example.com#x",
+            "https://u:p@example.com",
+            "https://u@example.com",
+            "ftp://example.com",
+            "example.com",
+            "https://",
+            "",
+        ] {
+            let (settings, here) = (crate::config::Endpoint::parse(text).is_ok(), Endpoint::parse(text).is_ok());
+            assert_eq!(settings, here, "{text}");
+        }
+    }
+
     #[test]
     fn only_names_of_googles_are_google() {
         let is_google = |text| Endpoint::parse(text).unwrap().is_google();

@@ -4,8 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::names::{SecretPath, VersionNumber};
+use super::names::VersionNumber;
 use super::transport::Failure;
+use crate::model::SecretPath;
 
 /// Why a call to Google gave nothing. The old key and the old backups are as they were.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

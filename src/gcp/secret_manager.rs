@@ -20,11 +20,11 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::endpoint::Endpoint;
 use super::error::{Call, GcpError, Operation};
-use super::names::{SecretPath, VersionNumber};
+use super::names::VersionNumber;
 use super::persist::{Limits, Retries};
 use super::transport::{Failure, Transport};
 use crate::crypto::KeyfileImage;
-use crate::model::Micros;
+use crate::model::{Micros, SecretPath};
 
 /// Secret Manager at one endpoint, with one identity. Cheap to keep; made inside a tokio runtime.
 pub struct SecretManager {

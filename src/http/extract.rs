@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::App;
 use super::problem::Refused;
 use crate::access::{self, Unauthenticated};
-use crate::model::{NameError, SecretName, Tenant};
+use crate::model::{Kid, NameError, NodeId, SecretName, Tenant};
 use crate::service;
 use crate::wire::{self, MAX_BODY_BYTES};
 
@@ -206,6 +206,14 @@ fn not_whole(error: &axum::Error) -> Refused {
         Some(late) => Refused::new(StatusCode::REQUEST_TIMEOUT, late.to_string()),
         None => Refused::invalid("the body broke off"),
     }
+}
+
+pub(super) fn kid(text: &str) -> Result<Kid, Refused> {
+    Kid::from_hex(text).ok_or_else(|| Refused::invalid("a kid is 32 hex digits, in lower case"))
+}
+
+pub(super) fn node_id(text: &str) -> Result<NodeId, Refused> {
+    NodeId::from_hex(text).ok_or_else(|| Refused::invalid("a node's id is 32 hex digits, in lower case"))
 }
 
 /// A body that did not come in time.

@@ -17,6 +17,7 @@ mod lock;
 mod place;
 mod write;
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -94,6 +95,18 @@ pub struct Scan {
     pub aside_kids: Vec<Kid>,
     /// What restores set aside that may hold a key, which one nobody can tell: no destroyed key is removed from there.
     pub unknown_asides: Vec<PathBuf>,
+}
+
+impl Scan {
+    /// Of every good file.
+    #[must_use]
+    pub fn kids(&self) -> BTreeSet<Kid> {
+        let main = match &self.main {
+            MainFile::Key(key) => Some(key.kid),
+            MainFile::Missing | MainFile::Bad(_) => None,
+        };
+        main.into_iter().chain(self.retained.iter().map(|key| key.kid)).collect()
+    }
 }
 
 /// Whether an open file lies on the key file's file system, and is lost together with it: then it is no copy off the host, and may be the

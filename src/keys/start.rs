@@ -36,6 +36,20 @@ pub struct Files {
     pub copies: Copies,
 }
 
+/// Where a key that is not here comes from, in the words of every message that misses one.
+pub struct BringBack(pub Kid);
+
+impl fmt::Display for BringBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`containarium backup restore --kid {}` from Secret Manager, `containarium backup restore --from COPY` from another copy, or \
+             `containarium admin install-key < KEYFILE` from another node's key file",
+            self.0
+        )
+    }
+}
+
 /// Whether copies of the keys are looked for by a command, for what a message advises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copies {

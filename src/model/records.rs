@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    BootId, DekId, DekState, DekVersion, Delivery, EscrowKind, KeyMode, KeyPhase, Kid, MasterKeyState, Micros, NodeId,
-    SecretName, SecretVersion, Tenant,
+    BootId, CopyLoss, DekId, DekState, DekVersion, Delivery, EscrowKind, KeyMode, KeyPhase, Kid, MasterKeyState,
+    Micros, NodeId, SecretName, SecretVersion, Tenant,
 };
 
 /// A database's key state; absent until it has held its first key.
@@ -64,6 +64,49 @@ pub struct EscrowRecord {
     pub started_at: Micros,
     pub confirmed_at: Option<Micros>,
     pub read_back_at: Option<Micros>,
+    /// When its place was last asked whether it is still there; absent where it never was.
+    pub looked_at: Option<Micros>,
+    /// How it was missed then.
+    pub lost: Option<CopyLoss>,
+    /// Why it is no good: set where reading it back failed, until it is read back.
+    pub unread: Option<Unread>,
+}
+
+/// That a copy could be had and was not the key, or could not be had for a reason that is the copy's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    pub at: Micros,
+    pub why: String,
+}
+
+impl EscrowRecord {
+    /// Whether it stands for the key: a copy that is there as far as anybody knows, or a waiver.
+    #[must_use]
+    pub const fn stands(&self) -> bool {
+        self.confirmed_at.is_some() && self.lost.is_none()
+    }
+
+    #[must_use]
+    pub fn is_copy_that_stands(&self) -> bool {
+        self.kind == EscrowKind::Copy && self.stands()
+    }
+
+    #[must_use]
+    pub fn is_at(&self, locator: &str) -> bool {
+        self.locator.as_deref() == Some(locator)
+    }
+
+    /// When it was last known to be where it was put.
+    #[must_use]
+    pub fn last_seen_at(&self) -> Option<Micros> {
+        self.confirmed_at.max(self.read_back_at).max(self.looked_at.filter(|_| self.lost.is_none()))
+    }
+
+    /// Whether somebody had it in hand, and it has not been missed since.
+    #[must_use]
+    pub const fn is_proven(&self) -> bool {
+        self.read_back_at.is_some() && self.lost.is_none()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

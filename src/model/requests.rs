@@ -55,7 +55,7 @@ pub enum Action {
     BackupPush,
     FollowBackupPush,
     BackupList,
-    /// Records that a copy of a master key is off the host.
+    /// Records that a copy of a master key is off the host, or no longer.
     ConfirmCopy,
     /// Records that an operator wants no copy of a master key.
     WaiveCopy,

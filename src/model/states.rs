@@ -92,6 +92,18 @@ closed_set! {
 }
 
 closed_set! {
+    /// How a copy of a master key is missed where it was put.
+    CopyLoss {
+        /// It is there, and not handed out until somebody enables it.
+        Disabled = "disabled",
+        /// For good.
+        Destroyed = "destroyed",
+        /// A whole list of the place does not have it.
+        Absent = "absent",
+    }
+}
+
+closed_set! {
     /// v1's hint to a deliverer of secrets. Stored and echoed; this daemon delivers nothing into containers.
     Delivery { Env = "env", File = "file", Compose = "compose" }
 }

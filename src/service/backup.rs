@@ -7,11 +7,14 @@
 pub mod export;
 pub mod fetch;
 mod list;
+mod look;
 mod push;
 mod read_back;
 pub mod restore;
 pub mod verify;
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::backup::{BackupError, Kind, SecretManagerTarget};
@@ -23,7 +26,7 @@ use super::Error;
 
 pub use list::{BackupList, KeyCopies, ListedSecret, ListedVersion};
 pub use push::{KeyCopyOutcome, Outcome, PushedKeys};
-pub use read_back::ReadBack;
+pub use read_back::{BadCopy, ReadBack};
 
 /// How long one call to Google may take, its retries and waits in it.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -69,6 +72,14 @@ impl Destinations {
     fn target(&self, secret: &str) -> Result<SecretManagerTarget, BackupError> {
         SecretManagerTarget::connect(self.endpoint.as_deref(), secret, DEADLINE)
     }
+}
+
+/// Opens a copy in a file, or what a program writes into a FIFO; nobody waits for a writer that does not come.
+///
+/// # Errors
+/// The system's, and `TimedOut`.
+pub fn open(path: &Path) -> std::io::Result<File> {
+    crate::backup::open(path, DEADLINE)
 }
 
 /// What a caller can make of trouble.
@@ -141,16 +152,9 @@ impl Trouble {
     }
 }
 
-/// Keys without which something of the database does not open: the active one first, then those of other DEKs.
-pub(super) fn needed(survey: &Survey) -> Vec<Kid> {
-    let active = survey.key_state.as_ref().map(|state| state.active_kid);
-    let others = survey.master_keys.iter().filter(|key| key.in_use && Some(key.kid) != active).map(|key| key.kid);
-    active.into_iter().chain(others).collect()
-}
-
 /// Keys of which copies are wanted: those, and ones that are on their way in or out.
 fn to_copy(survey: &Survey) -> Vec<Kid> {
-    let mut kids = needed(survey);
+    let mut kids = survey.needed();
     let is_loaded = |key: &&MasterKeyRecord| matches!(key.state, MasterKeyState::Staged | MasterKeyState::DecryptOnly);
     for key in survey.master_keys.iter().filter(is_loaded) {
         if !kids.contains(&key.kid) {
@@ -160,7 +164,7 @@ fn to_copy(survey: &Survey) -> Vec<Kid> {
     kids
 }
 
-/// Whether the row is a confirmed version of this secret.
+/// Whether the row is a version of this secret that was confirmed, whatever became of it.
 pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
     escrow.kind == EscrowKind::Copy
         && escrow.target == SECRET_MANAGER
@@ -168,9 +172,13 @@ pub(super) fn is_version_of(escrow: &EscrowRecord, secret: &str) -> bool {
         && version_number(escrow, secret).is_some()
 }
 
-/// Where the copy of this key in this secret is, if one is confirmed there.
+/// Where the copy of this key in this secret is, if one is confirmed there and was not lost since.
 pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &str) -> Option<&'a str> {
-    escrows.iter().find(|escrow| escrow.kid == kid && is_version_of(escrow, secret))?.locator.as_deref()
+    escrows
+        .iter()
+        .find(|escrow| escrow.kid == kid && escrow.stands() && is_version_of(escrow, secret))?
+        .locator
+        .as_deref()
 }
 
 /// Whether a copy of the key itself lies off this host, as far as is known: the other way to a key whose file KMS alone opens. Copies from
@@ -183,7 +191,7 @@ pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Op
     };
     raw_sha256.is_some()
         && escrows.iter().any(|escrow| {
-            escrow.kind == EscrowKind::Copy
+            escrow.is_copy_that_stands()
                 && escrow.kid == kid
                 && escrow.content_sha256 == raw_sha256
                 && is_recent(escrow)
@@ -203,9 +211,10 @@ fn version_number(escrow: &EscrowRecord, secret: &str) -> Option<std::num::NonZe
 }
 
 fn kids(kids: &[Kid]) -> String {
-    if kids.is_empty() {
-        "none".to_owned()
-    } else {
-        kids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    }
+    if kids.is_empty() { "none".to_owned() } else { list(kids.iter().copied()) }
+}
+
+/// Kids in a sentence.
+pub(super) fn list(kids: impl IntoIterator<Item = Kid>) -> String {
+    kids.into_iter().map(|kid| kid.to_string()).collect::<Vec<_>>().join(", ")
 }

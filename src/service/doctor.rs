@@ -16,7 +16,7 @@ use crate::audit::Outcome;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::Keys;
 use crate::keys::keyfile::{KeyFile, KeyFiles, MainFile, Scan};
-use crate::model::{Action, Kid, MasterKeyState, Micros};
+use crate::model::{Action, Kid, Micros};
 use crate::store::Store;
 
 use super::backup::Destinations;
@@ -145,6 +145,7 @@ impl Service {
             destinations: &self.destinations,
             scan: on_disks.scan,
             loaded: Some(loaded),
+            why_rotation_stopped: self.why_rotation_stopped(),
             wall: self.clock.wall(),
         }));
         checks.extend(on_disks.rooms);
@@ -185,14 +186,12 @@ impl Service {
                 && let Ok(survey) = self.store.survey().await
                 && let Some(scan) = self.disks.scan(self.node.files()).await
             {
-                let is_needed = |kid: Kid| {
-                    survey
-                        .master_keys
-                        .iter()
-                        .any(|key| key.kid == kid && (key.in_use || key.state == MasterKeyState::Active))
-                };
-                let wrapped: Vec<_> =
-                    scan.first_of_each().filter(|file| is_needed(file.kid)).filter_map(KeyFile::wrapped).collect();
+                let needed = survey.needed();
+                let wrapped: Vec<_> = scan
+                    .first_of_each()
+                    .filter(|file| needed.contains(&file.kid))
+                    .filter_map(KeyFile::wrapped)
+                    .collect();
                 self.unlocker.prove(wrapped, &*self.clock).await;
             }
             tokio::select! {
@@ -216,16 +215,24 @@ impl Service {
     }
 }
 
+/// Why the daemon itself does not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unasked {
+    NotThere,
+    /// It runs, and refuses, or is late.
+    NoAnswer,
+}
+
 /// What a process beside or without the daemon finds. Copies of the keys go to `destinations`; `store` is open for reading, or why it is
-/// not; `without` says why the daemon was not asked.
+/// not; `unasked` and why are of the daemon.
 pub async fn without_daemon(
     store: Result<Arc<dyn Store>, String>,
     destinations: &Destinations,
     key_file: &Path,
     data_dir: &Path,
-    without: &str,
+    (unasked, why): (Unasked, &str),
 ) -> Vec<Check> {
-    let mut checks = vec![checks::no_daemon(without)];
+    let mut checks = vec![checks::no_daemon(unasked, why)];
     let files = match KeyFiles::at(key_file) {
         Ok(files) => files,
         Err(error) => {
@@ -243,6 +250,7 @@ pub async fn without_daemon(
         destinations,
         scan,
         loaded: None,
+        why_rotation_stopped: None,
         wall: SystemClock::new().wall(),
     }));
     checks.extend(rooms);
@@ -262,6 +270,8 @@ struct Found<'a> {
     scan: Result<Scan, String>,
     /// The keys that the daemon has loaded.
     loaded: Option<Vec<Kid>>,
+    /// Of the daemon's last run.
+    why_rotation_stopped: Option<String>,
     wall: Micros,
 }
 
@@ -283,7 +293,7 @@ fn common(found: &Found<'_>) -> Vec<Check> {
         all.push(checks::key_backup_read_back(ledger, found.destinations.secrets()));
         all.push(checks::database_backup(ledger));
         all.push(checks::drill(ledger, found.destinations.secrets()));
-        all.push(checks::rotation(ledger));
+        all.push(checks::rotation(ledger, found.why_rotation_stopped.as_deref()));
     }
     all
 }

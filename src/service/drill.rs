@@ -3,7 +3,6 @@
 //! of a daemon and changes nothing.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use crate::store::masters::DekCursor;
 use crate::store::{Store, StoreError};
 
 use super::backup::fetch::{self, FetchError, Opener, PassedOver};
-use super::backup::{Destinations, ReadBack, SECRET_MANAGER, kms_versions, needed};
+use super::backup::{self, Destinations, ReadBack, SECRET_MANAGER, kms_versions};
 
 /// DEKs that are read at once.
 const PAGE: u32 = 1000;
@@ -101,9 +100,6 @@ pub enum DrillError {
     Image { path: PathBuf, cause: ImageError },
     #[error("{}: {cause}", path.display())]
     Wrapped { path: PathBuf, cause: NotOpened },
-    /// A name that lies is a mistake that a restore would trip over.
-    #[error("{} says that it is master key {written}, and it is {kid}", path.display())]
-    WrittenKid { path: PathBuf, written: Kid, kid: Kid },
     #[error("there was no drill: {0}")]
     Fetch(#[from] FetchError),
     #[error("the database has never held a key, so there is nothing to open")]
@@ -116,14 +112,14 @@ pub enum DrillError {
 /// `provider`, with those identities too.
 ///
 /// # Errors
-/// [`DrillError`] `File`, `Copy`, `Image`, `Wrapped`, `WrittenKid`.
+/// [`DrillError`] `File`, `Copy`, `Image`, `Wrapped`.
 pub async fn keys_from(
     files: &[PathBuf],
     identity: Option<&Path>,
     provider: &Provider,
 ) -> Result<DrillKeys, DrillError> {
     let provider = provider.with_identity(identity);
-    let open = |path: &Path| File::open(path).map_err(|cause| DrillError::File { path: path.to_owned(), cause });
+    let open = |path: &Path| backup::open(path).map_err(|cause| DrillError::File { path: path.to_owned(), cause });
     let identities = match identity {
         Some(path) => Some(Identities::read(&mut open(path)?).map_err(|cause| of_copy(path, cause))?),
         None => None,
@@ -132,9 +128,6 @@ pub async fn keys_from(
     for path in files {
         let read = read_copy(&mut open(path)?, identities.as_ref()).map_err(|cause| of_copy(path, cause))?;
         let kek = opened(read.copy.image(), path, &provider).await?;
-        if let Some(written) = read.written_kid.filter(|written| *written != kek.kid()) {
-            return Err(DrillError::WrittenKid { path: path.clone(), written, kid: kek.kid() });
-        }
         keys.push(DrillKey { from: path.display().to_string(), kek, read_back: None });
     }
     Ok(DrillKeys { keys, came: Came::Given, in_vain: None, passed_over: Vec::new() })
@@ -173,7 +166,7 @@ async fn fetched(store: &dyn Store, destinations: &Destinations, provider: &Prov
     if survey.key_state.is_none() {
         return Err(DrillError::NoKey);
     }
-    let mut found = fetch::search(destinations, needed(&survey), &Opener::new(provider)).await?;
+    let mut found = fetch::search(destinations, survey.needed(), &Opener::new(provider)).await?;
     // Of a key that no copy opens to it matters more why the newest one does not than that none does.
     if let Some(first) = found.unopened.first_mut()
         && let Some(cause) = first.unopened.take()

@@ -133,6 +133,11 @@ impl<T: Clone> Watch<T> {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn end(&self) -> Option<Result<T, Error>> {
+        self.end.borrow().clone()
+    }
+
     /// The latest, without waiting.
     pub fn latest(&self) -> Progress {
         self.progress.borrow().clone()

@@ -23,7 +23,7 @@ use crate::access::RevokedHere;
 use crate::clock::Clock;
 use crate::crypto::{self, NoRandom};
 use crate::keys::keyfile::{KeyFiles, Synced};
-use crate::keys::start::Copies;
+use crate::keys::start::BringBack;
 use crate::keys::unlock::Unlocker;
 use crate::keys::{Keyring, Keys};
 use crate::model::{BootId, Kid, Micros, NodeId};
@@ -93,7 +93,6 @@ pub struct Node {
     data_dir: PathBuf,
     clock: Arc<dyn Clock>,
     unlocker: Arc<Unlocker>,
-    copies: Copies,
     revoked: Arc<RevokedHere>,
     holder: Holder,
     /// Behind a lock of threads: its files are written on threads that may block.
@@ -124,8 +123,6 @@ pub struct NodeParts {
     pub files: KeyFiles,
     pub clock: Arc<dyn Clock>,
     pub unlocker: Arc<Unlocker>,
-    /// Where a key that is not here may be had from.
-    pub copies: Copies,
     /// The daemon's own, its lock taken.
     pub data_dir: PathBuf,
     /// What the node's record says of tokens, for whoever checks them.
@@ -138,7 +135,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::File`], [`NodeError::NoRandom`].
     pub fn open(parts: NodeParts) -> Result<Self, NodeError> {
-        let NodeParts { store, keys, files, clock, unlocker, copies, data_dir, revoked } = parts;
+        let NodeParts { store, keys, files, clock, unlocker, data_dir, revoked } = parts;
         let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
         let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
         for notice in notices {
@@ -154,7 +151,6 @@ impl Node {
             data_dir,
             clock,
             unlocker,
-            copies,
             revoked,
             holder: Holder { node: file.node(), boot: file.boot() },
             file: Arc::new(Mutex::new(file)),
@@ -288,16 +284,11 @@ impl Node {
     }
 
     fn lacks(&self, active: Kid) -> String {
-        let fetch = match self.copies {
-            Copies::InSecretManager => {
-                "Fetch it from Secret Manager: `containarium backup restore`, with credentials that may read the copies. Or give it"
-            }
-            Copies::Unknown => "Give it",
-        };
         format!(
-            "the active master key, {active}, is not here; what other keys open is served, and no tenant gets its first secret. {fetch} \
-             to this node: `containarium admin install-key < KEYFILE`, where KEYFILE is its backup or the key file of another node ({})",
-            self.files.path().display()
+            "the active master key, {active}, is not here, in {}; what other keys open is served, and no tenant gets its first secret. Bring it \
+             here: {}",
+            self.files.path().display(),
+            BringBack(active)
         )
     }
 

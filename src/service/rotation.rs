@@ -230,6 +230,15 @@ impl Service {
         Ok(RotationKeys { key_file: files.path(), wrapped_for: self.wrapped_for().await?, staged, retired })
     }
 
+    /// Why the run of this daemon that was last did not come to its end; nothing while one is under way.
+    pub(super) fn why_rotation_stopped(&self) -> Option<String> {
+        match self.rotation.job.watch().ok()?.end()? {
+            Err(error) => Some(error.to_string()),
+            Ok(report) if report.end == End::Staged => Some(report.left.join("; ")),
+            Ok(_) => None,
+        }
+    }
+
     /// How a new key is to be known off the host where the operator does not say.
     #[must_use]
     pub fn usual_escrow(&self) -> Escrow {

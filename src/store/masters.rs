@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use super::StoreError;
 use crate::model::{
-    BootId, DekBody, DekRecord, DekState, DekVersion, EscrowKind, EscrowRecord, KeyMode, KeyPhase, KeyState, Kid,
-    Lease, MasterKeyState, Micros, NodeId, NodeRecord, Tenant, WrappedDek,
+    BootId, CopyLoss, DekBody, DekRecord, DekState, DekVersion, EscrowKind, EscrowRecord, KeyMode, KeyPhase, KeyState,
+    Kid, Lease, MasterKeyState, Micros, NodeId, NodeRecord, Tenant, WrappedDek,
 };
 
 /// A process of a node.
@@ -172,6 +172,16 @@ pub enum EscrowStage {
     ReadBack,
 }
 
+/// What was found of a copy where it was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyFinding {
+    There,
+    /// It stands for nothing until it is found there, or read back.
+    Lost(CopyLoss),
+    /// It was there, and it is no good copy: why. Never bytes of it.
+    Unread(String),
+}
+
 /// A new escrow or waiver; a waiver is `Confirmed` and has neither locator nor digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEscrow {
@@ -289,6 +299,9 @@ pub trait Masters: Send + Sync {
     /// answer to a commit was lost). False: nothing was changed, there is no such copy or it is another one by now; a waiver does not
     /// advance.
     async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError>;
+
+    /// Remembers what became of a confirmed copy. False: there is no such copy. Reading it back takes back what was found before.
+    async fn note_copy(&self, id: &str, finding: &CopyFinding) -> Result<bool, StoreError>;
 
     /// By kid, then time of start.
     async fn escrows(&self) -> Result<Vec<EscrowRecord>, StoreError>;

@@ -81,6 +81,15 @@ impl SqliteStore {
         open::open_copy(path).await
     }
 
+    /// Reads the whole file for damage that the rows that are asked for do not show: pages that are torn, lost or of another file. What a
+    /// page holds is not judged; ciphertexts and wrapped DEKs say that themselves when they are opened.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with the first thing that SQLite found.
+    pub async fn check_file(&self) -> Result<(), StoreError> {
+        open::check_file(&self.readers).await
+    }
+
     /// Copies the database at `from`, which a daemon may have open, into the empty file `to`: one consistent state, whoever writes
     /// meanwhile. The caller makes `to`, with the mode that it is to have, and syncs it. For a process that has neither open.
     ///

@@ -102,6 +102,19 @@ pub struct BackupKeyItem {
 #[serde(deny_unknown_fields)]
 pub struct ReadBackRequest {
     pub copies: Vec<ReadBackItem>,
+    /// Copies that were no good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<UnreadItem>,
+}
+
+/// A recorded copy in Secret Manager that is not the key, or cannot be had for a reason of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnreadItem {
+    pub kid: String,
+    /// The version's full name.
+    pub locator: String,
+    pub why: String,
 }
 
 /// A copy that was read, and found to hold this key.

@@ -3,6 +3,7 @@
 mod adversity;
 mod drilling;
 mod losses;
+mod missed;
 mod pushing;
 mod rendered;
 mod restoring;

@@ -104,6 +104,38 @@ fn a_copy_that_is_made_beside_writes_is_whole_and_starts_again_with_all_secrets(
 }
 
 #[test]
+fn a_copy_that_is_damaged_or_compressed_is_refused_with_what_to_do() {
+    let site = Site::sqlite();
+    let daemon = site.start();
+    for number in 0..60 {
+        assert_eq!(daemon.set("alice", &format!("KEY_{number}"), &[b'x'; 3000]).status, 200);
+    }
+    let copy = site.path("copy.db");
+    answer(&site.cli(["backup", "database", text(&copy), "-o", "json"], b""));
+    let key = copy_of_key(&site);
+    let drill = ["backup", "drill", "--database", text(&copy), "--from", &key];
+    assert!(site.cli(drill, b"").status.success());
+    let mut bytes = std::fs::read(&copy).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 100].fill(0xFF);
+    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(&copy, &bytes).unwrap();
+    fails(&site.cli(drill, b""), 5, &["its file is damaged", "make another"]);
+    std::fs::write(&copy, [0x1f, 0x8b, 8, 0, 0]).unwrap();
+    fails(&site.cli(drill, b""), 5, &["is compressed", "gunzip -c"]);
+}
+
+#[test]
+fn a_drill_on_an_empty_postgresql_gives_no_advice_that_would_make_a_new_key() {
+    let (site, empty) = (Site::sqlite(), Site::postgres());
+    drop(site.start());
+    let key = copy_of_key(&site);
+    let refused = site.cli(["backup", "drill", "--database", empty.database_url().unwrap(), "--from", &key], b"");
+    fails(&refused, 5, &["it holds nothing of this product", "restored if it is a dump"]);
+    assert!(!said(&refused).contains("start a daemon"), "{}", said(&refused));
+}
+
+#[test]
 fn a_copy_is_never_written_over_anything() {
     let site = Site::sqlite();
     let _daemon = site.start();

@@ -23,7 +23,7 @@ on_both_stores![
 
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 
-struct Told {
+pub(super) struct Told {
     code: Option<i32>,
     answer: Value,
     stderr: String,
@@ -42,7 +42,7 @@ impl Told {
 
     /// Of one check: verdict, and finding and mend in one text.
     #[track_caller]
-    fn check(&self, name: &str) -> (String, String) {
+    pub(super) fn check(&self, name: &str) -> (String, String) {
         let checks = self.answer["checks"].as_array().unwrap();
         let check = checks.iter().find(|check| check["name"] == name);
         let check = check.unwrap_or_else(|| panic!("no {name} in {}", self.answer));
@@ -51,7 +51,7 @@ impl Told {
     }
 
     #[track_caller]
-    fn finds(&self, name: &str, verdict: &str, says: &[&str]) {
+    pub(super) fn finds(&self, name: &str, verdict: &str, says: &[&str]) {
         let (found, text) = self.check(name);
         assert_eq!(found, verdict, "{name}: {text}");
         for words in says {
@@ -60,7 +60,7 @@ impl Told {
     }
 }
 
-fn doctor(site: &Site) -> Told {
+pub(super) fn doctor(site: &Site) -> Told {
     Told::of(&site.cli(["admin", "doctor", "-o", "json"], b""))
 }
 
@@ -324,6 +324,19 @@ fn kid_of(site: &Site) -> String {
     let told = doctor(site);
     let (_, text) = told.check("key-file");
     text.split_whitespace().last().unwrap().to_owned()
+}
+
+#[test]
+fn a_daemon_that_runs_and_refuses_is_not_said_to_be_down() {
+    let site = Site::sqlite();
+    let _daemon = site.start();
+    let audit = site.data_dir().join("audit.jsonl");
+    std::fs::rename(&audit, site.path("audit-before.jsonl")).unwrap();
+    std::fs::create_dir(&audit).unwrap();
+    let told = doctor(&site);
+    told.finds("daemon", "failure", &["audit record", "containarium admin status"]);
+    let (_, text) = told.check("daemon");
+    assert!(!text.contains("systemctl start"), "{text}");
 }
 
 fn a_node_that_is_gone_is_named(site: &Site) {

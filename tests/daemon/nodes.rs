@@ -107,7 +107,7 @@ fn a_node_that_lacks_the_active_key_and_has_secret_manager_names_the_command_tha
     flip(site, &key);
     daemon.told("STATUS=Not ready");
     let waiting = waiting_for(&daemon);
-    for part in [&*key.kid.to_string(), "`containarium backup restore`", "containarium admin install-key"] {
+    for part in [&*key.kid.to_string(), "`containarium backup restore --kid", "containarium admin install-key"] {
         assert!(waiting.contains(part), "{part}: {waiting}");
     }
     cloud.add(&key.bytes);

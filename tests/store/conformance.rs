@@ -198,6 +198,8 @@ macro_rules! conformance {
                 what_is_no_escrow_is_refused,
                 an_escrow_advances_and_keeps_what_was_stamped,
                 a_confirmed_escrow_is_not_overwritten_by_a_second_answer,
+                what_became_of_a_copy_is_remembered_until_it_is_read_back,
+                a_lost_copy_stands_for_nothing,
                 only_a_retired_key_is_destroyed,
                 a_retired_key_is_destroyed_when_its_time_has_come_and_its_copy_was_read_back,
                 a_waiver_stands_for_a_copy_that_was_read_back,

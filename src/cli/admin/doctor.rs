@@ -1,9 +1,9 @@
 //! `containarium admin doctor`
 
-use crate::client::{Client, ErrorClass};
+use crate::client::{Client, ClientError, ErrorClass};
 use crate::compose;
 use crate::config::{Environment, load};
-use crate::service::doctor::{Check, verdict, without_daemon};
+use crate::service::doctor::{Check, Unasked, verdict, without_daemon};
 use crate::wire::doctor::{CheckItem, DoctorAnswer};
 
 use super::super::failure::{Deed, Exit, Failure};
@@ -14,7 +14,10 @@ pub(super) async fn doctor(client: &Client, format: Format, settings: SettingsAr
     let answer = match client.doctor().await {
         Ok(answer) => answer,
         // The daemon is what may be ill.
-        Err(error) if error.class() == ErrorClass::Unavailable => alone(&error.to_string(), settings).await?,
+        Err(error) if error.class() == ErrorClass::Unavailable => {
+            let runs = !matches!(error, ClientError::NoDaemon { .. } | ClientError::NoConnection { .. });
+            alone(&error.to_string(), if runs { Unasked::NoAnswer } else { Unasked::NotThere }, settings).await?
+        }
         Err(error) => return Err(Failure::of_request(&Deed::on_daemon("ask the daemon for a check"), &error)),
     };
     match format {
@@ -27,12 +30,12 @@ pub(super) async fn doctor(client: &Client, format: Format, settings: SettingsAr
 }
 
 /// What this process can see by itself, with the daemon's settings.
-async fn alone(why: &str, settings: SettingsArgs) -> Result<DoctorAnswer, Failure> {
+async fn alone(why: &str, unasked: Unasked, settings: SettingsArgs) -> Result<DoctorAnswer, Failure> {
     let effective = load(&settings.into(), &Environment::of_process());
     let config = effective.map_err(|errors| Failure::of_settings(&errors))?.config;
     let store = compose::untouching_reader(&config).await.map(|reader| reader.store).map_err(|error| error.to_string());
     let destinations = compose::destinations(&config);
-    let checks = without_daemon(store, &destinations, &config.key_file, &config.data_dir, why).await;
+    let checks = without_daemon(store, &destinations, &config.key_file, &config.data_dir, (unasked, why)).await;
     let item = |check: &Check| CheckItem {
         name: check.name.to_owned(),
         verdict: check.verdict.as_str().to_owned(),

@@ -8,6 +8,7 @@ use clap::{Args, ValueHint};
 
 use crate::config::{Config, Environment, load};
 use crate::model::Kid;
+use crate::service::backup::open as open_copy;
 
 use super::super::failure::{Exit, Failure};
 use super::super::settings::SettingsArgs;
@@ -62,7 +63,7 @@ impl Copy {
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|error| {
+    open_copy(path).map_err(|error| {
         Failure::usage(format!("cannot read {}: {error}", path.display()))
             .mend("see with `ls -l` whether it is there and yours")
     })

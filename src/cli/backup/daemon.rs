@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::client::ClientError;
 use crate::service::backup::Class;
 use crate::wire::backup::{BackupListAnswer, PushAnswer, PushRequest};
 
@@ -29,7 +30,11 @@ pub(super) async fn push(arguments: PushArgs) -> Result<(), Failure> {
         async move { client.backup_push(request, |line| drop(say.send_replace(Some(line)))).await }
     });
     let deed = Deed::on_daemon_changing("copy the master keys", "containarium backup list");
-    let answer = answer.await.map_err(|error| Failure::of_request(&deed, &error))?;
+    let answer = answer.await.map_err(|error| {
+        let failure = Failure::of_request(&deed, &error);
+        // The one thing that can be wrong with what was asked: no secret is configured.
+        if matches!(error, ClientError::Problem { status: 400, .. }) { failure.exits(Exit::Usage) } else { failure }
+    })?;
     match format {
         Format::Json => print_json(&answer)?,
         Format::Table => pushed(&answer).print()?,
@@ -91,8 +96,18 @@ pub(super) async fn list(arguments: ClientArgs) -> Result<(), Failure> {
             let message = format!("{} could not be listed: {}", listed.secret, trouble.why);
             Err(Failure::new(exit(Class::parse(&trouble.class)), message))
         }
-        None => Ok(()),
+        None => uncovered(&answer).map_or(Ok(()), Err),
     }
+}
+
+/// Of keys that the database needs, those that would be lost together with their files.
+fn uncovered(answer: &BackupListAnswer) -> Option<Failure> {
+    let kids: Vec<&str> =
+        answer.keys.iter().filter(|key| key.needed && key.confirmed_at.is_none()).map(|key| &*key.kid).collect();
+    (!kids.is_empty()).then(|| {
+        Failure::new(Exit::NotFound, format!("no confirmed copy is there of master key {}, which is needed", kids.join(", ")))
+            .mend("`containarium backup push`, or `containarium backup export` and then `containarium backup verify --from FILE`")
+    })
 }
 
 fn print_list(answer: &BackupListAnswer) -> Result<(), Failure> {
@@ -125,11 +140,6 @@ fn print_list(answer: &BackupListAnswer) -> Result<(), Failure> {
     }
     if answer.secrets.is_empty() {
         note("no secret is configured: `[backup.gcp] secrets` names none");
-    }
-    if answer.keys.iter().any(|key| key.needed && key.confirmed_at.is_none()) {
-        note(
-            "a key that is needed has no confirmed copy: `containarium backup push`, or `containarium backup export` and `verify --from`",
-        );
     }
     Ok(())
 }

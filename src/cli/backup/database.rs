@@ -215,7 +215,7 @@ fn print_dump_line(url: &DatabaseUrl, file: &Path, format: Format) -> Result<(),
 }
 
 fn dump_line(to: &str, url: &DatabaseUrl) -> String {
-    format!("pg_dump --schema=containarium --format=custom{to} {}", quoted(&without_password(url)))
+    format!("pg_dump --schema=containarium --format=custom{to} {}", quoted(&url.for_libpq()))
 }
 
 fn refuse_taken(file: &Path) -> Result<(), Failure> {
@@ -228,17 +228,6 @@ fn refuse_taken(file: &Path) -> Result<(), Failure> {
             Err(Failure::new(Exit::Failed, why).mend(format!("namei -l {}", quoted(&file.display().to_string()))))
         }
     }
-}
-
-/// The URL as pg_dump takes it from a command line, which others can see.
-fn without_password(url: &DatabaseUrl) -> String {
-    let shown = url.redacted();
-    let (place, query) = shown.split_once('?').unwrap_or((&shown, ""));
-    // What is hidden, and what libpq does not know.
-    let known = |pair: &&str| !pair.ends_with("=***") && !pair.starts_with("statement-cache-capacity=");
-    let query: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).filter(known).collect();
-    let question = if query.is_empty() { "" } else { "?" };
-    format!("{}{question}{}", place.replace(":***@", "@"), query.join("&"))
 }
 
 /// For a shell.

@@ -172,7 +172,7 @@ fn failed(error: &DrillError) -> Failure {
     let (exit, mend) = match error {
         DrillError::File { .. } => (Exit::NotFound, "name a file that is there and may be read"),
         DrillError::Copy { .. } => (Exit::Usage, "give the copy as it was made; an age file needs --identity FILE"),
-        DrillError::Image { .. } | DrillError::WrittenKid { .. } => (
+        DrillError::Image { .. } => (
             Exit::Failed,
             "this copy would not restore the key: make another one of the key file while it is there, and throw this one away",
         ),
@@ -189,7 +189,11 @@ fn failed(error: &DrillError) -> Failure {
             "mend that and run it again, with credentials that may read the copies (the drill or restore identity)",
         ),
         DrillError::NoKey => (Exit::NotFound, "give the database that the daemon runs on, or a copy of it"),
-        DrillError::Store(_) => (Exit::Unavailable, "name the copy of a database of this release with --database"),
+        DrillError::Store(_) => (
+            Exit::Unavailable,
+            "name a copy of a database of this release with --database, whole and restored if it is a dump; a copy that is damaged is none: \
+             make another",
+        ),
     };
     Failure::new(exit, error.to_string()).mend(mend)
 }
@@ -211,7 +215,7 @@ async fn record(client: &Client, source: &str, drilled: &Drilled) -> Result<Stri
     let known = drilled.keys.iter().filter(|key| key.state.is_some());
     let copies: Vec<_> = known.filter_map(|key| key.read_back.as_ref()).map(read_back_item).collect();
     if !copies.is_empty() {
-        let told = client.backup_read_back(&ReadBackRequest { copies }).await;
+        let told = client.backup_read_back(&ReadBackRequest { copies, unread: Vec::new() }).await;
         let deed = Deed::on_daemon_changing("record that the copies were read back", "containarium backup list");
         told.map_err(|error| Failure::of_request(&deed, &error))?;
     }

@@ -22,7 +22,7 @@ pub(super) struct ExportArgs {
     /// Write an age file that each of these recipients can open
     #[arg(long, value_name = "RECIPIENT", num_args = 1..)]
     age: Vec<String>,
-    /// Write lines of text with a check each, for a printer; whoever reads them has the key
+    /// Write lines of text with a check each, for a printer and never to a terminal; whoever reads them has the key
     #[arg(long)]
     paper: bool,
     /// Write the key file's bytes as they are, to a pipe or a file and never to a terminal
@@ -37,6 +37,11 @@ pub(super) struct ExportArgs {
 
 pub(super) async fn export(arguments: ExportArgs) -> Result<(), Failure> {
     let form = match (arguments.paper, arguments.stdout_raw) {
+        // It stays in the scrollback, and in what records the session.
+        (true, _) if std::io::stdout().is_terminal() => {
+            return Err(Failure::usage("a sheet that holds the key is not written to a terminal; nothing was written")
+                .mend("print it: `containarium backup export --paper | lpr`, or to a file that nobody else reads and that you shred"));
+        }
         (true, _) => As::Paper,
         (_, true) if std::io::stdout().is_terminal() => {
             return Err(Failure::usage("raw key bytes are not written to a terminal; nothing was written")
@@ -82,7 +87,10 @@ fn failed(error: &ExportError) -> Failure {
         ExportError::NoKeyFile { .. } | ExportError::NotHere { .. } | ExportError::Other { .. } => {
             "see which keys are here with `containarium admin status`; `containarium backup restore` brings missing ones back"
         }
-        ExportError::KeyFile(_) => "run it as the user that the daemon runs as, and with its --key-file",
+        ExportError::KeyFile(error) if error.is_of_the_user() => {
+            "run it as the user that the daemon runs as, and with its --key-file"
+        }
+        ExportError::KeyFile(_) => "mend that as said, then run it again",
         ExportError::Store(_) => "see that the database runs, and that these are the daemon's settings",
     };
     Failure::new(exit(error.class()), error.to_string()).mend(mend)

@@ -195,9 +195,10 @@ fn failed(error: &RestoreError) -> Failure {
         }
         RestoreError::Copy(_) => "mend the copy as said, or take another one",
         RestoreError::NotPutBack(_) => "put it back as said, then run it again",
-        RestoreError::KeyFile(_) => {
-            "run it as the user that the daemon runs as, and with its --key-file; then run it again"
+        RestoreError::KeyFile(error) if error.is_of_the_user() => {
+            "run it as the user that the daemon runs as, and with its --key-file"
         }
+        RestoreError::KeyFile(_) => "mend that as said, then run it again",
     };
     Failure::new(exit(error.class()), error.to_string()).mend(mend)
 }

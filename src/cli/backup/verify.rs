@@ -6,10 +6,12 @@ use serde::Serialize;
 use crate::client::{Client, ClientError};
 use crate::compose;
 use crate::config::Config;
-use crate::service::backup::Class;
-use crate::service::backup::verify::{Brought, Unproven, Verified, VerifyError, verify as read_back, verify_copy};
+use crate::service::backup::verify::{
+    Blame, Brought, Unproven, Verified, VerifyError, verify as read_back, verify_copy,
+};
+use crate::service::backup::{BadCopy, Class};
 use crate::service::kms::OnlyWay;
-use crate::wire::backup::{ReadBackItem, ReadBackRequest, TroubleItem};
+use crate::wire::backup::{ReadBackItem, ReadBackRequest, TroubleItem, UnreadItem};
 
 use super::super::failure::{Deed, Exit, Failure};
 use super::super::output::{Format, Table, note, print_json};
@@ -36,7 +38,7 @@ struct VerifiedAnswer {
     /// Read back and found right.
     good: Vec<ReadBackItem>,
     bad: Vec<BadItem>,
-    /// Whether a running daemon recorded what is good.
+    /// Whether a running daemon recorded it.
     recorded: bool,
 }
 
@@ -54,15 +56,17 @@ pub(super) async fn verify(arguments: VerifyArgs) -> Result<(), Failure> {
     let only_way = OnlyWay::of_flag(arguments.kms_is_the_only_way_back);
     let verified = compare(&config, copy, only_way).await?;
     let good: Vec<ReadBackItem> = verified.good.iter().map(read_back_item).collect();
-    let recorded = if good.is_empty() { false } else { record(&config, &good).await? };
+    let request = ReadBackRequest { copies: good.clone(), unread: verified.unread.iter().map(unread_item).collect() };
+    let has_news = !(request.copies.is_empty() && request.unread.is_empty());
+    let recorded = if has_news { record(&config, &request).await? } else { false };
     match format {
         Format::Json => {
             print_json(&VerifiedAnswer { good, bad: verified.bad.iter().map(bad_item).collect(), recorded })?;
         }
         Format::Table => table(&verified).print()?,
     }
-    if !verified.good.is_empty() && !recorded {
-        note("no daemon runs here, so that the copies were read back is not recorded; run it again beside the daemon");
+    if has_news && !recorded {
+        note("no daemon runs here, so how the copies came out is not recorded; run it again beside the daemon");
     }
     failure(&verified.bad).map_or(Ok(()), Err)
 }
@@ -85,7 +89,7 @@ async fn compare(config: &Config, copy: Option<Copy>, only_way: OnlyWay) -> Resu
                 locator,
             };
             let one = verify_copy(&*reader.store, &reader.files.path(), brought).await;
-            one.map(|good| Verified { good: vec![good], bad: Vec::new() })
+            one.map(|good| Verified { good: vec![good], ..Verified::default() })
         }
     };
     reader.store.close().await;
@@ -125,28 +129,39 @@ fn failure(bad: &[Unproven]) -> Option<Failure> {
         .iter()
         .map(|bad| format!("no proven copy of master key {} in {}: {}", bad.kid, bad.secret, bad.trouble.why))
         .collect();
-    let mend = match first.trouble.class {
-        Class::Denied => {
+    let mend = match (first.blame, first.trouble.class) {
+        (_, Class::Denied) => {
             "run it with credentials that may read the copies (the restore identity), and of wrapped ones with an age identity, --age-identity \
              FILE, or credentials that may decrypt too"
         }
-        Class::Unavailable => "try again; nothing was changed",
-        _ => "make a good copy: `containarium backup push`, then verify again",
+        (_, Class::Unavailable) => "try again; nothing was changed",
+        (Blame::Way, Class::NotFound | Class::Invalid) => {
+            "see that `[backup.gcp]` names the secret and the endpoint that are meant (`containarium config show`), then verify again"
+        }
+        (Blame::Way, _) => {
+            "nothing was learnt of the copy, which may be good: see what answers there (`containarium config show` prints the endpoint), \
+             then verify again"
+        }
+        (Blame::Copy, _) => "make a good copy: `containarium backup push`, then verify again",
     };
     Some(Failure::new(exit(first.trouble.class), lines.join("\n")).mend(mend))
 }
 
 /// False where no daemon runs. What it refuses is a failure.
-async fn record(config: &Config, good: &[ReadBackItem]) -> Result<bool, Failure> {
+async fn record(config: &Config, request: &ReadBackRequest) -> Result<bool, Failure> {
     let client = Client::new(config.socket.clone());
-    match client.backup_read_back(&ReadBackRequest { copies: good.to_vec() }).await {
+    match client.backup_read_back(request).await {
         Ok(_) => Ok(true),
         Err(ClientError::NoDaemon { .. } | ClientError::NoConnection { .. }) => Ok(false),
         Err(error) => {
-            let deed = Deed::on_daemon_changing("record that the copies were read back", "containarium backup list");
+            let deed = Deed::on_daemon_changing("record how the copies came out", "containarium backup list");
             Err(Failure::of_request(&deed, &error))
         }
     }
+}
+
+fn unread_item(bad: &BadCopy) -> UnreadItem {
+    UnreadItem { kid: bad.kid.to_string(), locator: bad.locator.clone(), why: bad.why.clone() }
 }
 
 fn bad_item(bad: &Unproven) -> BadItem {

@@ -8,16 +8,18 @@ use axum::response::Response;
 use data_encoding::HEXLOWER;
 
 use super::super::App;
-use super::super::extract::{Caller, Id, read_json, read_json_or_default};
+use super::super::extract::{Caller, Id, kid, read_json, read_json_or_default};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use super::super::stream;
-use crate::model::{Action, Kid, KmsKey, WrappedMaster};
-use crate::service::backup::{BackupList, ListedSecret, ListedVersion, Outcome, PushedKeys, ReadBack, Trouble};
+use crate::model::{Action, KmsKey, WrappedMaster};
+use crate::service::backup::{
+    BackupList, BadCopy, ListedSecret, ListedVersion, Outcome, PushedKeys, ReadBack, Trouble,
+};
 use crate::service::kms::OnlyWay;
 use crate::wire::backup::{
     BackupKeyItem, BackupListAnswer, BackupSecretItem, BackupVersionItem, PushAnswer, PushRequest, PushedCopy,
-    ReadBackAnswer, ReadBackItem, ReadBackRequest, TroubleItem,
+    ReadBackAnswer, ReadBackItem, ReadBackRequest, TroubleItem, UnreadItem,
 };
 use crate::wire::{Problem, StreamLine};
 
@@ -132,14 +134,14 @@ fn version_item(version: &ListedVersion) -> BackupVersionItem {
     }
 }
 
-/// Record that copies were read back and compared. Only kid, place and SHA-256 come here.
+/// Record that copies were read back and compared, and which were no good. Only kid, place, SHA-256 and verdict come here.
 #[utoipa::path(post, path = "/v1/admin/backup/read-back", tag = "administration", request_body = ReadBackRequest, responses(
     (status = 200, body = ReadBackAnswer),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "Nobody is known by the Authorization header.", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "More requests of one identity or one address than it may make.", body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, description = "The database does not know the key.", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "The database does not know the key, or the copy that was no good.", body = Problem, content_type = "application/problem+json"),
     (status = 408, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 500, body = Problem, content_type = "application/problem+json"),
@@ -153,12 +155,21 @@ pub(in crate::http) async fn read_back(
     let grant = app.service.authorize_admin(&request, &caller, Action::BackupReadBack).await?;
     let body: ReadBackRequest = read_json(body).await?;
     let copies: Vec<ReadBack> = body.copies.into_iter().map(read_back_of).collect::<Result<_, _>>()?;
-    app.service.note_read_back(&request, &grant, &copies).await?;
-    Ok(json(StatusCode::OK, &ReadBackAnswer { message: format!("{} copies recorded as read back", copies.len()) }))
+    let unread: Vec<BadCopy> = body.unread.into_iter().map(bad_copy_of).collect::<Result<_, _>>()?;
+    app.service.note_read_back(&request, &grant, &copies, &unread).await?;
+    let mut message = format!("{} copies recorded as read back", copies.len());
+    if !unread.is_empty() {
+        message = format!("{message}, and {} as no good", unread.len());
+    }
+    Ok(json(StatusCode::OK, &ReadBackAnswer { message }))
+}
+
+fn bad_copy_of(item: UnreadItem) -> Result<BadCopy, Refused> {
+    Ok(BadCopy { kid: kid(&item.kid)?, locator: item.locator, why: item.why })
 }
 
 fn read_back_of(item: ReadBackItem) -> Result<ReadBack, Refused> {
-    let kid = Kid::from_hex(&item.kid).ok_or_else(|| Refused::invalid("a kid is 32 hex digits, in lower case"))?;
+    let kid = kid(&item.kid)?;
     let sha256 = HEXLOWER.decode(item.sha256.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
     let sha256 = sha256.ok_or_else(|| Refused::invalid("a SHA-256 is 64 hex digits, in lower case"))?;
     let kms_versions = kms_versions_of(item.kms_versions)?;

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::super::App;
-use super::super::extract::{Caller, Id, read_json};
+use super::super::extract::{Caller, Id, kid, read_json};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use crate::model::{Action, Kid, Micros};
@@ -87,8 +87,7 @@ pub(in crate::http) async fn record_drill(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::RecordDrill).await?;
     let asked: RecordDrillRequest = read_json(body).await?;
-    let kids = asked.kids.iter().map(|kid| Kid::from_hex(kid)).collect::<Option<Vec<_>>>();
-    let kids = kids.ok_or_else(|| Refused::invalid("a kid is 32 hex digits, in lower case"))?;
+    let kids = asked.kids.iter().map(|text| kid(text)).collect::<Result<Vec<_>, _>>()?;
     let RecordDrillRequest { db_id: id, source, deks_opened, deks_failed, .. } = asked;
     let ran = RanDrill { db_id: db_id(&id)?, source, kids, deks_opened, deks_failed };
     let drill = app.service.record_drill(&request, &grant, ran).await?;

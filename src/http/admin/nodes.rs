@@ -6,10 +6,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::super::App;
-use super::super::extract::{Caller, Id, read_json, read_nothing};
+use super::super::extract::{Caller, Id, node_id, read_json, read_nothing};
 use super::super::problem::Refused;
 use super::super::secrets::json;
-use crate::model::{Action, NodeId};
+use crate::model::Action;
 use crate::service::node::{AcceptedRestore, Agreed, Deed, Gaps, Replay, RestorePlan};
 use crate::wire::Problem;
 use crate::wire::nodes::{
@@ -68,8 +68,7 @@ pub(in crate::http) async fn forget(
 ) -> Result<Response, Refused> {
     let grant = app.service.authorize_admin(&request, &caller, Action::AdminForgetNode).await?;
     read_nothing(body).await?;
-    let node =
-        NodeId::from_hex(&node).ok_or_else(|| Refused::invalid("a node's id is 32 hex digits, in lower case"))?;
+    let node = node_id(&node)?;
     app.service.forget_node(&request, &grant, node).await?;
     Ok(json(StatusCode::OK, &ForgetAnswer { message: format!("node {node} forgotten") }))
 }

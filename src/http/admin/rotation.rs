@@ -6,12 +6,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::super::App;
-use super::super::extract::{Caller, Id, read_json, read_nothing};
+use super::super::extract::{Caller, Id, kid, node_id, read_json, read_nothing};
 use super::super::problem::Refused;
 use super::super::secrets::json;
 use super::super::stream;
 use super::backup::kms_versions_of;
-use crate::model::{Action, KeyMode, Kid, NodeId, WrappedMaster};
+use crate::model::{Action, KeyMode, WrappedMaster};
 use crate::service::kms::OnlyWay;
 use crate::service::rotation::{Asked, Escrow, Proof, Report, RotationKeys, Terms};
 use crate::wire::{
@@ -42,7 +42,7 @@ pub(in crate::http) async fn rotate(
     let grant = app.service.authorize_admin(&request, &caller, Action::RotateMaster).await?;
     let body: RotateMasterRequest = read_json(body).await?;
     let asked = asked(&app, &body)?;
-    let without = body.without_nodes.iter().map(|id| node(id)).collect::<Result<_, _>>()?;
+    let without = body.without_nodes.iter().map(|id| node_id(id)).collect::<Result<_, _>>()?;
     let new_key = body.wrapped_key.as_deref().map(new_key).transpose()?;
     if new_key.is_some() && !matches!(asked, Asked::Start { .. }) {
         return Err(Refused::invalid(
@@ -201,14 +201,6 @@ fn proof(proof: &ProofOfCopy) -> Result<Proof, Refused> {
 fn new_key(text: &str) -> Result<WrappedMaster, Refused> {
     WrappedMaster::parse(text.as_bytes())
         .map_err(|error| Refused::invalid(format!("`wrappedKey` is no wrapped master key: {error}")))
-}
-
-fn kid(text: &str) -> Result<Kid, Refused> {
-    Kid::from_hex(text).ok_or_else(|| Refused::invalid("a kid is 32 lower-case hex digits"))
-}
-
-fn node(text: &str) -> Result<NodeId, Refused> {
-    NodeId::from_hex(text).ok_or_else(|| Refused::invalid("a node's id is 32 lower-case hex digits"))
 }
 
 fn report(report: &Report) -> RotationReport {

@@ -188,6 +188,15 @@ impl KeyfileError {
         }
     }
 
+    /// Whether another user, or another path, would help. All else is of the disk or the place, and the error itself names what mends it.
+    #[must_use]
+    pub const fn is_of_the_user(&self) -> bool {
+        matches!(
+            self,
+            Self::NoFileName { .. } | Self::Denied { .. } | Self::Unreadable { .. } | Self::WrongOwner { .. }
+        )
+    }
+
     /// What the system's answer to `doing` means.
     pub(super) fn from_system(doing: &'static str, path: PathBuf, errno: Errno) -> Self {
         match errno {

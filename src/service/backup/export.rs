@@ -9,7 +9,7 @@ use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile};
 use crate::model::Kid;
 use crate::store::{Store, StoreError};
 
-use super::{Class, kids, needed};
+use super::{Class, kids};
 
 /// How a copy is written.
 pub enum As {
@@ -76,7 +76,7 @@ pub async fn export(
 ) -> Result<Exported, ExportError> {
     let form = parsed(form)?;
     let needed = match store {
-        Some(store) => needed(&store.survey().await?),
+        Some(store) => store.survey().await?.needed(),
         None => Vec::new(),
     };
     let kid = match (kid, needed.first()) {

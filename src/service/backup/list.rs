@@ -7,11 +7,12 @@ use tokio::task::JoinSet;
 use crate::access::AdminGrant;
 use crate::audit::Outcome;
 use crate::backup::{CopyState, Listed};
-use crate::model::{Action, EscrowKind, EscrowRecord, Kid, MasterKeyState, Micros};
+use crate::model::{Action, EscrowRecord, Kid, MasterKeyState, Micros};
 use crate::service::{Error, Failure, Request, Service, Touched};
 use crate::store::Survey;
 
-use super::{Trouble, needed};
+use super::Trouble;
+use super::look::{Answered, seen_in};
 
 /// Every copy that is known of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub struct KeyCopies {
     pub state: MasterKeyState,
     /// Whether something does not open without it.
     pub needed: bool,
-    /// When the newest copy that is still there was confirmed.
+    /// When the newest copy that is still there, as far as is known, was confirmed.
     pub confirmed_at: Option<Micros>,
     /// When a copy that is still there was last read back.
     pub read_back_at: Option<Micros>,
@@ -66,9 +67,15 @@ impl Service {
 
     async fn backups(&self) -> Result<BackupList, Error> {
         let survey = self.store.survey().await?;
-        let escrows = self.store.escrows().await?;
+        let recorded = self.store.escrows().await?;
         let listed = self.listed().await?;
-        let keys = key_copies(&survey, &escrows, &listed);
+        // What is seen is shown, whether it can be written down or not.
+        if let Err(error) = self.note_seen(&recorded, &listed).await {
+            tracing::warn!("what became of the copies of the master keys was not recorded: {error}");
+        }
+        let now = self.store.now().await?;
+        let escrows: Vec<EscrowRecord> = recorded.into_iter().map(|escrow| seen_in(escrow, &listed, now)).collect();
+        let keys = key_copies(&survey, &escrows);
         let secrets = listed.into_iter().map(|(secret, listed)| ListedSecret {
             versions: listed.map(|versions| versions.iter().map(|version| known(version, &escrows)).collect()),
             secret,
@@ -77,7 +84,7 @@ impl Service {
     }
 
     /// All at once, so that a slow one keeps the answer for one deadline and no longer.
-    async fn listed(&self) -> Result<Vec<(String, Result<Vec<Listed>, Trouble>)>, Error> {
+    pub(super) async fn listed(&self) -> Result<Vec<Answered>, Error> {
         let mut asked = JoinSet::new();
         for (at, secret) in self.destinations.secrets().iter().cloned().enumerate() {
             let destinations = self.destinations.clone();
@@ -111,27 +118,12 @@ fn known(version: &Listed, escrows: &[EscrowRecord]) -> ListedVersion {
     }
 }
 
-fn key_copies(
-    survey: &Survey,
-    escrows: &[EscrowRecord],
-    listed: &[(String, Result<Vec<Listed>, Trouble>)],
-) -> Vec<KeyCopies> {
-    let destroyed: Vec<&str> = listed
-        .iter()
-        .filter_map(|(_, listed)| listed.as_ref().ok())
-        .flatten()
-        .filter(|version| version.state == CopyState::Destroyed)
-        .map(|version| &*version.locator)
-        .collect();
-    let is_there = |escrow: &&EscrowRecord| {
-        let gone = escrow.locator.as_deref().is_some_and(|locator| destroyed.contains(&locator));
-        escrow.kind == EscrowKind::Copy && !gone
-    };
-    let needed = needed(survey);
+fn key_copies(survey: &Survey, escrows: &[EscrowRecord]) -> Vec<KeyCopies> {
+    let needed = survey.needed();
     let may_open = |state| !matches!(state, MasterKeyState::Aborted | MasterKeyState::Destroyed);
     let keys = survey.master_keys.iter().filter(|key| may_open(key.state) || needed.contains(&key.kid));
     let copies = keys.map(|key| {
-        let of_key = || escrows.iter().filter(|escrow| escrow.kid == key.kid).filter(is_there);
+        let of_key = || escrows.iter().filter(|escrow| escrow.kid == key.kid && escrow.is_copy_that_stands());
         KeyCopies {
             kid: key.kid,
             state: key.state,

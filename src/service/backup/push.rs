@@ -289,9 +289,11 @@ impl Service {
                 Ok(listed) => listed,
                 Err(error) => return Ok(Outcome::Missing((&error).into())),
             };
+            let answered = [(secret.to_owned(), Ok(listed.clone()))];
+            self.note_seen(&escrows, &answered).await?;
             let readable = listed.iter().filter(|v| matches!(v.state, CopyState::Enabled | CopyState::Unknown));
             let is_confirmed =
-                |locator: &str| confirmed.iter().any(|escrow| escrow.locator.as_deref() == Some(locator));
+                |locator: &str| confirmed.iter().any(|escrow| escrow.is_at(locator) && escrow.unread.is_none());
             if let Some(there) = readable.map(|version| &version.locator).find(|locator| is_confirmed(locator)) {
                 return Ok(Outcome::Before { locator: there.clone() });
             }

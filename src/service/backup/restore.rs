@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 
 use super::fetch::{self, FetchError, Fetched, FetchedKey, Opener, PassedOver};
 use super::verify::{self, VerifyError};
-use super::{Class, Destinations, kids, needed};
+use super::{Class, Destinations, kids};
 
 /// What the key files are held against.
 pub enum Against<'a> {
@@ -164,7 +164,7 @@ pub async fn restore(against: Against<'_>, tools: &Tools<'_>, wanted: Wanted) ->
         Against::Database(store) => {
             let survey = store.survey().await?;
             let active = survey.key_state.as_ref().ok_or(RestoreError::NoKey)?.active_kid;
-            let plan = Plan { active, needed: needed(&survey), known: survey.master_keys };
+            let plan = Plan { active, needed: survey.needed(), known: survey.master_keys };
             (Some(plan), store.escrows().await?)
         }
         Against::Nothing => (None, Vec::new()),

@@ -15,7 +15,7 @@ use crate::store::{Store, StoreError, Survey};
 
 use super::fetch::Opener;
 use super::{
-    Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, kms_versions, needed, version_number,
+    BadCopy, Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_version_of, kids, kms_versions, version_number,
 };
 
 /// What reading back came to.
@@ -23,6 +23,8 @@ use super::{
 pub struct Verified {
     pub good: Vec<ReadBack>,
     pub bad: Vec<Unproven>,
+    /// Recorded copies that are no good, also of keys that another copy proves.
+    pub unread: Vec<BadCopy>,
 }
 
 /// A key of which a secret has no copy that was proven.
@@ -31,6 +33,17 @@ pub struct Unproven {
     pub kid: Kid,
     pub secret: String,
     pub trouble: Trouble,
+    /// Whose fault it is.
+    pub blame: Blame,
+}
+
+/// What to mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The copy: there is none, or it is no good.
+    Copy,
+    /// The way to it: of the copy nothing was learnt.
+    Way,
 }
 
 /// Why nothing was compared.
@@ -101,10 +114,12 @@ pub async fn verify(
     let escrows = store.escrows().await?;
     let (mut verified, opener) = (Verified::default(), Opener::new(provider));
     for secret in destinations.secrets() {
-        for kid in needed(&survey).into_iter().chain(retired(&survey, secret, &escrows)) {
-            match read_back(destinations, secret, kid, &escrows, &opener).await {
+        for kid in survey.needed().into_iter().chain(retired(&survey, secret, &escrows)) {
+            match read_back(destinations, secret, kid, &escrows, (&opener, &mut verified.unread)).await {
                 Ok(good) => verified.good.push(good),
-                Err(trouble) => verified.bad.push(Unproven { kid, secret: secret.clone(), trouble }),
+                Err((trouble, blame)) => {
+                    verified.bad.push(Unproven { kid, secret: secret.clone(), trouble, blame });
+                }
             }
         }
     }
@@ -122,33 +137,42 @@ async fn read_back(
     secret: &str,
     kid: Kid,
     escrows: &[EscrowRecord],
-    opener: &Opener<'_>,
-) -> Result<ReadBack, Trouble> {
-    let target = destinations.target(secret).map_err(|error| Trouble::from(&error))?;
+    (opener, unread): (&Opener<'_>, &mut Vec<BadCopy>),
+) -> Result<ReadBack, (Trouble, Blame)> {
+    let target = destinations.target(secret).map_err(|error| of_the_way(&error))?;
     let mut recorded: Vec<&EscrowRecord> =
         escrows.iter().filter(|escrow| escrow.kid == kid && is_version_of(escrow, secret)).collect();
     recorded.sort_by_key(|escrow| std::cmp::Reverse(version_number(escrow, secret)));
     let mut first = None;
     for escrow in recorded {
         let Some(number) = version_number(escrow, secret) else { continue };
-        let trouble = match target.fetch(number).await {
+        let (trouble, blame) = match target.fetch(number).await {
             Ok(fetched) => match fetched.copy.kid() {
                 Ok(found) if found == kid && escrow.content_sha256 == Some(fetched.copy.sha256()) => {
                     match opened(&fetched.copy, opener).await {
                         Ok(()) => return Ok(in_secret_manager(kid, fetched.locator, &fetched.copy)),
-                        Err(why) => unopened(&fetched.locator, &why),
+                        Err(why) => (unopened(&fetched.locator, &why), Blame::Way),
                     }
                 }
-                Ok(found) => failed(format!(
-                    "{} holds master key {found}, and not what was pushed there of {kid}; somebody changed it",
-                    fetched.locator
-                )),
-                Err(damage) => failed(format!("{} is not master key {kid}: {damage}", fetched.locator)),
+                Ok(found) => (
+                    failed(format!(
+                        "{} holds master key {found}, and not what was pushed there of {kid}; somebody changed it",
+                        fetched.locator
+                    )),
+                    Blame::Copy,
+                ),
+                Err(damage) => (failed(format!("{} is not master key {kid}: {damage}", fetched.locator)), Blame::Copy),
             },
-            // Who may read nothing is told so once, by the newest.
-            Err(error) => Trouble::from(&error),
+            Err(error) if error.is_of_the_copy() => (Trouble::from(&error), Blame::Copy),
+            Err(error) => of_the_way(&error),
         };
-        first.get_or_insert(trouble);
+        if blame == Blame::Copy
+            && let Some(locator) = escrow.locator.clone()
+        {
+            unread.push(BadCopy { kid, locator, why: trouble.why.clone() });
+        }
+        // Who may read nothing is told so once, by the newest.
+        first.get_or_insert((trouble, blame));
     }
     if let Some(trouble) = first {
         return Err(trouble);
@@ -158,17 +182,19 @@ async fn read_back(
         return Ok(in_secret_manager(kid, found.locator, &found.copy));
     }
     if let Some(copy) = search.unopened.first() {
-        return Err(unopened(&copy.fetched.locator, &copy.why));
+        return Err((unopened(&copy.fetched.locator, &copy.why), Blame::Way));
     }
     if let Some(error) = &search.stopped {
-        return Err(error.into());
+        return Err(of_the_way(error));
     }
-    let unread = search.looked_at.iter().find(|at| matches!(at.was, WhatItWas::Unread(_)));
-    let unread = unread.map(|at| format!(" (version {} was not read: {})", at.number, at.was)).unwrap_or_default();
-    Err(Trouble {
-        class: Class::NotFound,
-        why: format!("none of its {} versions holds master key {kid}{unread}", search.looked_at.len()),
-    })
+    let not_read = search.looked_at.iter().find(|at| matches!(at.was, WhatItWas::Unread(_)));
+    let not_read = not_read.map(|at| format!(" (version {} was not read: {})", at.number, at.was)).unwrap_or_default();
+    let why = format!("none of its {} versions holds master key {kid}{not_read}", search.looked_at.len());
+    Err((Trouble { class: Class::NotFound, why }, Blame::Copy))
+}
+
+fn of_the_way(error: &BackupError) -> (Trouble, Blame) {
+    (error.into(), Blame::Way)
 }
 
 /// Whether it is the key that it says: a wrapped one once it is opened.
@@ -224,7 +250,7 @@ pub async fn verify_copy(store: &dyn Store, key_file: &Path, brought: Brought<'_
         return Err(VerifyError::NoKey);
     }
     if !survey.master_keys.iter().any(|key: &MasterKeyRecord| key.kid == kid) {
-        return Err(VerifyError::Unknown { kid, needed: needed(&survey) });
+        return Err(VerifyError::Unknown { kid, needed: survey.needed() });
     }
     if let Content::Wrapped(wrapped) = copy.image().content()? {
         let by = provider.open(&wrapped).await.map_err(VerifyError::NotOpened)?.by;

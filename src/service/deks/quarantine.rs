@@ -6,6 +6,7 @@ use super::super::{Error, Failure, Request, Service, Touched};
 use super::{elsewhere, named, unknown};
 use crate::access::AdminGrant;
 use crate::keys::keyfile::Scan;
+use crate::keys::start::BringBack;
 use crate::keys::{Keys, KeysError};
 use crate::model::{Action, DekBody, DekRecord, DekVersion, Kid, MasterKeyState, Tenant, WrappedDek};
 use crate::store::Store;
@@ -86,8 +87,9 @@ impl Service {
                 }
                 Err(Error::Unavailable(format!(
                     "master key {kid}, which the row of {} names, is not here, so whether the DEK is damaged is not known; nothing was \
-                     done. Give the key to this node: `containarium admin install-key`",
-                    named(&dek.tenant, dek.version)
+                     done. Bring the key here: {}",
+                    named(&dek.tenant, dek.version),
+                    BringBack(kid)
                 )))
             }
             Err(error @ (KeysError::DoesNotOpen(_) | KeysError::WrongId)) => Ok(error),
@@ -117,10 +119,10 @@ impl Service {
             KeysError::NotLoaded(kid) if kid == active => Error::from_keys(&error),
             KeysError::DoesNotOpen(_) | KeysError::WrongId | KeysError::NotLoaded(_) => Error::Conflict(format!(
                 "{} does not open with any master key that is here ({error}); its row names master key {}. It stays set aside. Put its row \
-                 back from a backup of the database, or give that key to this node (`containarium admin install-key < FILE`), and release \
-                 it then",
+                 back from a backup of the database, or bring that key here ({}), and release it then",
                 named(&dek.tenant, dek.version),
-                before.kid
+                before.kid,
+                BringBack(before.kid)
             )),
             error => Error::from_keys(&error),
         })

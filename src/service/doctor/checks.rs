@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::keys::unlock::Proof as KmsProof;
-use crate::model::{KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
-use crate::service::backup::{Destinations, SEEN_WITHIN, is_raw_escrowed};
+use crate::model::{EscrowRecord, KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
+use crate::service::backup::{Destinations, SEEN_WITHIN, is_raw_escrowed, is_version_of, list};
 
-use super::Check;
-use super::ledger::{Ledger, Proof, list};
+use super::ledger::{Ledger, Proof};
+use super::{Check, Unasked};
 
 /// A copy of the key that was not read back for longer than this may have gone bad.
 const READ_BACK_WARNING: Duration = days(35);
 const READ_BACK_FAILURE: Duration = SEEN_WITHIN;
+/// It is looked once a day whether copies are still where they were put.
+const SEEN_WARNING: Duration = days(3);
 /// What is written after the last copy of the database is lost with the database.
 const DATABASE_BACKUP_WARNING: Duration = days(2);
 /// The drill is monthly.
@@ -50,10 +52,14 @@ pub(super) fn daemon(waiting_for: &[String]) -> Check {
     Check::failure("daemon", format!("not ready: {}", waiting_for.join("; "))).mended_by("containarium admin status")
 }
 
-pub(super) fn no_daemon(why: &str) -> Check {
+pub(super) fn no_daemon(unasked: Unasked, why: &str) -> Check {
     let known = "memory locking, loaded keys and what this node waits for are known to it alone";
-    Check::failure("daemon", format!("{why}; {known}"))
-        .mended_by("systemctl start containarium.service (`journalctl -u containarium.service` says why it does not)")
+    Check::failure("daemon", format!("{why}; {known}")).mended_by(match unasked {
+        Unasked::NotThere => {
+            "systemctl start containarium.service (`journalctl -u containarium.service` says why it does not)"
+        }
+        Unasked::NoAnswer => "containarium admin status (`journalctl -u containarium.service` where it says nothing)",
+    })
 }
 
 pub(super) fn database(ledger: &Result<Ledger, String>) -> Check {
@@ -81,7 +87,9 @@ pub(super) fn clock(wall: Micros, database: Micros) -> Check {
     check.mended_by("timedatectl set-ntp true (on the host that is wrong)")
 }
 
-const BRING_BACK: &str = "containarium backup restore, or containarium admin install-key < BACKUP";
+/// Of several keys at once; each is one line (`keys::start::BringBack` has the words for a single one).
+const BRING_BACK: &str =
+    "containarium backup restore (from another copy --from COPY), or containarium admin install-key < KEYFILE";
 
 /// Right after a flip a daemon does it by itself, and needs no command.
 const PUT_RIGHT: &str = "containarium backup restore (it sets aside what is there)";
@@ -107,11 +115,7 @@ pub(super) fn key_file(scan: &Scan, active: Option<Kid>) -> Check {
 
 /// The keys that the database needs, against those that are here.
 pub(super) fn keys(scan: &Scan, ledger: &Ledger, loaded: Option<&[Kid]>) -> Check {
-    let main = match &scan.main {
-        MainFile::Key(key) => Some(key.kid),
-        MainFile::Missing | MainFile::Bad(_) => None,
-    };
-    let on_disk: Vec<Kid> = main.into_iter().chain(scan.retained.iter().map(|key| key.kid)).collect();
+    let on_disk: Vec<Kid> = scan.kids().into_iter().collect();
     let lacking = |held: &[Kid]| {
         let lacking: Vec<_> = ledger.needed().iter().map(|key| key.kid).filter(|kid| !held.contains(kid)).collect();
         (!lacking.is_empty()).then(|| list(lacking))
@@ -159,6 +163,7 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
     let secrets = destinations.secrets();
     let proofs = ledger.proofs();
     let mut findings = Vec::new();
+    let mut unseen_since = false;
     let unproven: Vec<_> = proofs.iter().filter(|proof| proof.confirmed.is_none()).collect();
     if !unproven.is_empty() {
         let waived = if unproven.iter().any(|proof| proof.waived) { " (waived when it was rotated to)" } else { "" };
@@ -172,31 +177,61 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
         if !lacking.is_empty() {
             findings.push(format!("no confirmed copy of master key {} is in {}", proof.key.kid, lacking.join(", ")));
         }
+        for (escrow, loss) in proof.missed(secrets).into_iter().filter_map(|escrow| Some((escrow, escrow.lost?))) {
+            let at = escrow.looked_at.unwrap_or(ledger.now);
+            findings.push(format!("the copy at {} is {loss} there, as was seen at {at}", locator(escrow)));
+        }
+        if let Some((escrow, seen)) = unseen(proof, secrets, ledger.now) {
+            unseen_since = true;
+            findings.push(format!(
+                "whether the copy of master key {} at {} is still there was last seen at {seen} (the limit is {})",
+                proof.key.kid,
+                locator(escrow),
+                words(SEEN_WARNING)
+            ));
+        }
     }
     if let Some(endpoint) = destinations.elsewhere() {
         findings.push(format!(
             "copies go to {endpoint} and not to Google: whatever listens there is sent the keys, and counts as their copy off this host"
         ));
     }
+    let there: Vec<String> = proofs.iter().filter(|proof| !proof.copies.is_empty()).map(describe).collect();
     if findings.is_empty() {
-        return Check::ok(NAME, proofs.iter().map(describe).collect::<Vec<_>>().join("; "));
+        return Check::ok(NAME, there.join("; "));
     }
     let mend = if destinations.elsewhere().is_some() {
         "take `endpoint` out of `[backup.gcp]` and restart the daemon, then containarium backup push"
     } else if secrets.is_empty() {
         "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
+    } else if unproven.is_empty() && unseen_since {
+        "containarium backup list (it says what keeps a secret from being listed), then containarium backup push"
     } else if unproven.is_empty() {
         "containarium backup push"
     } else {
         "containarium backup push, or containarium backup export and then containarium backup verify --from FILE"
     };
-    Check::warning(NAME, findings.join("; ")).mended_by(mend)
+    Check::warning(NAME, [there, findings].concat().join("; ")).mended_by(mend)
+}
+
+/// The copy in a configured secret that was seen last, and when, where that is too long ago: nobody would know of its loss.
+fn unseen<'a>(proof: &Proof<'a>, secrets: &[String], now: Micros) -> Option<(&'a EscrowRecord, Micros)> {
+    let here = proof.copies.iter().copied().filter(|copy| secrets.iter().any(|secret| is_version_of(copy, secret)));
+    let (escrow, seen) = here.filter_map(|copy| Some((copy, copy.last_seen_at()?))).max_by_key(|(_, seen)| *seen)?;
+    (age(now, seen) > SEEN_WARNING).then_some((escrow, seen))
+}
+
+fn locator(escrow: &EscrowRecord) -> &str {
+    escrow.locator.as_deref().unwrap_or(&escrow.target)
 }
 
 fn describe(proof: &Proof<'_>) -> String {
-    let copy = |escrow: &&crate::model::EscrowRecord| match &escrow.locator {
-        Some(locator) => format!("{} {locator}", escrow.target),
-        None => escrow.target.clone(),
+    let copy = |escrow: &&EscrowRecord| {
+        let seen = escrow.looked_at.map(|at| format!(" (seen there at {at})")).unwrap_or_default();
+        match &escrow.locator {
+            Some(locator) => format!("{} {locator}{seen}", escrow.target),
+            None => escrow.target.clone(),
+        }
     };
     let copies: Vec<String> = proof.copies.iter().map(copy).collect();
     format!("master key {}: {}", proof.key.kid, copies.join(", "))
@@ -243,7 +278,20 @@ pub(super) fn kms(
 /// A copy that was never read back ages from when its key was made: from then on only a hope stands for it.
 pub(super) fn key_backup_read_back(ledger: &Ledger, secrets: &[String]) -> Check {
     const NAME: &str = "key-backup-read-back";
-    let proofs = ledger.proofs().into_iter();
+    let proofs = ledger.proofs();
+    let bad: Vec<String> = proofs
+        .iter()
+        .flat_map(|proof| proof.unread().into_iter().map(move |(escrow, unread)| (proof.key.kid, escrow, unread)))
+        .map(|(kid, escrow, unread)| {
+            format!("the copy of master key {kid} at {} was no good at {}: {}", locator(escrow), unread.at, unread.why)
+        })
+        .collect();
+    if !bad.is_empty() {
+        let is_covered = proofs.iter().all(|proof| proof.unread().is_empty() || proof.has_good_copy());
+        let make = if is_covered { Check::warning } else { Check::failure };
+        return make(NAME, bad.join("; ")).mended_by("containarium backup push, then containarium backup verify");
+    }
+    let proofs = proofs.into_iter();
     let aged = proofs.map(|proof| (age(ledger.now, proof.read_back.unwrap_or(proof.key.created_at)), proof));
     let worst = aged.max_by_key(|(age, _)| *age);
     let Some((age, proof)) = worst else { return Check::ok(NAME, "no key is needed") };
@@ -312,12 +360,30 @@ pub(super) fn drill(ledger: &Ledger, secrets: &[String]) -> Check {
     Check::ok(NAME, finding)
 }
 
-pub(super) fn rotation(ledger: &Ledger) -> Check {
+/// Before the flip a rotation that stopped waits for an operator; past it a daemon goes on by itself, again and again.
+pub(super) fn rotation(ledger: &Ledger, why_stopped: Option<&str>) -> Check {
     const NAME: &str = "rotation";
+    const STAGED_MEND: &str =
+        "containarium admin rotate-master --resume, or containarium admin rotate-master --abort to give it up";
     let phase = ledger.state().map_or(KeyPhase::Idle, |state| state.phase);
     let Some(since) = ledger.rotating_since() else { return Check::ok(NAME, "none runs") };
     let age = age(ledger.now, since);
     let finding = format!("a rotation is {phase}, begun {} ago", words(age));
+    if !ledger.is_carried() {
+        match (phase, why_stopped) {
+            (KeyPhase::Staged, Some(why)) => {
+                return Check::warning(NAME, format!("{finding}, and stopped: {why}")).mended_by(STAGED_MEND);
+            }
+            (KeyPhase::Staged, None) => {
+                return Check::warning(NAME, format!("{finding}, and nobody carries it on")).mended_by(STAGED_MEND);
+            }
+            (_, Some(why)) => {
+                return Check::warning(NAME, format!("{finding}, and stopped: {why}"))
+                    .mended_by("containarium admin rotate-master --resume");
+            }
+            (_, None) => {}
+        }
+    }
     if age > ROTATION_WARNING {
         return Check::warning(NAME, finding).mended_by("containarium admin status");
     }

@@ -1,8 +1,8 @@
 //! What the database knows of keys, backups and nodes, read at once for doctor and metrics.
 
 use crate::model::{
-    DatabaseBackup, Drill, EscrowKind, EscrowRecord, KeyPhase, KeyState, Kid, MasterKeyRecord, MasterKeyState, Micros,
-    NodeRecord, StoreKind,
+    DatabaseBackup, Drill, EscrowKind, EscrowRecord, KeyPhase, KeyState, MasterKeyRecord, MasterKeyState, Micros,
+    NodeRecord, StoreKind, Unread,
 };
 use crate::service::backup::is_version_of;
 use crate::store::{Store, StoreError, Survey};
@@ -42,16 +42,41 @@ pub(super) struct Proof<'a> {
     pub(super) key: &'a MasterKeyRecord,
     pub(super) confirmed: Option<Micros>,
     pub(super) read_back: Option<Micros>,
-    /// Its confirmed copies.
+    /// Its confirmed copies, but for those that were lost since.
     pub(super) copies: Vec<&'a EscrowRecord>,
+    pub(super) lost: Vec<&'a EscrowRecord>,
     pub(super) waived: bool,
 }
 
-impl Proof<'_> {
+impl<'a> Proof<'a> {
     /// Of these secrets the ones that have no confirmed copy of the key.
-    pub(super) fn lacking<'a>(&self, secrets: &'a [String]) -> impl Iterator<Item = &'a str> {
+    pub(super) fn lacking<'s>(&self, secrets: &'s [String]) -> impl Iterator<Item = &'s str> {
         let has = |secret: &str| self.copies.iter().any(|copy| is_version_of(copy, secret));
         secrets.iter().map(String::as_str).filter(move |secret| !has(secret))
+    }
+
+    /// Copies that were lost where no other one is in their secret, or none of the key anywhere.
+    pub(super) fn missed(&self, secrets: &[String]) -> Vec<&'a EscrowRecord> {
+        let lacking: Vec<&str> = self.lacking(secrets).collect();
+        let is_missed = |escrow: &EscrowRecord| lacking.iter().any(|secret| is_version_of(escrow, secret));
+        self.lost.iter().copied().filter(|escrow| self.copies.is_empty() || is_missed(escrow)).collect()
+    }
+
+    /// Copies that were no good when they were last to be read back, where none of the same place was read back since.
+    pub(super) fn unread(&self) -> Vec<(&'a EscrowRecord, &'a Unread)> {
+        let all = || self.copies.iter().chain(&self.lost).copied();
+        let read_since = |bad: &EscrowRecord, at: Micros| {
+            all().any(|other| place(other) == place(bad) && other.read_back_at.is_some_and(|read| read >= at))
+        };
+        all()
+            .filter_map(|escrow| Some((escrow, escrow.unread.as_ref()?)))
+            .filter(|(escrow, unread)| !read_since(escrow, unread.at))
+            .collect()
+    }
+
+    /// Whether a copy is there that nothing bad is known of.
+    pub(super) fn has_good_copy(&self) -> bool {
+        self.copies.iter().any(|escrow| escrow.unread.is_none())
     }
 }
 
@@ -74,9 +99,8 @@ impl Ledger {
 
     /// The keys without which something would be lost: the active one, and those under which DEKs in use are; the active one first.
     pub(super) fn needed(&self) -> Vec<&MasterKeyRecord> {
-        let mut needed: Vec<_> = self.survey.master_keys.iter().filter(|key| is_needed(key)).collect();
-        needed.sort_unstable_by_key(|key| (key.state != MasterKeyState::Active, key.kid));
-        needed
+        let record = |kid| self.survey.master_keys.iter().find(|key| key.kid == kid);
+        self.survey.needed().into_iter().filter_map(record).collect()
     }
 
     pub(super) fn proofs(&self) -> Vec<Proof<'_>> {
@@ -85,14 +109,21 @@ impl Ledger {
 
     fn proof<'a>(&'a self, key: &'a MasterKeyRecord) -> Proof<'a> {
         let of_key = || self.escrows.iter().filter(|escrow| escrow.kid == key.kid && escrow.confirmed_at.is_some());
-        let copies: Vec<_> = of_key().filter(|escrow| escrow.kind == EscrowKind::Copy).collect();
+        let of_kind = of_key().filter(|escrow| escrow.kind == EscrowKind::Copy);
+        let (copies, lost): (Vec<_>, Vec<_>) = of_kind.partition(|escrow| escrow.stands());
         Proof {
             key,
             confirmed: copies.iter().filter_map(|escrow| escrow.confirmed_at).max(),
             read_back: copies.iter().filter_map(|escrow| escrow.read_back_at).max(),
             waived: of_key().any(|escrow| escrow.kind == EscrowKind::Waiver),
             copies,
+            lost,
         }
+    }
+
+    /// Whether a daemon has the right to carry a rotation on, and so is at work on it.
+    pub(super) fn is_carried(&self) -> bool {
+        self.state().and_then(|state| state.lease).is_some_and(|lease| lease.until > self.now)
     }
 
     /// Since when a rotation has run: since its key was made.
@@ -124,11 +155,8 @@ impl Ledger {
     }
 }
 
-fn is_needed(key: &MasterKeyRecord) -> bool {
-    key.state == MasterKeyState::Active || key.in_use
-}
-
-/// Kids in a sentence.
-pub(super) fn list(kids: impl IntoIterator<Item = Kid>) -> String {
-    kids.into_iter().map(|kid| kid.to_string()).collect::<Vec<_>>().join(", ")
+/// The secret that a version is of; of another copy all that is known of where it is.
+fn place(escrow: &EscrowRecord) -> Option<&str> {
+    let locator = escrow.locator.as_deref()?;
+    Some(locator.rsplit_once("/versions/").map_or(locator, |(secret, _)| secret))
 }

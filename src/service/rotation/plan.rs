@@ -235,7 +235,7 @@ fn unfit(seen: &Snapshot<'_>) -> Option<Blocked> {
 }
 
 fn is_read_back(seen: &Snapshot<'_>, kid: Kid) -> bool {
-    seen.escrows.iter().any(|escrow| escrow.kid == kid && escrow.read_back_at.is_some())
+    seen.escrows.iter().any(|escrow| escrow.kid == kid && escrow.is_proven())
 }
 
 fn record(proof: &Proof, wanted: Kid) -> Next {

@@ -11,7 +11,7 @@ use crate::crypto::{Content, ImageError, KeyfileImage};
 use crate::keys::keyfile::lies_beside;
 use crate::keys::provider::{NotOpened, OpenedBy, Provider};
 use crate::model::{Kid, WrappedMaster};
-use crate::service::backup::kms_versions;
+use crate::service::backup::{kms_versions, open};
 use crate::service::kms::OnlyWay;
 
 /// Why a copy proves nothing.
@@ -56,7 +56,7 @@ pub fn read(from: &Path, wanted: &[Kid], key_file: &Path) -> Result<CopyRead, Pr
     }
     let unreadable = |cause| ProofError::Unreadable { path: from.to_owned(), cause };
     let path = std::fs::canonicalize(from).map_err(unreadable)?;
-    let file = File::open(&path).map_err(unreadable)?;
+    let file = open(&path).map_err(unreadable)?;
     judge(file, path.display().to_string(), wanted, key_file)
 }
 

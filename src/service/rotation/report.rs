@@ -7,7 +7,7 @@ use super::execute::{Seen, Trouble};
 use super::plan::Stop;
 use super::walk::Walked;
 use crate::keys::keyfile::KeyFiles;
-use crate::model::{EscrowKind, KeyMode, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeRecord, SecretName, Tenant};
+use crate::model::{KeyMode, Kid, MasterKeyRecord, MasterKeyState, Micros, NodeRecord, SecretName, Tenant};
 use crate::service::backup::confirmed_in;
 use crate::store::Store;
 
@@ -265,10 +265,7 @@ fn rotated(seen: &Seen, tally: &Tally, files: &KeyFiles, retain: Duration, secre
             }
         }
     }
-    let proven = seen
-        .escrows
-        .iter()
-        .any(|escrow| escrow.kid == kid && escrow.kind == EscrowKind::Copy && escrow.confirmed_at.is_some());
+    let proven = seen.escrows.iter().any(|escrow| escrow.kid == kid && escrow.is_copy_that_stands());
     if !proven {
         left.push(format!(
             "no copy of {kid} off this host is proven: the loss of {} is the loss of every secret",

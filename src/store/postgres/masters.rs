@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use self::escrow::{AddEscrow, AdvanceEscrow, ListEscrows};
+use self::escrow::{AddEscrow, AdvanceEscrow, ListEscrows, NoteCopy};
 use self::nodes::{ForgetNode, Heartbeat, ListNodes, ReleaseLease, TakeLease};
 use self::restore::{AcceptRestore, RaiseGeneration};
 use self::retire::{DestroyMaster, Retire};
@@ -22,8 +22,8 @@ use super::PostgresStore;
 use super::tx::{run_read, run_tx};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
-    Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,
-    GivenUp, Holder, Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+    Accepted, AtLeast, Beat, Beaten, CopyFinding, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome,
+    ForgetOutcome, GivenUp, Holder, Leased, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
 };
 use crate::store::{Masters, StoreError, guards};
 
@@ -107,6 +107,10 @@ impl Masters for PostgresStore {
 
     async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError> {
         run_tx(self, "advance_escrow", &mut AdvanceEscrow { id, stage, locator }).await
+    }
+
+    async fn note_copy(&self, id: &str, finding: &CopyFinding) -> Result<bool, StoreError> {
+        run_tx(self, "note_copy", &mut NoteCopy { id, finding }).await
     }
 
     async fn escrows(&self) -> Result<Vec<EscrowRecord>, StoreError> {

@@ -33,8 +33,15 @@ pub(super) async fn migrate(store: &PostgresStore) -> Result<(), StoreError> {
 /// # Errors
 /// As [`migrate`]; [`StoreError::Unusable`] where migrations are pending.
 pub(super) async fn check_current(pool: &PgPool) -> Result<(), StoreError> {
-    if run_read(pool, &Applied).await?.is_complete() {
+    let standing = run_read(pool, &Applied).await?;
+    if standing.is_complete() {
         return Ok(());
+    }
+    // To start a daemon on it, as one that is behind needs it, would make a new key.
+    if standing.is_new {
+        return Err(StoreError::Unusable(
+            "it holds nothing of this product: no dump was restored to it, and no daemon was started on it".to_owned(),
+        ));
     }
     Err(StoreError::Unusable("its schema is not this release's; start a daemon of this release on it once".to_owned()))
 }
@@ -53,6 +60,8 @@ impl Read for Applied {
 /// How far a database is.
 struct Standing {
     pending: Vec<i64>,
+    /// Nothing of ours is in it.
+    is_new: bool,
 }
 
 impl Standing {
@@ -72,7 +81,7 @@ async fn standing(connection: &mut PgConnection) -> Result<Standing, Failure> {
     .fetch_one(&mut *connection)
     .await?;
     if !exists {
-        return Ok(Standing { pending: known().collect() });
+        return Ok(Standing { pending: known().collect(), is_new: true });
     }
     let applied = connection.list_applied_migrations(BOOKKEEPING).await.map_err(failure)?;
     let newest = known().max().unwrap_or(0);
@@ -96,7 +105,7 @@ async fn standing(connection: &mut PgConnection) -> Result<Standing, Failure> {
         }
     }
     let pending = known().filter(|version| applied.iter().all(|row| row.version != *version)).collect();
-    Ok(Standing { pending })
+    Ok(Standing { pending, is_new: false })
 }
 
 struct Apply;

@@ -247,7 +247,8 @@ impl Read for ConfirmedEscrow {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<bool, Failure> {
         Ok(sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM containarium.escrows WHERE kid = $1 AND kind = 'copy' AND confirmed_at IS NOT NULL)",
+            "SELECT EXISTS (SELECT FROM containarium.escrows \
+             WHERE kid = $1 AND kind = 'copy' AND confirmed_at IS NOT NULL AND lost_as IS NULL)",
         )
         .bind(self.0.as_bytes().as_slice())
         .fetch_one(connection)

@@ -6,7 +6,8 @@ use sqlx::FromRow;
 
 use super::{DekColumns, RowName, read_kid, secret_version};
 use crate::model::{
-    BootId, DekRecord, EscrowKind, EscrowRecord, Kid, MasterKeyState, Micros, NodeId, NodeRecord, SecretName, Tenant,
+    BootId, CopyLoss, DekRecord, EscrowKind, EscrowRecord, Kid, MasterKeyState, Micros, NodeId, NodeRecord, SecretName,
+    Tenant, Unread,
 };
 use crate::store::StoreError;
 use crate::store::deks::SealedVersion;
@@ -75,6 +76,10 @@ pub(in crate::store) struct EscrowRow {
     started_at: i64,
     confirmed_at: Option<i64>,
     read_back_at: Option<i64>,
+    looked_at: Option<i64>,
+    lost_as: Option<String>,
+    unread_at: Option<i64>,
+    unread_why: Option<String>,
 }
 
 impl EscrowRow {
@@ -91,6 +96,13 @@ impl EscrowRow {
             started_at: Micros(self.started_at),
             confirmed_at: self.confirmed_at.map(Micros),
             read_back_at: self.read_back_at.map(Micros),
+            looked_at: self.looked_at.map(Micros),
+            lost: self.lost_as.as_deref().map(CopyLoss::parse).transpose().map_err(|e| row.unknown("lost_as", e))?,
+            unread: match (self.unread_at, self.unread_why) {
+                (Some(at), Some(why)) => Some(Unread { at: Micros(at), why }),
+                (None, None) => None,
+                _ => return Err(row.corrupt("one of unread_at and unread_why is missing")),
+            },
             target: self.target,
             locator: self.locator,
             id: self.id,

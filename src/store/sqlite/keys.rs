@@ -220,7 +220,7 @@ pub(super) async fn store_dek(
 
 pub(super) async fn has_confirmed_escrow(pool: &SqlitePool, kid: Kid) -> Result<bool, StoreError> {
     let query = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND kind = 'copy' AND confirmed_at IS NOT NULL)",
+        "SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND kind = 'copy' AND confirmed_at IS NOT NULL AND lost_as IS NULL)",
     );
     query.bind(kid.as_bytes().as_slice()).fetch_one(pool).await.map_err(store_error)
 }

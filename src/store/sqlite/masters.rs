@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use super::{SqliteStore, StoreError, committed, escrows, key_state, nodes, rewrap, rotation};
 use crate::model::{DekRecord, EscrowRecord, KeyPhase, KeyState, Kid, NodeId, NodeRecord};
 use crate::store::masters::{
-    Accepted, AtLeast, Beat, Beaten, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome, ForgetOutcome,
-    GivenUp, Holder, Leased, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome, UnderKey,
+    Accepted, AtLeast, Beat, Beaten, CopyFinding, DekCursor, DestroyOutcome, EscrowStage, Fence, Fenced, FlipOutcome,
+    ForgetOutcome, GivenUp, Holder, Leased, Masters, NewEscrow, NewMaster, RetireOutcome, Rewrapped, StageOutcome,
+    UnderKey,
 };
 
 #[async_trait]
@@ -88,6 +89,10 @@ impl Masters for SqliteStore {
 
     async fn advance_escrow(&self, id: &str, stage: EscrowStage, locator: Option<&str>) -> Result<bool, StoreError> {
         committed!(self, |tx| escrows::advance(tx, id, stage, locator))
+    }
+
+    async fn note_copy(&self, id: &str, finding: &CopyFinding) -> Result<bool, StoreError> {
+        committed!(self, |tx| escrows::note(tx, id, finding))
     }
 
     async fn escrows(&self) -> Result<Vec<EscrowRecord>, StoreError> {

@@ -47,7 +47,22 @@ pub(super) async fn open_reading(path: &Path) -> Result<SqliteStore, StoreError>
 /// mode would get two). One with a log or a journal beside it is only whole together with that.
 pub(super) async fn open_copy(path: &Path) -> Result<SqliteStore, StoreError> {
     let is_beside = |suffix: &str| beside(path, suffix).exists();
+    check_form(path)?;
     reader(reading(path)?.immutable(!is_beside("-wal") && !is_beside("-journal"))).await
+}
+
+/// Names what mends a copy in a form that SQLite does not read.
+fn check_form(path: &Path) -> Result<(), StoreError> {
+    const GZIP: [u8; 2] = [0x1f, 0x8b];
+    let mut begins = [0; 2];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut begins, 0));
+    if read.is_err() || begins != GZIP {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(StoreError::Unusable(format!(
+        "{path} is compressed. Unpack it beside: `(umask 077; gunzip -c {path} > {path}.unpacked)`, and name that file"
+    )))
 }
 
 /// The file that SQLite keeps beside a database under this ending.
@@ -125,6 +140,15 @@ async fn check_current(readers: &SqlitePool) -> Result<(), StoreError> {
     Err(StoreError::Unusable(
         "its schema is not this release's; start the daemon of this release on it once".to_owned(),
     ))
+}
+
+pub(super) async fn check_file(readers: &SqlitePool) -> Result<(), StoreError> {
+    let found: String =
+        sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(readers).await.map_err(store_error)?;
+    if found == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!("its file is damaged, and would restore less than it should: {}", found.trim())))
 }
 
 pub(super) async fn holds_rows(path: &Path) -> Result<bool, StoreError> {

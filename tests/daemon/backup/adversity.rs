@@ -157,6 +157,8 @@ fn a_full_disk_is_said_and_leaves_the_old_key_and_no_half_copy() {
     let (stranger, _) = new_key();
     put(&site.key_file(), &stranger);
     let filler = fill(&etc);
+    let refused = said(&restore(&site, &[]));
+    assert!(refused.contains("mend that as said") && !refused.contains("run it as the user"), "{refused}");
     for output in [restore(&site, &[]), restore(&site, &["--version", "1"]), site.cli(["admin", "install-key"], &key)] {
         let told = said(&output).to_lowercase();
         assert_eq!(output.status.code(), Some(1), "{told}");

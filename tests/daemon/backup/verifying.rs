@@ -13,8 +13,9 @@ fn verify(site: &Site, words: &[&str]) -> Output {
     as_restorer(site, &[&["backup", "verify", "-o", "json"], words].concat())
 }
 
+/// Whatever it exits with: 3 where a needed key has no copy.
 fn list(site: &Site) -> Value {
-    answer(&site.cli(["backup", "list", "-o", "json"], b""))
+    serde_json::from_slice(&site.cli(["backup", "list", "-o", "json"], b"").stdout).unwrap()
 }
 
 fn what_was_read_back_is_recorded_by_the_daemon(site: &Site) {
@@ -99,6 +100,41 @@ fn an_exported_copy_is_proven_from_its_file(site: &Site) {
 }
 
 #[test]
+fn a_fifo_is_read_where_somebody_writes_and_nobody_waits_where_not() {
+    let site = Site::sqlite();
+    let _daemon = site.start();
+    let sheet = site.cli(["backup", "export", "--paper"], b"").stdout;
+    let fifo = site.path("fifo").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    std::thread::scope(|scope| {
+        scope.spawn(|| std::fs::write(&fifo, &sheet).unwrap());
+        answer(&site.cli(["backup", "verify", "--from", &fifo, "-o", "json"], b""));
+    });
+    for command in ["verify", "restore", "drill"] {
+        let refused = site.cli(["backup", command, "--from", &fifo], b"");
+        let code = if command == "drill" { 3 } else { 2 };
+        fails(&refused, code, &["it is a FIFO, and nobody has opened it to write within 10 s"]);
+    }
+}
+
+#[test]
+fn a_sheet_is_not_written_to_a_terminal() {
+    let site = Site::sqlite();
+    let _daemon = site.start();
+    let words = format!("{} backup export --paper", env!("CARGO_BIN_EXE_containarium"));
+    let of_site = site.command(["version"]);
+    let variables = of_site.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let mut script = std::process::Command::new("script");
+    let Ok(output) = script.args(["-qec", &words, "/dev/null"]).envs(variables).output() else {
+        eprintln!("skipped: a_sheet_is_not_written_to_a_terminal: there is no `script` here");
+        return;
+    };
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("not written to a terminal") && !shown.contains("kid"), "{shown}");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn the_daemon_records_nothing_that_it_cannot_know() {
     let site = Site::sqlite();
     let daemon = site.start();
@@ -117,4 +153,11 @@ fn the_daemon_records_nothing_that_it_cannot_know() {
         assert_eq!(daemon.request("POST", "/v1/admin/backup/read-back", text.as_bytes()).status, status, "{text}");
     }
     assert_eq!(site.number("SELECT count(*) FROM escrows"), 1);
+    let unread = |kid: &str, why: &str| {
+        let unread = serde_json::json!([{"kid": kid, "locator": format!("{SECRET}/versions/1"), "why": why}]);
+        serde_json::json!({"copies": [], "unread": unread}).to_string()
+    };
+    for (text, status) in [(unread(&known, "x"), 404), (unread("x", "x"), 400), (unread(&known, "a\u{7}"), 400)] {
+        assert_eq!(daemon.request("POST", "/v1/admin/backup/read-back", text.as_bytes()).status, status, "{text}");
+    }
 }

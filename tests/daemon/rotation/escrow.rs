@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::daemon::backup::{Cloud, as_restorer};
+use crate::daemon::doctor::doctor;
 use crate::support::google::{OFFSITE, SECRET};
 use crate::support::site::PATIENCE;
 
@@ -64,6 +65,8 @@ fn a_copy_that_is_refused_stops_it_before_the_flip_and_it_goes_on_once_that_is_m
         assert!(said.contains(part), "{said}");
     }
     assert!(!said.contains("sudo"), "it is Google that denied: {said}");
+    let why = ["is staged", "and stopped:", SECRET, "so it was not made active", "rotate-master --abort"];
+    doctor(site).finds("rotation", "warning", &why);
     let kid = site.texts(&format!("SELECT {} FROM master_keys WHERE state = 'staged'", hex_of(site, "kid"))).remove(0);
     assert_eq!((phase(site).as_str(), active(&daemon)), ("staged", old.clone()));
     assert_eq!(site.number("SELECT epoch FROM key_state"), 1, "nothing was flipped");
@@ -71,13 +74,17 @@ fn a_copy_that_is_refused_stops_it_before_the_flip_and_it_goes_on_once_that_is_m
     daemon.set("late", "KEY", b"value");
     assert_eq!(not_under(site, &old), 0, "it serves on the old key");
     assert_eq!(daemon.stop().code(), Some(0));
+    let mend = ["nobody carries it on", "containarium admin rotate-master --resume"];
+    doctor(site).finds("rotation", "warning", &mend);
     let daemon = site.start();
+    doctor(site).finds("rotation", "warning", &mend);
     let (code, said) = refused(site, &["--resume"]);
     assert_eq!((code, phase(site).as_str()), (Some(4), "staged"), "{said}");
     cloud.heal();
     let report = rotated(site, &["--resume"]);
     assert_eq!((report["end"].as_str(), report["kid"].as_str()), (Some("rotated"), Some(kid.as_str())), "{report}");
     assert_eq!(escrows(site, &kid, "confirmed_at IS NOT NULL"), 1, "the same row is confirmed");
+    doctor(site).finds("rotation", "ok", &["none runs"]);
     check(&daemon, 3);
 }
 

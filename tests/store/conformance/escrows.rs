@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use containarium::model::{EscrowKind, KeyPhase, Kid, MasterKeyState, Micros};
+use containarium::model::{CopyLoss, EscrowKind, KeyPhase, Kid, MasterKeyState, Micros};
 use containarium::store::StoreError;
-use containarium::store::masters::{DestroyOutcome, EscrowStage, NewEscrow};
+use containarium::store::masters::{CopyFinding, DestroyOutcome, EscrowStage, FlipOutcome, NewEscrow};
 
-use crate::store::rotation::{MINUTE, NEW, after, copy_of, done, new_master, waiver_of, wrapping};
+use crate::store::rotation::{MINUTE, NEW, after, before, copy_of, done, new_master, waiver_of, wrapping};
 use crate::store::steps::KID;
 use crate::support::stores::Fixture;
 
@@ -108,6 +108,53 @@ pub(crate) async fn a_confirmed_escrow_is_not_overwritten_by_a_second_answer(f: 
     assert_eq!((row().await.locator, row().await.read_back_at), (before.locator, before.read_back_at));
 }
 
+pub(crate) async fn what_became_of_a_copy_is_remembered_until_it_is_read_back(f: Fixture) {
+    let f = f.with_key().await;
+    f.store.add_escrow(&copy_of(KID, "a", EscrowStage::Confirmed)).await.unwrap();
+    f.store.add_escrow(&copy_of(KID, "begun", EscrowStage::Started)).await.unwrap();
+    f.store.add_escrow(&waiver_of(KID, "w")).await.unwrap();
+    let row = async || f.store.escrows().await.unwrap().into_iter().find(|escrow| escrow.id == "a").unwrap();
+    assert_eq!((row().await.looked_at, row().await.lost, row().await.unread), (None, None, None));
+    let earlier = f.store.now().await.unwrap();
+    for loss in CopyLoss::ALL {
+        assert!(f.store.note_copy("a", &CopyFinding::Lost(*loss)).await.unwrap());
+        assert_eq!(row().await.lost, Some(*loss));
+    }
+    assert!(row().await.looked_at >= Some(earlier));
+    assert!(f.store.note_copy("a", &CopyFinding::There).await.unwrap());
+    assert!(row().await.lost.is_none() && row().await.looked_at >= Some(earlier));
+    // That it is there is not that it is good.
+    assert!(f.store.note_copy("a", &CopyFinding::Unread("it is another key".to_owned())).await.unwrap());
+    assert!(f.store.note_copy("a", &CopyFinding::Lost(CopyLoss::Disabled)).await.unwrap());
+    let unread = row().await.unread.unwrap();
+    assert!(unread.why == "it is another key" && unread.at >= earlier);
+    assert!(!f.store.advance_escrow("a", EscrowStage::Confirmed, None).await.unwrap());
+    assert!(row().await.unread.is_some() && row().await.lost.is_some());
+    assert!(f.store.advance_escrow("a", EscrowStage::ReadBack, None).await.unwrap());
+    let read = row().await;
+    assert_eq!((read.lost, read.unread, read.looked_at), (None, None, read.read_back_at));
+    for none in ["begun", "w", "nobody"] {
+        for finding in [CopyFinding::There, CopyFinding::Unread(String::new())] {
+            assert!(!f.store.note_copy(none, &finding).await.unwrap(), "{none}");
+        }
+    }
+}
+
+pub(crate) async fn a_lost_copy_stands_for_nothing(f: Fixture) {
+    let f = f.ready().await;
+    f.stage(&new_master(NEW)).await;
+    f.store.add_escrow(&copy_of(NEW, "new", EscrowStage::Confirmed)).await.unwrap();
+    f.store.note_copy("new", &CopyFinding::Lost(CopyLoss::Destroyed)).await.unwrap();
+    assert!(!f.store.has_confirmed_escrow(NEW).await.unwrap());
+    let fence = before(KeyPhase::Staged);
+    let flip = done(f.store.flip(&fence, NEW, &[]).await.unwrap());
+    assert!(matches!(flip, FlipOutcome::NoEscrow), "{flip:?}");
+    f.store.note_copy("new", &CopyFinding::There).await.unwrap();
+    assert!(f.store.has_confirmed_escrow(NEW).await.unwrap());
+    let flip = done(f.store.flip(&fence, NEW, &[]).await.unwrap());
+    assert!(matches!(flip, FlipOutcome::Flipped(_)), "{flip:?}");
+}
+
 pub(crate) async fn only_a_retired_key_is_destroyed(f: Fixture) {
     let f = f.flipped().await;
     f.store.add_escrow(&copy_of(KID, "old", EscrowStage::ReadBack)).await.unwrap();
@@ -137,6 +184,9 @@ pub(crate) async fn a_retired_key_is_destroyed_when_its_time_has_come_and_its_co
     assert_eq!(f.store.destroy_master(KID, MINUTE, None).await.unwrap(), DestroyOutcome::NotReadBack);
     assert_eq!((f.master_state(KID).await, f.state().await.generation), (Some(MasterKeyState::Retired), 2));
     f.store.advance_escrow("old", EscrowStage::ReadBack, None).await.unwrap();
+    f.store.note_copy("old", &CopyFinding::Lost(CopyLoss::Absent)).await.unwrap();
+    assert_eq!(f.store.destroy_master(KID, MINUTE, None).await.unwrap(), DestroyOutcome::NotReadBack);
+    f.store.note_copy("old", &CopyFinding::There).await.unwrap();
     assert_eq!(f.store.destroy_master(KID, MINUTE, None).await.unwrap(), DestroyOutcome::Destroyed);
     assert_eq!((f.master_state(KID).await, f.state().await.generation), (Some(MasterKeyState::Destroyed), 3));
     assert_eq!(f.rows("master_keys WHERE destroyed_at IS NOT NULL").await, 1);

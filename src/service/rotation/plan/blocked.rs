@@ -1,6 +1,7 @@
 //! Why a rotation does not go on.
 
 use super::super::Damaged;
+use crate::keys::start::BringBack;
 use crate::model::{KeyPhase, Kid, MasterKeyState, Micros, NodeId, NodeRecord};
 use crate::service::backup::Trouble;
 
@@ -34,13 +35,14 @@ pub(in crate::service::rotation) enum Blocked {
     #[error("nothing is staged, so there is nothing to give up; `containarium admin status` shows the phase")]
     NothingStaged,
     #[error(
-        "master key {0} is not loaded here: feed its file to this node with `containarium admin install-key < FILE`, then go on with \
-         `containarium admin rotate-master --resume`"
+        "master key {0} is not loaded here: bring it here, {bring}, then go on with `containarium admin rotate-master --resume`",
+        bring = BringBack(*.0)
     )]
     NotLoaded(Kid),
     #[error(
-        "the file of the staged key {0} is not on this node: go on where it lies, or feed it to this node with `containarium admin \
-         install-key < FILE`, or give it up with `containarium admin rotate-master --abort`"
+        "the file of the staged key {0} is not on this node: go on where it lies; or bring it here, {bring}; or give it up with \
+         `containarium admin rotate-master --abort`",
+        bring = BringBack(*.0)
     )]
     NoStagedFile(Kid),
     #[error(

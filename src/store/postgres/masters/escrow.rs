@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnection;
 use crate::failpoint;
 use crate::model::EscrowRecord;
 use crate::store::StoreError;
-use crate::store::masters::{EscrowStage, NewEscrow};
+use crate::store::masters::{CopyFinding, EscrowStage, NewEscrow};
 use crate::store::postgres::NOW;
 use crate::store::postgres::failure::Failure;
 use crate::store::postgres::tx::{End, Read, Work};
@@ -67,7 +67,10 @@ impl Work for AdvanceEscrow<'_> {
         let stamp = |stage| (self.stage == stage).then_some(at);
         let done = sqlx::query(
             "UPDATE containarium.escrows SET confirmed_at = COALESCE($2, confirmed_at, $3), \
-                 read_back_at = COALESCE($3, read_back_at), locator = COALESCE($4, locator) WHERE id = $1 AND kind = 'copy' \
+                 read_back_at = COALESCE($3, read_back_at), locator = COALESCE($4, locator), \
+                 looked_at = COALESCE($3, looked_at), lost_as = CASE WHEN $3::bigint IS NULL THEN lost_as END, \
+                 unread_at = CASE WHEN $3::bigint IS NULL THEN unread_at END, \
+                 unread_why = CASE WHEN $3::bigint IS NULL THEN unread_why END WHERE id = $1 AND kind = 'copy' \
                  AND ($2::bigint IS NULL OR confirmed_at IS NULL OR locator = $4)",
         )
         .bind(self.id)
@@ -80,6 +83,32 @@ impl Work for AdvanceEscrow<'_> {
     }
 }
 
+pub(super) struct NoteCopy<'a> {
+    pub(super) id: &'a str,
+    pub(super) finding: &'a CopyFinding,
+}
+
+#[async_trait]
+impl Work for NoteCopy<'_> {
+    type Output = bool;
+
+    async fn run(&mut self, tx: &mut PgConnection) -> Result<End<bool>, Failure> {
+        let at: i64 = sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?;
+        let (sql, what) = match self.finding {
+            CopyFinding::There => (LOOKED, None),
+            CopyFinding::Lost(loss) => (LOOKED, Some(loss.as_str())),
+            CopyFinding::Unread(why) => (UNREAD, Some(&**why)),
+        };
+        let done = sqlx::query(sql).bind(self.id).bind(at).bind(what).execute(tx).await?;
+        Ok(End::Commit(done.rows_affected() == 1))
+    }
+}
+
+const LOOKED: &str = "UPDATE containarium.escrows SET looked_at = $2, lost_as = $3 \
+     WHERE id = $1 AND kind = 'copy' AND confirmed_at IS NOT NULL";
+const UNREAD: &str = "UPDATE containarium.escrows SET unread_at = $2, unread_why = $3 \
+     WHERE id = $1 AND kind = 'copy' AND confirmed_at IS NOT NULL";
+
 pub(super) struct ListEscrows;
 
 #[async_trait]
@@ -88,7 +117,8 @@ impl Read for ListEscrows {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<EscrowRecord>, Failure> {
         let found: Vec<EscrowRow> = sqlx::query_as(
-            "SELECT id, kid, target, locator, content_sha256, kms_versions, kind, started_at, confirmed_at, read_back_at \
+            "SELECT id, kid, target, locator, content_sha256, kms_versions, kind, started_at, confirmed_at, read_back_at, \
+                 looked_at, lost_as, unread_at, unread_why \
              FROM containarium.escrows ORDER BY kid, started_at, id COLLATE \"C\"",
         )
         .fetch_all(connection)

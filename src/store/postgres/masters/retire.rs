@@ -104,7 +104,8 @@ impl DestroyMaster<'_> {
     async fn refusal(&self, tx: &mut PgConnection) -> Result<Option<DestroyOutcome>, Failure> {
         let row = sqlx::query(
             "SELECT state, retired_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, EXISTS ( \
-                 SELECT FROM containarium.escrows e WHERE e.kid = m.kid AND e.kind = 'copy' AND e.read_back_at IS NOT NULL \
+                 SELECT FROM containarium.escrows e \
+                 WHERE e.kid = m.kid AND e.kind = 'copy' AND e.read_back_at IS NOT NULL AND e.lost_as IS NULL \
              ) AS read_back FROM containarium.master_keys m WHERE kid = $1",
         )
         .bind(self.kid.as_bytes().as_slice())

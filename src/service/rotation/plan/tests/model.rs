@@ -131,6 +131,9 @@ fn copy_of(kid: Kid, what: EscrowKind) -> EscrowRecord {
         started_at,
         confirmed_at,
         read_back_at,
+        looked_at: None,
+        lost: None,
+        unread: None,
     }
 }
 
@@ -450,7 +453,7 @@ impl World {
 
     /// A row that was only begun is no copy.
     fn is_escrowed(&self, kid: Kid) -> bool {
-        self.escrows.iter().any(|escrow| escrow.kid == kid && escrow.confirmed_at.is_some())
+        self.escrows.iter().any(|escrow| escrow.kid == kid && escrow.stands())
     }
 
     fn make_key(&mut self) -> Kid {

@@ -1,0 +1,6 @@
+-- Of a copy: when its place was last asked whether it is still there, and how it was missed then; absent while it was found there, and
+-- where it was never asked. When and why reading it back last failed, until it is read back.
+ALTER TABLE containarium.escrows ADD COLUMN looked_at BIGINT;
+ALTER TABLE containarium.escrows ADD COLUMN lost_as TEXT CHECK (lost_as IN ('disabled', 'destroyed', 'absent'));
+ALTER TABLE containarium.escrows ADD COLUMN unread_at BIGINT;
+ALTER TABLE containarium.escrows ADD COLUMN unread_why TEXT;
