@@ -160,9 +160,15 @@ async fn fetch(client: &Client, url: &str) -> Result<Zeroizing<Vec<u8>>, SourceE
 /// Why a file's mode and owner will not do.
 type Rule = fn(mode: u32, owner: u32) -> Option<&'static str>;
 
-fn public(mode: u32, _owner: u32) -> Option<&'static str> {
-    let why = "can be written by others than its owner, who could let anybody in: chmod go-w it";
-    (mode & 0o022 != 0).then_some(why)
+/// Whoever can write it can let anybody in.
+fn public(mode: u32, owner: u32) -> Option<&'static str> {
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        Some("belongs to another user than root and the daemon's own, who could let anybody in")
+    } else if mode & 0o022 != 0 {
+        Some("can be written by others than its owner, who could let anybody in: chmod go-w it")
+    } else {
+        None
+    }
 }
 
 /// Whoever reads it can sign for anybody.

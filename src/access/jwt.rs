@@ -210,7 +210,7 @@ impl Known {
         let verified = decode::<Claims>(text, &key, &self.validation(header.alg));
         let claims = verified.map_err(|error| wrong(error.kind()))?.claims;
         claims.times()?.hold(clock.wall(), &self.issuer)?;
-        let subject = claims.subject().ok_or(Wrong::Subject)?;
+        let subject = claims.subject(names_of_subject(header.alg)).ok_or(Wrong::Subject)?;
         let issuer = self.issuer.name.clone();
         let Some(rule) = self.issuer.rules.iter().find(|rule| claims.fit(rule)) else {
             return Err(Wrong::NoRule { subject }.into());
@@ -222,11 +222,22 @@ impl Known {
         let mut validation = Validation::new(algorithm);
         validation.set_issuer(&[self.issuer.name.as_str()]);
         validation.aud = Some(self.issuer.audiences.iter().cloned().collect());
-        validation.set_required_spec_claims(&["iss", "aud", "sub"]);
+        validation.set_required_spec_claims(match names_of_subject(algorithm) {
+            ["sub"] => &["iss", "aud", "sub"][..],
+            _ => &["iss", "aud"],
+        });
         // By our clock, afterwards.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation
+    }
+}
+
+/// Which claim says who it is of. v1's tokens, which are signed with a shared secret, have `username` and no `sub`.
+const fn names_of_subject(algorithm: Algorithm) -> &'static [&'static str] {
+    match algorithm {
+        Algorithm::HS256 => &["sub", "username"],
+        _ => &["sub"],
     }
 }
 

@@ -163,6 +163,13 @@ impl Tokens {
         }
     }
 
+    /// A database that went back was accepted as it is: what was known of it before counts no more, and its generation may be lower than
+    /// one that was heard of.
+    pub fn begin_again(&self) {
+        self.remembered.invalidate_all();
+        *self.beat() = Beat::default();
+    }
+
     /// Whoever presents this text, which begins as tokens do.
     pub(super) async fn check(&self, text: &str) -> Result<Caller, Unauthenticated> {
         let presented = token::parse(text).ok_or(Unauthenticated::Invalid)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +24,8 @@ pub(super) use place::files_beside;
 
 /// Calls that may wait for the thread; more wait to be let in.
 const QUEUE: usize = 1024;
+/// How long a call waits for its record to be on the disk.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Bytes of records that are held in memory while the keys are locked; what comes after is counted.
 const HELD: usize = 1024 * 1024;
 
@@ -110,11 +113,19 @@ impl Writer {
     async fn ask(&self, job: impl FnOnce(Done) -> Job) -> Result<(), AuditError> {
         let (done, written) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
-        let sent = match jobs {
-            Some(jobs) => jobs.send(job(done)).await.is_ok(),
-            None => false,
+        let asked = async {
+            let sent = match jobs {
+                Some(jobs) => jobs.send(job(done)).await.is_ok(),
+                None => false,
+            };
+            if sent { written.await.ok() } else { None }
         };
-        if sent && let Ok(result) = written.await {
+        // A disk that hangs, a network's for one, must not hang each call with it.
+        let Ok(asked) = tokio::time::timeout(LONGEST, asked).await else {
+            *lock(&self.shown.failing) = Some("a write has not ended yet: the disk hangs".to_owned());
+            return Err(AuditError);
+        };
+        if let Some(result) = asked {
             return result;
         }
         *lock(&self.shown.failing) = Some("the writer has ended".to_owned());

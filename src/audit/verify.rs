@@ -311,13 +311,17 @@ impl Verifier {
         let mut broken = Vec::new();
         for ((node, boot, kind), seen) in &self.seen {
             let Some((before, n, link)) = seen.previous else { continue };
-            if let Some(previous) = self.seen.get(&(*node, before, *kind))
-                && !previous.is_broken
-                && (previous.n, previous.link) != (n, link)
-            {
-                let what = format!("follows record {n} of start {before}, whose chain ends at {}", previous.n);
-                broken.push(Finding { place: format!("node {node} start {boot}"), what });
-            }
+            let what = match self.seen.get(&(*node, before, *kind)) {
+                Some(previous) if !previous.is_broken && (previous.n, previous.link) != (n, link) => {
+                    format!("follows record {n} of start {before}, whose chain ends at {}", previous.n)
+                }
+                // Files can lie elsewhere; the table is one.
+                None if *kind == ChainKind::Table => {
+                    format!("follows record {n} of start {before}, of which no record is there")
+                }
+                Some(_) | None => continue,
+            };
+            broken.push(Finding { place: format!("node {node} start {boot}"), what });
         }
         broken.sort_by(|a, b| a.place.cmp(&b.place));
         self.verified.findings.extend(broken);

@@ -149,6 +149,10 @@ pub struct ClaimTest {
 
 impl ClaimTest {
     fn tells_apart(&self) -> bool {
+        // Each of an issuer's tokens has these alike.
+        if ["iss", "aud", "/iss", "/aud"].contains(&self.place.as_str()) {
+            return false;
+        }
         match &self.wanted {
             Wanted::Like(pattern) => pattern.0.bytes().any(|byte| byte != b'*'),
             Wanted::Is(_) => false,

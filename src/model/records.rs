@@ -86,6 +86,12 @@ impl EscrowRecord {
         self.confirmed_at.is_some() && self.lost.is_none()
     }
 
+    /// Whether the key may come to depend on it: it stands, and was not found to be something else when it was read last.
+    #[must_use]
+    pub const fn can_be_relied_on(&self) -> bool {
+        self.stands() && self.unread.is_none()
+    }
+
     #[must_use]
     pub fn is_copy_that_stands(&self) -> bool {
         self.kind == EscrowKind::Copy && self.stands()

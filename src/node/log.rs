@@ -144,7 +144,9 @@ impl CriticalLog {
             blocked.iter().filter_map(|tenant| Some((tenant.tenant.clone(), Fate::of(tenant)?))).collect();
         let before = self.fates(mark.db_id);
         let changed = now.iter().filter(|(tenant, fate)| before.get(*tenant) != Some(fate));
-        let gone = before.iter().filter(|(tenant, fate)| **fate != Fate::Cancelled && !now.contains_key(*tenant));
+        // What was shredded cannot be cancelled: where the database no longer says so, it was restored, and the memory is kept.
+        let gone =
+            before.iter().filter(|(tenant, fate)| matches!(fate, Fate::Pending { .. }) && !now.contains_key(*tenant));
         let mut fates: BTreeMap<Tenant, Fate> = changed.map(|(tenant, fate)| (tenant.clone(), *fate)).collect();
         fates.extend(gone.map(|(tenant, _)| (tenant.clone(), Fate::Cancelled)));
         let revoked = revoked.difference(&self.revoked(mark.db_id)).cloned().collect();

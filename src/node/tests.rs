@@ -146,6 +146,19 @@ fn the_right_database_is_good_again_after_another_was_found_but_not_after_it_wen
 }
 
 #[test]
+fn a_shred_that_was_done_is_remembered_also_where_a_restored_database_knows_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = seen(dir.path());
+    file.note(at(2, 6), Micros(2), &[blocked("alice", 10, Some(11)), blocked("bob", 10, None)], &BTreeSet::new())
+        .unwrap();
+    file.note(at(3, 9), Micros(3), &[], &BTreeSet::new()).unwrap();
+    for file in [file, open(dir.path(), 2).0] {
+        let done = Fate::Shredded { shred_at: Micros(10), shredded_at: Micros(11) };
+        assert_eq!(file.fates(DB), BTreeMap::from([(tenant("alice"), done), (tenant("bob"), Fate::Cancelled)]));
+    }
+}
+
+#[test]
 fn an_accepted_database_counts_from_where_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = seen(dir.path());

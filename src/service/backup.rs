@@ -192,6 +192,7 @@ pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Op
     raw_sha256.is_some()
         && escrows.iter().any(|escrow| {
             escrow.is_copy_that_stands()
+                && escrow.unread.is_none()
                 && escrow.kid == kid
                 && escrow.content_sha256 == raw_sha256
                 && is_recent(escrow)

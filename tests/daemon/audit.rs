@@ -18,6 +18,7 @@ on_both_stores!(
     a_whole_trail_verifies_with_the_daemon_and_without_it,
     what_is_done_to_the_file_is_found,
     what_is_done_to_the_database_is_found,
+    a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next,
     an_old_row_of_a_secret_put_back_is_found,
     a_trail_verifies_after_an_older_database_was_put_back_and_accepted,
     records_are_found_by_what_they_say,
@@ -323,6 +324,19 @@ fn what_is_done_to_the_database_is_found(site: &Site) {
         site.put_copy_back();
         whole(site);
     }
+}
+
+fn a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next(site: &Site) {
+    assert_eq!(used(site).stop().code(), Some(0));
+    let boot = site.texts("SELECT boot_id FROM audit_chains WHERE kind = 'table'").remove(0);
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"later");
+    headed(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    whole(site);
+    site.run_sql(&format!("DELETE FROM audit WHERE boot_id = '{boot}'"));
+    site.run_sql(&format!("DELETE FROM audit_chains WHERE boot_id = '{boot}' AND kind = 'table'"));
+    finds(site, "of which no record is there");
 }
 
 fn an_old_row_of_a_secret_put_back_is_found(site: &Site) {

@@ -301,8 +301,8 @@ fn a_host_of_v1_keeps_its_secret_and_its_tokens() {
     let set_mode = |mode| {
         std::fs::set_permissions(site.path("v1.secret"), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     };
-    let settings = "[[oidc]]\nissuer = \"v1\"\naudiences = [\"v1\"]\nalgorithms = [\"HS256\"]\nsecret_file = \"v1.secret\"\n\
-                    max_lifetime = \"24h\"\n[[oidc.rules]]\nclaims = { sub = \"alice\" }\ntenants = [\"alice\"]\npermissions = [\"read\"]\n";
+    let settings = "[[oidc]]\nissuer = \"v1\"\naudiences = [\"containarium-api\"]\nalgorithms = [\"HS256\"]\nsecret_file = \"v1.secret\"\n\
+                    max_lifetime = \"30d\"\n[[oidc.rules]]\nclaims = { username = \"alice\", tt = \"access\" }\ntenants = [\"alice\"]\npermissions = [\"read\"]\n";
     std::fs::write(site.config_file(), settings).unwrap();
     set_mode(0o440);
     let (code, log) = site.refused();
@@ -313,11 +313,20 @@ fn a_host_of_v1_keeps_its_secret_and_its_tokens() {
     set_mode(0o400);
     let daemon = start(&site);
     daemon.set("alice", "KEY", b"1");
-    let claims = json!({ "iss": "v1", "aud": "v1", "sub": "alice", "iat": now(), "exp": now() + 86_400 });
-    let of = |header: &str, secret: &[u8]| Signer::secret(secret).sign_raw(header, &claims.to_string());
+    // As v1 makes them.
+    let claims = |kind: &str| {
+        json!({
+            "username": "alice", "roles": ["user"], "tt": kind, "jti": "1", "iss": "v1", "aud": ["containarium-api"],
+            "iat": now(), "nbf": now(), "exp": now() + 30 * 86_400
+        })
+    };
+    let of = |header: &str, secret: &[u8]| Signer::secret(secret).sign_raw(header, &claims("access").to_string());
     let get = |token: &str| ask(&site, token, "GET", "/v1/secrets/alice/KEY", "").status;
     assert_eq!(get(&of(r#"{"alg":"HS256","typ":"JWT"}"#, secret)), 200);
     assert_eq!(get(&of(r#"{"alg":"HS256","typ":"JWT"}"#, b"thirty-two bytes and a few more, of v2")), 401);
+    let refresh = Signer::secret(secret).sign_raw(r#"{"alg":"HS256","typ":"JWT"}"#, &claims("refresh").to_string());
+    assert_eq!(get(&refresh), 401, "a token to get others with reads nothing");
+    assert!(site.audit_lines().iter().any(|line| line.contains("oidc:v1#alice")));
 }
 
 #[test]

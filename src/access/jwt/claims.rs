@@ -35,8 +35,12 @@ impl Claims {
 
     /// As log and records have it: visible ASCII, all else percent-encoded, so that no two subjects look alike and none can write a line of its
     /// own. `None` for one that cannot be.
-    pub(super) fn subject(&self) -> Option<String> {
-        let subject = self.0.get("sub")?.as_str().filter(|text| (1..=MOST_OF_SUBJECT).contains(&text.len()))?;
+    pub(super) fn subject(&self, names: &[&str]) -> Option<String> {
+        let subject = names
+            .iter()
+            .find_map(|name| self.0.get(*name))?
+            .as_str()
+            .filter(|text| (1..=MOST_OF_SUBJECT).contains(&text.len()))?;
         let mut escaped = String::with_capacity(subject.len());
         for byte in subject.bytes() {
             if byte.is_ascii_graphic() && byte != b'%' {

@@ -26,7 +26,9 @@ const TRY_AGAIN: Duration = Duration::from_hours(1);
 
 /// What a list says of a copy. `None` where that is not known: it was made a moment ago.
 pub(super) fn judge(escrow: &EscrowRecord, listed: &[Listed], now: Micros) -> Option<CopyFinding> {
-    let found = listed.iter().find(|version| escrow.locator.as_deref() == Some(&*version.locator));
+    // In a secret that was deleted and made anew numbers begin again: a version that is younger than the copy is another.
+    let is_older = |version: &&Listed| version.created_at.is_none_or(|made| made <= past(last_had(escrow), SETTLING));
+    let found = listed.iter().find(|version| escrow.locator.as_deref() == Some(&*version.locator)).filter(is_older);
     match found.map(|version| version.state) {
         // A state that this release does not know is tried as an enabled one is.
         Some(CopyState::Enabled | CopyState::Unknown) => Some(CopyFinding::There),
@@ -198,6 +200,14 @@ mod tests {
     fn listed(number: u64, state: CopyState) -> Listed {
         let locator = format!("{SECRET}/versions/{number}");
         Listed { number: NonZeroU64::new(number).unwrap(), locator, state, created_at: None }
+    }
+
+    #[test]
+    fn a_version_that_is_younger_than_the_copy_is_another_ones() {
+        let now = Micros(10 * HOUR);
+        let made = |at: i64| [Listed { created_at: Some(Micros(at)), ..listed(1, CopyState::Enabled) }];
+        assert_eq!(judge(&copy(1, 2 * HOUR), &made(2 * HOUR), now), Some(CopyFinding::There));
+        assert_eq!(judge(&copy(1, 2 * HOUR), &made(9 * HOUR), now), Some(CopyFinding::Lost(CopyLoss::Absent)));
     }
 
     #[test]

@@ -119,6 +119,9 @@ impl Service {
         // Whoever asks for this has decided that the database may be written; nothing was before.
         let change = self.change_that_opens(request, grant.identity(), Action::AdminAcceptRestore).await?;
         let accepted = self.node.accept_restore(&change, agreed).await;
+        if accepted.is_ok() {
+            self.access.tokens().begin_again();
+        }
         let touched = |outcome| vec![Touched::nothing(outcome)];
         self.recorded_change(request, grant.identity(), &change, touched, accepted).await
     }
@@ -132,7 +135,9 @@ impl Service {
             return Ok(());
         }
         let change = self.own_change_that_opens(Action::AdminAcceptRestore).await?;
-        self.node.follow_acceptance(&change).await
+        self.node.follow_acceptance(&change).await?;
+        self.access.tokens().begin_again();
+        Ok(())
     }
 }
 
@@ -241,8 +246,8 @@ impl Node {
     }
 
     /// They were shown what that node's record says; what only this one's says is done again before writes are open here, and before the
-    /// record is carried on, which would forget it: revocations at once; a shred is begun anew, so that the tenant is blocked and an
-    /// operator can still take it back.
+    /// record is carried on, which would forget it: revocations at once; a shred that was done is begun anew, so that the tenant is blocked
+    /// and an operator can still take it back.
     async fn follow_acceptance(&self, change: &Change) -> Result<(), Error> {
         let mut progress = self.ticking.lock().await;
         let Some(mark) = self.store.survey().await?.key_state.as_ref().map(Mark::of) else { return Ok(()) };
@@ -258,14 +263,20 @@ impl Node {
         }
         for Replay { tenant, deed } in self.of_known_tenants(replays(&fates, &self.blocked_tenants().await?)).await? {
             match deed {
-                Deed::Shred | Deed::ScheduleShred(_) => {
+                Deed::Shred => {
                     change.about(&tenant).store().schedule_shred(&tenant, SECOND_THOUGHTS).await?;
                     tracing::error!(
                         %tenant,
-                        "this tenant was being shredded, and the database that another node accepted did not say so: it is blocked, and \
+                        "this tenant was shredded, and the database that another node accepted did not say so: it is blocked, and \
                          is shredded in 7 days. `containarium admin shred TENANT --now` does it at once, `--cancel` takes it back"
                     );
                 }
+                // It may have been taken back since.
+                Deed::ScheduleShred(_) => tracing::error!(
+                    %tenant,
+                    "this tenant was to be shredded, and the database that another node accepted does not say so: \
+                     `containarium admin shred TENANT` orders it again"
+                ),
                 Deed::CancelShred => tracing::error!(
                     %tenant,
                     "a shred of this tenant had been taken back, and in the database that another node accepted it is under way again: \

@@ -102,14 +102,14 @@ pub(super) async fn note(
 /// Whether a copy stands, or is waived.
 pub(super) async fn allows_flip(connection: &mut SqliteConnection, kid: Kid) -> Result<bool, StoreError> {
     let query = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND confirmed_at IS NOT NULL AND lost_as IS NULL)",
+        "SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND confirmed_at IS NOT NULL AND lost_as IS NULL AND unread_at IS NULL)",
     );
     query.bind(kid.as_bytes().as_slice()).fetch_one(connection).await.map_err(store_error)
 }
 
 pub(super) async fn was_read_back(connection: &mut SqliteConnection, kid: Kid) -> Result<bool, StoreError> {
     let query = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND kind = 'copy' AND read_back_at IS NOT NULL AND lost_as IS NULL)",
+        "SELECT EXISTS (SELECT 1 FROM escrows WHERE kid = ?1 AND kind = 'copy' AND read_back_at IS NOT NULL AND lost_as IS NULL AND unread_at IS NULL)",
     );
     query.bind(kid.as_bytes().as_slice()).fetch_one(connection).await.map_err(store_error)
 }

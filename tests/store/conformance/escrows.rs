@@ -151,6 +151,10 @@ pub(crate) async fn a_lost_copy_stands_for_nothing(f: Fixture) {
     assert!(matches!(flip, FlipOutcome::NoEscrow), "{flip:?}");
     f.store.note_copy("new", &CopyFinding::There).await.unwrap();
     assert!(f.store.has_confirmed_escrow(NEW).await.unwrap());
+    f.store.note_copy("new", &CopyFinding::Unread("another key".to_owned())).await.unwrap();
+    let flip = done(f.store.flip(&fence, NEW, &[]).await.unwrap());
+    assert!(matches!(flip, FlipOutcome::NoEscrow), "nothing comes to depend on a copy that was found bad: {flip:?}");
+    f.store.advance_escrow("new", EscrowStage::ReadBack, None).await.unwrap();
     let flip = done(f.store.flip(&fence, NEW, &[]).await.unwrap());
     assert!(matches!(flip, FlipOutcome::Flipped(_)), "{flip:?}");
 }
@@ -187,6 +191,9 @@ pub(crate) async fn a_retired_key_is_destroyed_when_its_time_has_come_and_its_co
     f.store.note_copy("old", &CopyFinding::Lost(CopyLoss::Absent)).await.unwrap();
     assert_eq!(f.store.destroy_master(KID, MINUTE, None).await.unwrap(), DestroyOutcome::NotReadBack);
     f.store.note_copy("old", &CopyFinding::There).await.unwrap();
+    f.store.note_copy("old", &CopyFinding::Unread("another key".to_owned())).await.unwrap();
+    assert_eq!(f.store.destroy_master(KID, MINUTE, None).await.unwrap(), DestroyOutcome::NotReadBack);
+    f.store.advance_escrow("old", EscrowStage::ReadBack, None).await.unwrap();
     assert_eq!(f.store.destroy_master(KID, MINUTE, None).await.unwrap(), DestroyOutcome::Destroyed);
     assert_eq!((f.master_state(KID).await, f.state().await.generation), (Some(MasterKeyState::Destroyed), 3));
     assert_eq!(f.rows("master_keys WHERE destroyed_at IS NOT NULL").await, 1);

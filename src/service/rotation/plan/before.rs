@@ -86,9 +86,9 @@ const fn is_given_up(state: MasterKeyState) -> bool {
     matches!(state, MasterKeyState::Aborted | MasterKeyState::Retired)
 }
 
-/// A copy off the host that is confirmed and not lost since, or the waiver of one.
+/// A copy off the host that is confirmed, and neither lost nor found bad since, or the waiver of one.
 fn is_escrowed(seen: &Snapshot<'_>, kid: Kid) -> bool {
-    let stands = |escrow: &EscrowRecord| escrow.kind == EscrowKind::Waiver || escrow.stands();
+    let stands = |escrow: &EscrowRecord| escrow.kind == EscrowKind::Waiver || escrow.can_be_relied_on();
     seen.escrows.iter().any(|escrow| escrow.kid == kid && stands(escrow))
 }
 

@@ -106,6 +106,7 @@ impl DestroyMaster<'_> {
             "SELECT state, retired_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, EXISTS ( \
                  SELECT FROM containarium.escrows e \
                  WHERE e.kid = m.kid AND e.kind = 'copy' AND e.read_back_at IS NOT NULL AND e.lost_as IS NULL \
+                 AND e.unread_at IS NULL \
              ) AS read_back FROM containarium.master_keys m WHERE kid = $1",
         )
         .bind(self.kid.as_bytes().as_slice())

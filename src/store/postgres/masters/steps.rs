@@ -152,7 +152,7 @@ impl Flip<'_> {
             return Ok(Some(FlipOutcome::NotStaged));
         }
         let escrowed: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM containarium.escrows WHERE kid = $1 AND confirmed_at IS NOT NULL AND lost_as IS NULL)",
+            "SELECT EXISTS (SELECT FROM containarium.escrows WHERE kid = $1 AND confirmed_at IS NOT NULL AND lost_as IS NULL AND unread_at IS NULL)",
         )
         .bind(self.to.as_bytes().as_slice())
         .fetch_one(&mut *tx)
