@@ -6,7 +6,7 @@ use containarium::model::{CopyLoss, EscrowKind, KeyPhase, Kid, MasterKeyState, M
 use containarium::store::StoreError;
 use containarium::store::masters::{CopyFinding, DestroyOutcome, EscrowStage, FlipOutcome, NewEscrow};
 
-use crate::store::rotation::{MINUTE, NEW, after, before, copy_of, done, new_master, waiver_of, wrapping};
+use crate::store::rotation::{MINUTE, NEW, ONE, TWO, after, before, copy_of, done, new_master, waiver_of, wrapping};
 use crate::store::steps::KID;
 use crate::support::stores::Fixture;
 
@@ -143,6 +143,8 @@ pub(crate) async fn what_became_of_a_copy_is_remembered_until_it_is_read_back(f:
 pub(crate) async fn a_lost_copy_stands_for_nothing(f: Fixture) {
     let f = f.ready().await;
     f.stage(&new_master(NEW)).await;
+    f.beat(ONE, &[KID, NEW]).await;
+    f.beat(TWO, &[KID, NEW]).await;
     f.store.add_escrow(&copy_of(NEW, "new", EscrowStage::Confirmed)).await.unwrap();
     f.store.note_copy("new", &CopyFinding::Lost(CopyLoss::Destroyed)).await.unwrap();
     assert!(!f.store.has_confirmed_escrow(NEW).await.unwrap());
