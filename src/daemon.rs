@@ -130,8 +130,8 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let certificates = network.certificates.clone();
     note_validity(certificates.as_deref(), network.validity, &*clock);
     let rates = Arc::clone(&app.rates);
-    let mut served =
-        tokio::spawn(all_of(network.serve(&config, &app, &serving), listen::serve(socket.listener, serving)));
+    let on_socket = listen::serve(socket.listener, config.socket_users.keys().copied().collect(), serving.clone());
+    let mut served = tokio::spawn(all_of(network.serve(&config, &app, &serving), on_socket));
     notify(&[NotifyState::Ready]);
     let mut keeping = tokio::spawn(Keeper::new((node, Arc::clone(&service)), opener, opened).run());
     service.keep_shredding();

@@ -42,11 +42,11 @@ locals {
         project  = at.project
         title    = "rights on the master key's ${copy} copy were changed"
         severity = "WARNING"
-        text     = "On the secret itself, on the accounts that may read it, in the module's own roles, by a key made for one of those accounts, or project-wide with a role that reaches it or may (a role of your own)."
+        text     = "On the secret itself, on the accounts that may read it, in any custom role of the project, by a key made for one of those accounts, or project-wide with a role that reaches it or may (a role of your own)."
         filter   = <<-EOT
           (protoPayload.serviceName="secretmanager.googleapis.com" AND protoPayload.methodName=~"\.SetIamPolicy$" AND protoPayload.resourceName=~"^projects/[^/]+/secrets/${at.secret_id}$")
           OR (protoPayload.serviceName="iam.googleapis.com" AND protoPayload.methodName=~"SetI[Aa][Mm]Policy$" AND resource.labels.email_id=~"^${var.name}-(restore|drill)@")
-          OR (protoPayload.serviceName="iam.googleapis.com" AND protoPayload.methodName=~"\.UpdateRole$" AND protoPayload.resourceName=~"/roles/${local.role_prefix}_(backup|restore)$")
+          OR (protoPayload.serviceName="iam.googleapis.com" AND protoPayload.methodName=~"\.UpdateRole$")
           OR (protoPayload.serviceName="iam.googleapis.com" AND protoPayload.methodName=~"(Create|Upload)ServiceAccountKey$" AND resource.labels.email_id=~"^${var.name}-(restore|drill)@")
           OR (protoPayload.serviceName="cloudresourcemanager.googleapis.com" AND protoPayload.methodName=~"SetIamPolicy$" AND protoPayload.serviceData.policyDelta.bindingDeltas.role=~"^(roles/(owner|secretmanager\.|resourcemanager\.|iam\.(serviceAccount|workloadIdentity|securityAdmin))|(projects|organizations)/)")
         EOT
@@ -71,6 +71,7 @@ locals {
         text     = "On the key, its key ring, or project-wide with a role that reaches it."
         filter   = <<-EOT
           (protoPayload.serviceName="cloudkms.googleapis.com" AND protoPayload.methodName=~"SetIamPolicy$" AND protoPayload.resourceName=~"/keyRings/${local.kms_key_ring}(/cryptoKeys/${var.kms.key})?$")
+          OR (protoPayload.serviceName="iam.googleapis.com" AND protoPayload.methodName=~"\.UpdateRole$")
           OR (protoPayload.serviceName="cloudresourcemanager.googleapis.com" AND protoPayload.methodName=~"SetIamPolicy$" AND protoPayload.serviceData.policyDelta.bindingDeltas.role=~"^(roles/(owner|cloudkms\.|resourcemanager\.|iam\.securityAdmin)|(projects|organizations)/)")
         EOT
       }

@@ -33,8 +33,8 @@ locals {
   region = "^[a-z]+-[a-z]+[0-9]+$"
 
   # Who may be given a right. Everyone ("allUsers", principal://goog/…, a whole pool) is not among them.
-  member      = "^(group|user|serviceAccount):[^@ ]+@[^@ ]+$|^principal://iam\\.googleapis\\.com/[^ ]+$"
-  mislabelled = "^(group|user):.*gserviceaccount\\.com$"
+  member      = "^(group|user|serviceAccount):[^@\\s]+@[^@\\s]+$|^principal://iam\\.googleapis\\.com/[^\\s]+$"
+  mislabelled = "^(group|user):.*gserviceaccount\\.com"
 
   kms_project  = var.kms == null ? "" : coalesce(var.kms.project_id, var.project_id)
   kms_key_ring = var.kms == null ? "" : coalesce(var.kms.key_ring, var.name)

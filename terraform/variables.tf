@@ -44,12 +44,12 @@ variable "daemons" {
     error_message = "daemons must name at least one identity: without it nobody can push a backup."
   }
   validation {
-    condition     = alltrue([for member in values(var.daemons) : can(regex("^(serviceAccount:[^@ ]+@[^@ ]+|principal://iam\\.googleapis\\.com/[^ ]+)$", member))])
+    condition     = alltrue([for member in values(var.daemons) : can(regex("^(serviceAccount:[^@\\s]+@[^@\\s]+|principal://iam\\.googleapis\\.com/[^\\s]+)$", member))])
     error_message = "daemons must be \"serviceAccount:EMAIL\" or \"principal://iam.googleapis.com/…\": a group, a user or everyone is no daemon, and who joins a group later would get its rights."
   }
   validation {
-    condition     = alltrue([for member in values(var.daemons) : !can(regex("(-compute@developer|@appspot|@cloudservices)\\.gserviceaccount\\.com$", lower(member)))])
-    error_message = "daemons must not name a project's default service account: every machine of the project has it, or Google's own services act as it. Give the daemon's host its own."
+    condition     = alltrue([for member in values(var.daemons) : !can(regex("(-compute@developer|@appspot|@cloudservices)\\.gserviceaccount\\.com|^serviceaccount:service-[0-9]+@", lower(member)))])
+    error_message = "daemons must not name a project's default service account or a service agent: every machine of the project has it, or Google's own services act as it. Give the daemon's host its own."
   }
   validation {
     condition     = length(setintersection([for member in values(var.daemons) : lower(member)], [for member in try(values(var.drill.members), []) : lower(member)])) == 0
@@ -123,6 +123,10 @@ variable "offsite" {
     error_message = "offsite.project_id must be another project than project_id: the offsite copy is there for the day on which that one is deleted."
   }
   validation {
+    condition     = !contains([for cmek in concat(var.replication.cmek[*], [for replica in values(var.replication.replicas) : replica.cmek if replica.cmek != null]) : try(split("/", cmek.key)[1], "")], try(var.offsite.project_id, ""))
+    error_message = "offsite.project_id must not be the project of a cmek.key of the primary copy: one deleted project would take both copies."
+  }
+  validation {
     condition     = var.offsite == null || try(var.offsite.secret_id, null) == null || can(regex("^[A-Za-z0-9_-]{1,255}$", var.offsite.secret_id))
     error_message = "offsite.secret_id must be 1 to 255 of A-Z, a-z, 0-9, _ and -, without its project."
   }
@@ -191,7 +195,7 @@ variable "kms" {
     error_message = "kms.protection_level must be HSM or SOFTWARE."
   }
   validation {
-    condition     = alltrue([for member in try(concat(values(var.kms.operators), values(var.kms.encrypters)), []) : can(regex("${local.member}|^principalSet://iam\\.googleapis\\.com/[^ ]+/(group|attribute)[^ *]+$", member)) && !can(regex(local.mislabelled, lower(member)))])
+    condition     = alltrue([for member in try(concat(values(var.kms.operators), values(var.kms.encrypters)), []) : can(regex("${local.member}|^principalSet://iam\\.googleapis\\.com/[^\\s]+/(group|attribute)[^\\s*]+$", member)) && !can(regex(local.mislabelled, lower(member)))])
     error_message = "kms.operators and kms.encrypters must be \"group:…\", \"user:…\", \"serviceAccount:…\", \"principal://iam.googleapis.com/…\" or a principalSet of a group or an attribute; an account of Google's is a serviceAccount, not a user or a group."
   }
 }
@@ -203,7 +207,7 @@ variable "restore_members" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for member in var.restore_members : can(regex("^(group|user):[^@ ]+@[^@ ]+$", member)) && !can(regex(local.mislabelled, lower(member)))])
+    condition     = alltrue([for member in var.restore_members : can(regex("^(group|user):[^@\\s]+@[^@\\s]+$", member)) && !can(regex(local.mislabelled, lower(member)))])
     error_message = "restore_members must be \"group:EMAIL\" or \"user:EMAIL\": people break the glass, not machines or their accounts, and never everyone."
   }
 }
@@ -238,7 +242,7 @@ variable "drill" {
     error_message = "drill needs offsite: a standing right to read is given on the offsite copy only."
   }
   validation {
-    condition     = try(length(var.drill.members) > 0, true) && alltrue([for member in try(values(var.drill.members), []) : can(regex(local.member, member)) && !can(regex(local.mislabelled, lower(member)))])
+    condition     = (var.drill == null || try(length(var.drill.members) > 0, false)) && alltrue([for member in try(values(var.drill.members), []) : can(regex(local.member, member)) && !can(regex(local.mislabelled, lower(member)))])
     error_message = "drill.members must be one or more of \"group:…\", \"user:…\", \"serviceAccount:…\" and \"principal://iam.googleapis.com/…\"; an account of Google's is a serviceAccount, not a user or a group."
   }
 }
@@ -260,7 +264,7 @@ variable "alerts" {
   default = null
 
   validation {
-    condition     = var.alerts == null || alltrue([for email in try(var.alerts.emails, []) : can(regex("^[^@ ]+@[^@ ]+$", email))])
+    condition     = var.alerts == null || alltrue([for email in try(var.alerts.emails, []) : can(regex("^[^@\\s]+@[^@\\s]+$", email))])
     error_message = "alerts.emails must be addresses."
   }
   validation {

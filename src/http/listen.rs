@@ -3,6 +3,7 @@
 mod shares;
 mod tcp;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -74,11 +75,12 @@ pub struct Serving {
     pub header_time: Duration,
 }
 
-/// Serves the socket until the order is another; then accepts nothing more, finishes what is under way, and returns.
-pub async fn serve(listener: UnixListener, mut serving: Serving) -> Ended {
+/// Serves the socket, with a share of the connections for each user whom the settings name, until the order is another; then accepts nothing more, finishes what is under way, and returns.
+pub async fn serve(listener: UnixListener, named: BTreeSet<u32>, mut serving: Serving) -> Ended {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (others, shares) = (Arc::new(Semaphore::new(OTHERS_CONNECTIONS)), Shares::of(USERS_CONNECTIONS));
+    let is_named = |uid: &u32| named.contains(uid);
     let own = rustix::process::geteuid().as_raw();
     loop {
         let accepted = tokio::select! {
@@ -90,10 +92,11 @@ pub async fn serve(listener: UnixListener, mut serving: Serving) -> Ended {
         let (peer, serving) = (peer(&stream), serving.clone());
         let share = match peer {
             Some(peer) if peer.uid == 0 || peer.uid == own => None,
-            // One whose user is not known is nobody's share but that of all others.
+            // Those whom the settings do not name, and who get no more than a refusal, have one share together: one user of the host can
+            // have many uids.
             peer => {
-                let uid = peer.map_or(u32::MAX, |peer| peer.uid);
-                let (Ok(other), Some(share)) = (Arc::clone(&others).try_acquire_owned(), shares.take(uid)) else {
+                let user = peer.map(|peer| peer.uid).filter(is_named);
+                let (Ok(other), Some(share)) = (Arc::clone(&others).try_acquire_owned(), shares.take(user)) else {
                     telemetry::turned_away(Turned::Connections);
                     continue;
                 };

@@ -141,7 +141,12 @@ impl CriticalLog {
         revoked: &BTreeSet<TokenId>,
     ) -> Result<(), NodeFileError> {
         let now: BTreeMap<Tenant, Fate> =
-            blocked.iter().filter_map(|tenant| Some((tenant.tenant.clone(), Fate::of(tenant)?))).collect();
+            // The system's own is never shredded, whatever somebody wrote into its row; no line could be read that has it.
+            blocked
+                .iter()
+                .filter(|tenant| !tenant.tenant.is_system())
+                .filter_map(|tenant| Some((tenant.tenant.clone(), Fate::of(tenant)?)))
+                .collect();
         let before = self.fates(mark.db_id);
         let changed = now.iter().filter(|(tenant, fate)| before.get(*tenant) != Some(fate));
         // What was shredded cannot be cancelled: where the database no longer says so, it was restored, and the memory is kept.

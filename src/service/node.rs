@@ -101,6 +101,8 @@ pub struct Node {
     ticking: tokio::sync::Mutex<Progress>,
     /// How many ticks began.
     begun: AtomicU64,
+    /// The epoch at which this node's record was last held against the database's tokens and tenants; 0 at none.
+    compared: AtomicU64,
     /// Keys that were looked for in vain, and when. No more than the database has ever known.
     missed: Mutex<HashMap<Kid, Duration>>,
     standing: ArcSwap<Standing>,
@@ -156,6 +158,7 @@ impl Node {
             file: Arc::new(Mutex::new(file)),
             ticking: tokio::sync::Mutex::default(),
             begun: AtomicU64::new(0),
+            compared: AtomicU64::new(0),
             missed: Mutex::default(),
             standing: ArcSwap::from_pointee(standing),
         })

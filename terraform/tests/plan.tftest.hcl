@@ -297,6 +297,17 @@ run "the_key_and_the_only_copy_in_one_project_are_warned_of" {
   expect_failures = [check.one_project]
 }
 
+run "the_key_beside_what_encrypts_the_only_copy_is_warned_of" {
+  command = plan
+
+  variables {
+    kms         = { location = "europe-west1", project_id = "acme-kms" }
+    replication = { cmek = { key = "projects/acme-kms/locations/global/keyRings/copies/cryptoKeys/k" } }
+  }
+
+  expect_failures = [check.one_project]
+}
+
 run "a_lien_is_on_every_project" {
   command = plan
 
@@ -395,7 +406,7 @@ run "alerts_tell_of_what_matters" {
       access  = ["AccessSecretVersion"]
       destroy = ["DisableSecretVersion", "DestroySecretVersion"]
       secret  = ["DeleteSecret", "UpdateSecret"]
-      rights  = ["secretmanager.googleapis.com", "SetIamPolicy", "containarium-(restore|drill)@", "UpdateRole", "(Create|Upload)ServiceAccountKey", "iam\\.(serviceAccount|workloadIdentity|securityAdmin)", "(projects|organizations)/", "/roles/containarium_(backup|restore)$", "cloudresourcemanager.googleapis.com"]
+      rights  = ["secretmanager.googleapis.com", "SetIamPolicy", "containarium-(restore|drill)@", "UpdateRole", "(Create|Upload)ServiceAccountKey", "iam\\.(serviceAccount|workloadIdentity|securityAdmin)", "(projects|organizations)/", "cloudresourcemanager.googleapis.com"]
       } : alltrue([for copy in ["primary", "offsite"] : alltrue([for word in words :
         strcontains(google_monitoring_alert_policy.event["${copy}-${event}"].conditions[0].condition_matched_log[0].filter, word)
       ]) && strcontains(google_monitoring_alert_policy.event["${copy}-${event}"].conditions[0].condition_matched_log[0].filter, "/secrets/containarium-secrets-master")])
@@ -407,7 +418,7 @@ run "alerts_tell_of_what_matters" {
     error_message = "the destruction of a key version is noticed"
   }
   assert {
-    condition     = alltrue([for word in ["/keyRings/containarium(/cryptoKeys/master)?$", "cloudkms\\.", "iam\\.securityAdmin", "(projects|organizations)/"] : strcontains(google_monitoring_alert_policy.event["kms-rights"].conditions[0].condition_matched_log[0].filter, word)])
+    condition     = alltrue([for word in ["/keyRings/containarium(/cryptoKeys/master)?$", "cloudkms\\.", "iam\\.securityAdmin", "(projects|organizations)/", "UpdateRole"] : strcontains(google_monitoring_alert_policy.event["kms-rights"].conditions[0].condition_matched_log[0].filter, word)])
     error_message = "a right on the key, its ring, or project-wide is noticed"
   }
   assert {

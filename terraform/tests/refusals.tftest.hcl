@@ -770,3 +770,60 @@ run "refuses_an_account_that_is_called_a_group_in_a_drill" {
 
   expect_failures = [var.drill]
 }
+
+# says: offsite.project_id must not be the project of a cmek.key
+run "refuses_the_primary_copys_key_beside_the_offsite_copy" {
+  command = plan
+
+  variables {
+    offsite     = { project_id = "acme-offsite" }
+    replication = { cmek = { key = "projects/acme-offsite/locations/global/keyRings/r/cryptoKeys/k" } }
+  }
+
+  expect_failures = [var.offsite]
+}
+
+# says: daemons must be "serviceAccount:EMAIL"
+run "refuses_a_line_that_ends_in_a_daemon" {
+  command = plan
+
+  variables {
+    daemons = { a = "serviceAccount:d@acme-hosts.iam.gserviceaccount.com\n" }
+  }
+
+  expect_failures = [var.daemons]
+}
+
+# says: daemons must not name a project's default service account
+run "refuses_a_service_agent_as_a_daemon" {
+  command = plan
+
+  variables {
+    daemons = { a = "serviceAccount:service-123@compute-system.iam.gserviceaccount.com" }
+  }
+
+  expect_failures = [var.daemons]
+}
+
+# says: restore_members must be "group:EMAIL"
+run "refuses_an_account_with_a_dot_behind_it_who_restores" {
+  command = plan
+
+  variables {
+    restore_members = ["user:d@acme-hosts.iam.gserviceaccount.com."]
+  }
+
+  expect_failures = [var.restore_members]
+}
+
+# says: drill.members must be one or more of
+run "refuses_a_drill_without_members" {
+  command = plan
+
+  variables {
+    offsite = { project_id = "acme-offsite" }
+    drill   = { members = null }
+  }
+
+  expect_failures = [var.drill]
+}

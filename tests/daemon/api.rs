@@ -51,7 +51,7 @@ fn each_kind_of_bad_input_gets_an_answer_of_its_own(site: &Site) {
         (
             daemon.request("POST", "/v1/admin/rotate-master", br#"{"mode":"start","withoutNodes":["x"]}"#),
             400,
-            "32 lower-case",
+            "32 hex digits, in lower case",
         ),
         (daemon.request("POST", "/v1/admin/rotate-master/destroy-old", br#"{"kid":"x"}"#), 400, "a kid is"),
         (daemon.get("/v1/admin/rotate-master"), 404, "since this daemon started"),

@@ -589,8 +589,9 @@ fn a_second_process_under_ones_node_id_is_noticed_at_a_later_heartbeat() {
     assert!(!site.socket().exists(), "it stopped in order");
 }
 
-#[test]
-fn what_only_another_node_remembers_is_done_again_when_a_restored_database_was_accepted() {
+/// Two nodes on a database of which there is an older copy. Both have seen more than that; the second alone, which runs, has seen a token
+/// revoked (its id) and a tenant shredded.
+fn one_that_knows_more() -> (Site, Site, Daemon, String) {
     let first = Site::postgres();
     let daemon = first.start();
     for tenant in ["alice", "gone"] {
@@ -621,6 +622,12 @@ fn what_only_another_node_remembers_is_done_again_when_a_restored_database_was_a
     });
     let now = first.number("SELECT generation FROM key_state");
     until(&two, "the second has written it down", |_| generation(&second) >= now);
+    (first, second, two, id)
+}
+
+#[test]
+fn what_only_another_node_remembers_is_done_again_when_a_restored_database_was_accepted() {
+    let (first, second, two, id) = one_that_knows_more();
     first.put_copy_back();
     until(&two, "it notices", |daemon| waiting_for(daemon).contains("containarium admin accept-restore"));
     let one = first.start();
@@ -645,6 +652,24 @@ fn what_only_another_node_remembers_is_done_again_when_a_restored_database_was_a
     let spared = first.cli(["admin", "shred", "gone", "--cancel"], b"");
     assert!(spared.status.success(), "{}", said(&spared));
     assert_eq!(two.value("gone", "KEY").unwrap(), b"value");
+}
+
+#[test]
+fn what_only_a_node_remembers_that_was_away_is_done_again_at_its_next_start() {
+    let (first, second, two, id) = one_that_knows_more();
+    assert_eq!(two.stop().code(), Some(0));
+    first.put_copy_back();
+    let one = first.start();
+    let accepted = first.cli(["admin", "accept-restore", "--yes"], b"");
+    assert!(accepted.status.success(), "{}", said(&accepted));
+    first.run_sql("UPDATE key_state SET generation = generation + 10");
+    let revoked = format!("SELECT count(*) FROM tokens WHERE id = '{id}' AND revoked_at IS NOT NULL");
+    assert_eq!(first.number(&revoked), 0, "nobody here knows better");
+    let two = second.start();
+    until(&two, "it revokes again", |_| first.number(&revoked) == 1);
+    until(&two, "it blocks the tenant", |_| one.get("/v1/secrets/gone/KEY").status == 403);
+    assert_eq!(two.get("/readyz").status, 200);
+    assert_eq!(two.value("alice", "KEY").unwrap(), b"value");
 }
 
 #[test]

@@ -26,11 +26,14 @@ const TRY_AGAIN: Duration = Duration::from_hours(1);
 
 /// What a list says of a copy. `None` where that is not known: it was made a moment ago.
 pub(super) fn judge(escrow: &EscrowRecord, listed: &[Listed], now: Micros) -> Option<CopyFinding> {
+    let found = listed.iter().find(|version| escrow.locator.as_deref() == Some(&*version.locator));
     // In a secret that was deleted and made anew numbers begin again: a version that is younger than the copy is another.
-    let is_older = |version: &&Listed| version.created_at.is_none_or(|made| made <= past(last_had(escrow), SETTLING));
-    let found = listed.iter().find(|version| escrow.locator.as_deref() == Some(&*version.locator)).filter(is_older);
+    let is_another = |version: &Listed| version.created_at.is_some_and(|made| made > past(last_had(escrow), SETTLING));
     match found.map(|version| version.state) {
         // A state that this release does not know is tried as an enabled one is.
+        Some(CopyState::Enabled | CopyState::Unknown) if found.is_some_and(is_another) => {
+            Some(CopyFinding::Lost(CopyLoss::Absent))
+        }
         Some(CopyState::Enabled | CopyState::Unknown) => Some(CopyFinding::There),
         Some(CopyState::Disabled) => Some(CopyFinding::Lost(CopyLoss::Disabled)),
         Some(CopyState::Destroyed) => Some(CopyFinding::Lost(CopyLoss::Destroyed)),

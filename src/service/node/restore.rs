@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::converge::is_needed;
@@ -131,7 +132,7 @@ impl Service {
     /// # Errors
     /// [`Error::Unavailable`]: writes stay closed, and the next call tries again.
     pub async fn follow_acceptance(&self) -> Result<(), Error> {
-        if !self.node.is_accepted_elsewhere().await? {
+        if !self.node.has_to_do_again().await? {
             return Ok(());
         }
         let change = self.own_change_that_opens(Action::AdminAcceptRestore).await?;
@@ -236,13 +237,26 @@ impl Node {
         Ok(AcceptedRestore { mark, replayed: plan.replay, revoked: plan.revokes, retired })
     }
 
-    /// Whether another node's operator accepted a database that this node saw go back.
-    async fn is_accepted_elsewhere(&self) -> Result<bool, NodeError> {
-        if self.behind().is_none() {
+    /// Whether another node's operator accepted a database that this node saw go back; or accepted it while this node was away, which
+    /// shows in nothing but what the database has forgotten. That is looked for at the start and whenever the epoch rose.
+    async fn has_to_do_again(&self) -> Result<bool, Error> {
+        if self.behind().is_some() {
+            let Some(mark) = self.store.survey().await?.key_state.as_ref().map(Mark::of) else { return Ok(false) };
+            return Ok(self.with_file(move |file| file.is_accepted_at(mark)).await?);
+        }
+        let Some(mark) = self.with_file(|file| file.highest()).await? else { return Ok(false) };
+        if self.compared.load(Ordering::Acquire) == mark.epoch {
             return Ok(false);
         }
-        let Some(mark) = self.store.survey().await?.key_state.as_ref().map(Mark::of) else { return Ok(false) };
-        self.with_file(move |file| file.is_accepted_at(mark)).await
+        let (fates, remembered) =
+            self.with_file(move |file| (file.fates(mark.db_id), file.revoked(mark.db_id))).await?;
+        let replays = self.of_known_tenants(replays(&fates, &self.blocked_tenants().await?)).await?;
+        let is_undone =
+            replays.iter().any(|replay| replay.deed == Deed::Shred) || !self.good_again(&remembered).await?.is_empty();
+        if !is_undone {
+            self.compared.store(mark.epoch, Ordering::Release);
+        }
+        Ok(is_undone)
     }
 
     /// They were shown what that node's record says; what only this one's says is done again before writes are open here, and before the
@@ -254,7 +268,7 @@ impl Node {
         let (accepted, fates, remembered) = self
             .with_file(move |file| (file.is_accepted_at(mark), file.fates(mark.db_id), file.revoked(mark.db_id)))
             .await?;
-        if !accepted {
+        if !accepted && self.behind().is_some() {
             return Ok(());
         }
         let revokes = self.good_again(&remembered).await?;
@@ -263,14 +277,17 @@ impl Node {
         }
         for Replay { tenant, deed } in self.of_known_tenants(replays(&fates, &self.blocked_tenants().await?)).await? {
             match deed {
-                Deed::Shred => {
-                    change.about(&tenant).store().schedule_shred(&tenant, SECOND_THOUGHTS).await?;
-                    tracing::error!(
+                Deed::Shred => match change.about(&tenant).store().schedule_shred(&tenant, SECOND_THOUGHTS).await? {
+                    ShredOutcome::Done { .. } => tracing::error!(
                         %tenant,
                         "this tenant was shredded, and the database that another node accepted did not say so: it is blocked, and \
                          is shredded in 7 days. `containarium admin shred TENANT --now` does it at once, `--cancel` takes it back"
-                    );
-                }
+                    ),
+                    ShredOutcome::NoTenant | ShredOutcome::Elsewhere(_) => tracing::warn!(
+                        %tenant,
+                        "this tenant was shredded, and is being shredded in the database that another node accepted"
+                    ),
+                },
                 // It may have been taken back since.
                 Deed::ScheduleShred(_) => tracing::error!(
                     %tenant,
@@ -284,8 +301,11 @@ impl Node {
                 ),
             }
         }
-        self.with_file(NodeFile::went_on).await?.map_err(NodeError::from)?;
-        self.stand(Seen::Good);
+        if accepted {
+            self.with_file(NodeFile::went_on).await?.map_err(NodeError::from)?;
+            self.stand(Seen::Good);
+        }
+        self.compared.store(mark.epoch, Ordering::Release);
         Ok(self.tick_alone(&mut progress).await?)
     }
 
