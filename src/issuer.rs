@@ -242,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_roots_or_the_daemons_own() {
+        let own = rustix::process::geteuid().as_raw();
+        for (owner, is_taken) in [(0, true), (own, true), (own.wrapping_add(1), false)] {
+            assert_eq!(
+                (public(0o644, owner).is_none(), secret(0o400, owner).is_none()),
+                (is_taken, is_taken),
+                "{owner}"
+            );
+        }
+    }
+
+    #[test]
     fn a_file_is_regular_and_has_a_bound_and_a_link_is_followed() {
         let (dir, path) = written(0o400);
         let link = dir.path().join("link");

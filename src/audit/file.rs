@@ -111,6 +111,10 @@ impl Writer {
     }
 
     async fn ask(&self, job: impl FnOnce(Done) -> Job) -> Result<(), AuditError> {
+        self.ask_for(LONGEST, job).await
+    }
+
+    async fn ask_for(&self, longest: Duration, job: impl FnOnce(Done) -> Job) -> Result<(), AuditError> {
         let (done, written) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();
         let asked = async {
@@ -121,7 +125,7 @@ impl Writer {
             if sent { written.await.ok() } else { None }
         };
         // A disk that hangs, a network's for one, must not hang each call with it.
-        let Ok(asked) = tokio::time::timeout(LONGEST, asked).await else {
+        let Ok(asked) = tokio::time::timeout(longest, asked).await else {
             *lock(&self.shown.failing) = Some("a write has not ended yet: the disk hangs".to_owned());
             return Err(AuditError);
         };

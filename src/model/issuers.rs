@@ -255,7 +255,13 @@ mod tests {
             Rule::new(claims.collect(), Scope::new([alice], [Permission::Read], Names::Any).unwrap())
         };
         let like = |pattern| Wanted::Like(ClaimPattern::parse(pattern).unwrap());
-        for everybody in [&[][..], &[("sub", like("*"))], &[("a", like("**")), ("email_verified", Wanted::Is(true))]] {
+        for everybody in [
+            &[][..],
+            &[("sub", like("*"))],
+            &[("a", like("**")), ("email_verified", Wanted::Is(true))],
+            &[("iss", like("https://issuer.example"))],
+            &[("/aud", like("containarium")), ("sub", like("*"))],
+        ] {
             assert_eq!(made(everybody), Err(IssuerError::Everybody));
         }
         assert!(made(&[("sub", like("*")), ("repository", like("acme/*"))]).is_ok());

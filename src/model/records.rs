@@ -92,6 +92,13 @@ impl EscrowRecord {
         self.stands() && self.unread.is_none()
     }
 
+    /// Whether somebody may come to need what opens it: what is disabled or not in a list can come back, so here it is careful to count
+    /// more, not less.
+    #[must_use]
+    pub fn may_be_needed(&self) -> bool {
+        self.kind == EscrowKind::Copy && self.confirmed_at.is_some() && self.lost != Some(CopyLoss::Destroyed)
+    }
+
     #[must_use]
     pub fn is_copy_that_stands(&self) -> bool {
         self.kind == EscrowKind::Copy && self.stands()

@@ -159,6 +159,17 @@ fn a_shred_that_was_done_is_remembered_also_where_a_restored_database_knows_noth
 }
 
 #[test]
+fn what_somebody_wrote_into_the_systems_own_row_spoils_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = seen(dir.path());
+    let system = TenantRecord { tenant: Tenant::system(), ..blocked("alice", 10, None) };
+    file.note(at(2, 6), Micros(2), &[system, blocked("alice", 10, None)], &BTreeSet::new()).unwrap();
+    let (file, notices) = open(dir.path(), 2);
+    assert_eq!(notices, []);
+    assert_eq!(file.fates(DB), BTreeMap::from([(tenant("alice"), Fate::Pending { shred_at: Micros(10) })]));
+}
+
+#[test]
 fn an_accepted_database_counts_from_where_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = seen(dir.path());

@@ -191,8 +191,8 @@ pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Op
     };
     raw_sha256.is_some()
         && escrows.iter().any(|escrow| {
-            escrow.is_copy_that_stands()
-                && escrow.unread.is_none()
+            escrow.kind == EscrowKind::Copy
+                && escrow.can_be_relied_on()
                 && escrow.kid == kid
                 && escrow.content_sha256 == raw_sha256
                 && is_recent(escrow)

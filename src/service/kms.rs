@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::crypto::{Content, ImageError, KeyfileImage, MasterKey, NoRandom};
 use crate::keys::keyfile::{FoundImage, KeyFiles, KeyfileError};
 use crate::keys::provider::{Attempt, NotOpened, NotWrapped, Opened, OpenedBy, Provider, Trouble};
-use crate::model::{CopyLoss, EscrowKind, EscrowRecord, KeyPhase, Kid, KmsKey, Micros, WrappedMaster, Wrapping};
+use crate::model::{EscrowRecord, KeyPhase, Kid, KmsKey, Micros, WrappedMaster, Wrapping};
 use crate::store::{Store, StoreError};
 
 /// What a change of form works on.
@@ -289,10 +289,7 @@ impl Bench<'_> {
     pub async fn needed_versions(&self) -> Result<Option<Vec<NeededVersion>>, KmsWorkError> {
         let Some(store) = self.store else { return Ok(None) };
         let mut needed: Vec<NeededVersion> = Vec::new();
-        // What is disabled or not in a list may come back, and would need them: here it is careful to count more, not less.
-        let is_copy = |escrow: &&EscrowRecord| {
-            escrow.kind == EscrowKind::Copy && escrow.confirmed_at.is_some() && escrow.lost != Some(CopyLoss::Destroyed)
-        };
+        let is_copy = |escrow: &&EscrowRecord| escrow.may_be_needed();
         for escrow in store.escrows().await?.iter().filter(is_copy) {
             for name in &escrow.kms_versions {
                 match needed.iter_mut().find(|needed| needed.name == *name && needed.kid == escrow.kid) {

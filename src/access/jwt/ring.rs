@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::{Algorithm, DecodingKey};
-use tokio::sync::{Mutex as Turn, Notify};
+use tokio::sync::{Mutex as Turn, Notify, Semaphore};
 use tokio::time::sleep;
 
 use super::IssuerKeysError;
@@ -20,6 +20,9 @@ use crate::model::{Issuer, IssuerKeys, IssuerName, KeySetPlace};
 const AGAIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether a file changed.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How many tokens' looks may wait for their turn: anybody can name a key that nobody knows, and a request outlives its connection.
+const MOST_WAITING: usize = 64;
 
 /// Why there is no key for a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,7 @@ struct Inner {
     held: ArcSwapOption<Held>,
     /// Whoever looks holds it: when the last look ended, since boot.
     turn: Turn<Option<Duration>>,
+    waiting: Semaphore,
     last: Mutex<Last>,
     wake: Notify,
 }
@@ -114,6 +118,7 @@ impl Ring {
             clock,
             held: ArcSwapOption::empty(),
             turn: Turn::new(None),
+            waiting: Semaphore::new(MOST_WAITING),
             last: Mutex::default(),
             wake: Notify::new(),
         }))
@@ -133,6 +138,7 @@ impl Ring {
         if let Some(key) = find() {
             return Ok(key);
         }
+        let Ok(_place) = inner.waiting.try_acquire() else { return Err(NoKey::Away) };
         inner.look(Asked::ByToken).await;
         find().ok_or_else(|| if inner.is_certain() { NoKey::UnknownKid } else { NoKey::Away })
     }
@@ -245,5 +251,32 @@ impl Inner {
 
     fn last(&self) -> std::sync::MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::ring_of_one;
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_look_are_so_many_and_no_more() {
+        let (_dir, ring) = ring_of_one();
+        let turn = ring.0.turn.lock().await;
+        let waiting: Vec<_> = (0..MOST_WAITING)
+            .map(|_| {
+                let ring = ring.clone();
+                tokio::spawn(async move { ring.key(Algorithm::EdDSA, Some("made up")).await.map(drop) })
+            })
+            .collect();
+        while ring.0.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let one_more = ring.key(Algorithm::EdDSA, Some("made up")).await.map(drop);
+        assert_eq!(one_more, Err(NoKey::Away), "told at once that nobody can tell");
+        drop(turn);
+        for waited in waiting {
+            assert_eq!(waited.await.unwrap(), Err(NoKey::UnknownKid));
+        }
     }
 }

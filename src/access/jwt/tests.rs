@@ -132,6 +132,13 @@ struct Setup {
     issuers: Vec<Issuer>,
 }
 
+/// The keys of an issuer that has one, in a file that lies there as long as its directory.
+pub(super) fn ring_of_one() -> (TempDir, ring::Ring) {
+    let setup = Setup::new(&[&ed(1)], &ALL);
+    let ring = ring::Ring::new(&setup.issuers[0], Arc::clone(&setup.hand) as _);
+    (setup.dir, ring)
+}
+
 impl Setup {
     /// An issuer with a set in a file, and another one beside it with a key of its own.
     fn new(signers: &[&Signer], algorithms: &[PublicAlgorithm]) -> Self {

@@ -240,6 +240,8 @@ async fn a_database_that_went_back_vouches_for_nobody() {
     setup.tokens.heard(pulse, setup.hand.since_boot());
     let refused = setup.check(&made).await;
     assert_eq!(refused, Err(Unauthenticated::Unavailable));
+    setup.tokens.begin_again();
+    assert!(setup.check(&made).await.is_ok(), "it was accepted as it is");
 }
 
 #[tokio::test]

@@ -303,3 +303,12 @@ async fn a_symbolic_link_in_the_files_place_is_not_followed() {
     std::os::unix::fs::symlink(dir.0.path().join("elsewhere"), dir.path()).unwrap();
     assert!(Audit::open(&dir.path(), origin(1), Copies::None).is_err());
 }
+
+#[tokio::test]
+async fn a_disk_that_hangs_fails_calls_and_hangs_none() {
+    let (jobs, _taken_by_nobody) = mpsc::channel(1);
+    let writer = Writer { jobs: Mutex::new(Some(jobs)), thread: Mutex::default(), shown: Arc::default() };
+    let asked = writer.ask_for(Duration::ZERO, |done| Job::Refuse { why: String::new(), done }).await;
+    assert!(asked.is_err());
+    assert!(writer.failing().is_some_and(|why| why.contains("hangs")), "{:?}", writer.failing());
+}

@@ -176,8 +176,9 @@ fn tell(kid: Kid, locator: &str, before: Option<CopyLoss>, now: Option<CopyLoss>
 mod tests {
     use std::num::NonZeroU64;
 
+    use super::super::is_raw_escrowed;
     use super::*;
-    use crate::model::EscrowKind;
+    use crate::model::{EscrowKind, Unread};
 
     const SECRET: &str = "projects/p/secrets/s";
     const HOUR: i64 = 3_600_000_000;
@@ -203,6 +204,24 @@ mod tests {
     fn listed(number: u64, state: CopyState) -> Listed {
         let locator = format!("{SECRET}/versions/{number}");
         Listed { number: NonZeroU64::new(number).unwrap(), locator, state, created_at: None }
+    }
+
+    #[test]
+    fn what_opens_a_copy_is_needed_until_it_is_destroyed_and_a_bad_copy_is_not_relied_on() {
+        let lost = |lost| EscrowRecord { lost, ..copy(1, 0) };
+        for (copy, needed, stands) in [
+            (lost(None), true, true),
+            (lost(Some(CopyLoss::Disabled)), true, false),
+            (lost(Some(CopyLoss::Absent)), true, false),
+            (lost(Some(CopyLoss::Destroyed)), false, false),
+        ] {
+            assert_eq!((copy.may_be_needed(), copy.can_be_relied_on()), (needed, stands), "{:?}", copy.lost);
+            let raw = Some([7; 32]);
+            assert_eq!(is_raw_escrowed(&[copy], Kid::new([1; 16]), raw, Micros(HOUR)), stands);
+        }
+        let bad = EscrowRecord { unread: Some(Unread { at: Micros(1), why: String::new() }), ..copy(1, 0) };
+        assert!(bad.stands() && !bad.can_be_relied_on());
+        assert!(!is_raw_escrowed(&[bad], Kid::new([1; 16]), Some([7; 32]), Micros(HOUR)));
     }
 
     #[test]

@@ -259,8 +259,8 @@ impl Node {
         Ok(is_undone)
     }
 
-    /// They were shown what that node's record says; what only this one's says is done again before writes are open here, and before the
-    /// record is carried on, which would forget it: revocations at once; a shred that was done is begun anew, so that the tenant is blocked
+    /// They were shown what that node's record says; what only this one's says is done again, before writes are open here where it saw the
+    /// database go back: revocations at once; a shred that was done is begun anew, so that the tenant is blocked
     /// and an operator can still take it back.
     async fn follow_acceptance(&self, change: &Change) -> Result<(), Error> {
         let mut progress = self.ticking.lock().await;
