@@ -1,14 +1,16 @@
 //! The locks of tenants and rows between writes, re-encryptions, rotations of DEKs, rewraps and shreds.
 
-use std::sync::Arc;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use containarium::model::{DekRecord, KeyPhase};
 use containarium::store::deks::{
-    RemoveDekOutcome, ResealOutcome, Resealer, RotateDekOutcome, SealedVersion, ShredWhen,
+    RemoveDekOutcome, ResealOutcome, Resealer, RotateDekOutcome, SealedVersion, ShredOutcome, ShredWhen,
 };
-use containarium::store::{Intent, Keep, Refusal, SealRefusal, Store, Together};
+use containarium::store::{Intent, Keep, Refusal, SealRefusal, Sealer, Sealing, Slot, Store, StoreError, Together};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::store::fakes::{Deks, Values};
@@ -26,6 +28,70 @@ impl Resealer for Same {
     fn reseal(&self, _index: usize, version: &SealedVersion, _active: &DekRecord) -> Result<Vec<u8>, SealRefusal> {
         Ok(version.ciphertext.clone())
     }
+}
+
+/// Stands still between the look at the active DEK and the row that is sealed under it, until it is let go on.
+struct Halting {
+    reached: Mutex<Option<oneshot::Sender<()>>>,
+    go_on: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Halting {
+    fn new() -> (Self, oneshot::Receiver<()>, std::sync::mpsc::Sender<()>) {
+        let (reached, is_reached) = oneshot::channel();
+        let (let_go, go_on) = std::sync::mpsc::channel();
+        (Self { reached: Mutex::new(Some(reached)), go_on: Mutex::new(go_on) }, is_reached, let_go)
+    }
+
+    fn halt(&self) {
+        if let Some(reached) = self.reached.lock().unwrap().take() {
+            reached.send(()).unwrap();
+            self.go_on.lock().unwrap().recv().unwrap();
+        }
+    }
+}
+
+impl Sealer for Halting {
+    fn seal(&self, index: usize, slot: &Slot<'_>) -> Result<Sealing, SealRefusal> {
+        self.halt();
+        Values::of(&["value"]).seal(index, slot)
+    }
+}
+
+impl Resealer for Halting {
+    fn reseal(&self, index: usize, version: &SealedVersion, active: &DekRecord) -> Result<Vec<u8>, SealRefusal> {
+        self.halt();
+        Same.reseal(index, version, active)
+    }
+}
+
+/// Ends when a session waits for an advisory lock of this database.
+async fn until_a_lock_is_waited_for(f: &Fixture) {
+    let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+               WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted";
+    while f.database.number(sql).await == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Makes the change while somebody who seals for the tenant stands still: it has to wait for him.
+async fn waits_for_who_seals<T: Send + 'static>(
+    f: &Fixture,
+    seals: impl Future<Output = ()> + Send + 'static,
+    reached: oneshot::Receiver<()>,
+    let_go: std::sync::mpsc::Sender<()>,
+    change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> T {
+    let seals = tokio::spawn(seals);
+    reached.await.unwrap();
+    let mut change = tokio::spawn(change);
+    tokio::select! {
+        _ = &mut change => panic!("it did not wait for who seals under the DEK that it changes"),
+        () = until_a_lock_is_waited_for(f) => {}
+    }
+    let_go.send(()).unwrap();
+    seals.await.unwrap();
+    change.await.unwrap().unwrap()
 }
 
 /// Batches over both tenants, in an order of the writer's own, until bob is shredded; how many of alice's were written.
@@ -149,4 +215,55 @@ async fn rotations_of_deks_rewraps_and_shreds_never_deadlock_with_writes() {
     assert_eq!(f.dek_states("alice").await, [(11, "active")]);
     assert!(f.dek_states("bob").await.iter().all(|(_, state)| *state == "shredded"));
     assert_eq!(deadlocks(&f).await, 0);
+}
+
+/// Else a value would be sealed under the DEK before, after all that lie under it were counted: it would be lost with that DEK.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rotation_and_a_shred_of_a_tenants_dek_wait_for_a_write_under_way() {
+    let database = PostgresDatabase::create().await;
+    let f = database.fixture().await.with_alice().await;
+    for at in 1..=2 {
+        let (sealer, reached, let_go) = Halting::new();
+        let store = Arc::clone(&f.store);
+        let write = async move {
+            let outcomes = store.write(&[intent("alice", &format!("S{at}"))], Together::Each, &sealer).await.unwrap();
+            assert!(outcomes[0].is_ok());
+        };
+        let store = Arc::clone(&f.store);
+        if at == 1 {
+            let from = f.store.deks(&tenant("alice")).await.unwrap()[0].version;
+            let rotate = async move { store.rotate_dek(&tenant("alice"), from, &Deks::default()).await };
+            let outcome = waits_for_who_seals(&f, write, reached, let_go, rotate).await;
+            assert!(matches!(outcome, RotateDekOutcome::Rotated(_)), "{outcome:?}");
+            let under = f.store.sealed_under(&tenant("alice"), from, None, 10).await.unwrap();
+            assert_eq!(under.len(), 1, "what was written meanwhile is seen to be under the DEK before");
+        } else {
+            let shred = async move { store.schedule_shred(&tenant("alice"), MINUTE).await };
+            let outcome = waits_for_who_seals(&f, write, reached, let_go, shred).await;
+            assert!(matches!(outcome, ShredOutcome::Done { .. }), "{outcome:?}");
+        }
+    }
+}
+
+/// Else the DEK would be gone under a version that a re-encryption is about to put under it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rotation_of_a_tenants_dek_waits_for_a_reencryption_under_way() {
+    let database = PostgresDatabase::create().await;
+    let f = database.fixture().await.with_alice().await;
+    f.set("A", &["one"]).await;
+    let deks = f.store.deks(&tenant("alice")).await.unwrap();
+    f.store.rotate_dek(&tenant("alice"), deks[0].version, &Deks::default()).await.unwrap();
+    let second = f.store.deks(&tenant("alice")).await.unwrap()[1].version;
+    let versions = f.store.sealed_under(&tenant("alice"), deks[0].version, None, 10).await.unwrap();
+    let (resealer, reached, let_go) = Halting::new();
+    let (store, from) = (Arc::clone(&f.store), deks[0].version);
+    let reencrypt = async move {
+        let outcome = store.reseal(&tenant("alice"), from, &versions, &resealer).await.unwrap();
+        assert!(matches!(outcome, ResealOutcome::Resealed(_)), "{outcome:?}");
+    };
+    let store = Arc::clone(&f.store);
+    let rotate = async move { store.rotate_dek(&tenant("alice"), second, &Deks::default()).await };
+    let outcome = waits_for_who_seals(&f, reencrypt, reached, let_go, rotate).await;
+    assert!(matches!(outcome, RotateDekOutcome::Rotated(_)), "{outcome:?}");
+    assert_eq!(f.store.sealed_under(&tenant("alice"), second, None, 10).await.unwrap().len(), 1);
 }
