@@ -8,11 +8,13 @@ mod denials;
 mod file;
 mod journal;
 mod record;
+mod sink;
 mod table;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::crypto::ChainKey;
 use crate::model::Micros;
@@ -22,6 +24,7 @@ use crate::store::{Store, StoreError};
 pub use denials::Stranger;
 use denials::{Denials, Turn};
 use journal::Journal;
+use sink::TableSink;
 use table::Table;
 
 pub use chain::{Head, Origin};
@@ -55,15 +58,27 @@ pub enum Copies {
     Journal,
 }
 
-/// Where records go: those of changes into the database, in the transactions of the changes; all others into the JSON-lines file of this
-/// node.
+/// A place that takes the records of reads and denials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// The JSON-lines file of this node.
+    File,
+    /// The database's table.
+    Table,
+}
+
+/// Where records go: those of changes into the database, in the transactions of the changes; all others into the first of two sinks, and
+/// where that takes none, into the other.
 pub struct Audit {
-    file: file::Writer,
+    file: Arc<file::Writer>,
     denials: Denials,
-    table: Table,
+    table: Arc<Table>,
+    /// The table as a sink, where it is one.
+    table_sink: Option<TableSink>,
+    first: Sink,
     journal: Option<Arc<Journal>>,
-    /// One at a time gives records their places.
-    linking: tokio::sync::Mutex<()>,
+    /// Whether a file that failed is being tried again.
+    trying: Arc<AtomicBool>,
 }
 
 impl Audit {
@@ -77,12 +92,21 @@ impl Audit {
             Copies::Journal => Some(Arc::new(Journal::start()?)),
         };
         Ok(Self {
-            file: file::Writer::open(path, origin, journal.clone())?,
+            file: Arc::new(file::Writer::open(path, origin, journal.clone())?),
             denials: Denials::default(),
-            table: Table::new(origin),
+            table: Arc::new(Table::new(origin)),
+            table_sink: None,
+            first: Sink::File,
             journal,
-            linking: tokio::sync::Mutex::new(()),
+            trying: Arc::default(),
         })
+    }
+
+    /// Takes the records of reads and denials into this sink first, and into the other where that takes none. To be called within a runtime.
+    #[must_use]
+    pub fn with_sinks(self, first: Sink, store: Arc<dyn Store>) -> Self {
+        let sink = TableSink::start(Arc::clone(&self.table), store, self.journal.clone());
+        Self { table_sink: Some(sink), first, ..self }
     }
 
     /// Begins the chain of this start under this key, or goes on under it; writes what was held.
@@ -105,14 +129,12 @@ impl Audit {
     /// # Errors
     /// [`StoreError`]: the next call tries again.
     pub async fn link(&self, store: &dyn Store, at: Micros) -> Result<(), StoreError> {
-        let _alone = self.linking.lock().await;
         if self.lacks_key() {
             return Ok(());
         }
-        if !self.table.is_begun() {
-            self.table.begin(store, at).await?;
-        }
-        self.table.link(store, self.file.head()).await
+        self.table.link(store, at, self.file.head()).await?;
+        self.try_again(at).await;
+        Ok(())
     }
 
     /// The database was put back to an earlier state, in which this start's chain may not have begun: the next [`Audit::link`] looks.
@@ -149,17 +171,54 @@ impl Audit {
         self.file.refuse(why).await;
     }
 
-    /// Writes the records in order and returns when they are durable.
+    /// Writes the records in order and returns when they are durable in one of the sinks.
     ///
     /// # Errors
-    /// [`AuditError`]; none of the records was written.
+    /// [`AuditError`]: no sink is known to have taken them.
     pub async fn write(&self, records: &[Record]) -> Result<(), AuditError> {
-        let Some(first) = records.first().filter(|_| !IS_OFF) else { return Ok(()) };
+        if IS_OFF || records.is_empty() {
+            return Ok(());
+        }
+        for sink in self.order() {
+            let written = match sink {
+                Sink::File => self.write_to_file(records).await,
+                Sink::Table => self.write_to_table(records).await,
+            };
+            if written.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(AuditError)
+    }
+
+    async fn write_to_file(&self, records: &[Record]) -> Result<(), AuditError> {
+        let Some(first) = records.first() else { return Ok(()) };
         let mut lines = Vec::with_capacity(records.len() * 256);
         for record in records {
             record.write_line(&mut lines);
         }
         self.file.append(first.at, lines, records.iter().map(|record| record.count).sum()).await
+    }
+
+    async fn write_to_table(&self, records: &[Record]) -> Result<(), AuditError> {
+        // While the chain has not begun, as where the keys are locked, the file holds records.
+        let sink = self.table_sink.as_ref().filter(|_| self.table.is_begun()).ok_or(AuditError)?;
+        let rows = records.iter().map(|record| self.table.row(record)).collect::<Option<Vec<_>>>().ok_or(AuditError)?;
+        sink.append(rows).await
+    }
+
+    /// The sinks in the order in which they are asked: one that failed last time is asked last, so that a disk that hangs or a database
+    /// that is away is not waited for with each call.
+    fn order(&self) -> [Sink; 2] {
+        let fails = |sink| match sink {
+            Sink::File => self.file.failing().is_some(),
+            Sink::Table => self.table_sink.as_ref().is_none_or(|sink| sink.failing().is_some()),
+        };
+        let [first, second] = match self.first {
+            Sink::File => [Sink::File, Sink::Table],
+            Sink::Table => [Sink::Table, Sink::File],
+        };
+        if fails(first) && !fails(second) { [second, first] } else { [first, second] }
     }
 
     /// Records that a caller was turned away; counted where it happens again and again within the second.
@@ -205,24 +264,58 @@ impl Audit {
         self.file.lacks_key()
     }
 
-    /// Why the last write failed.
+    /// Why the last write failed, where it failed in every sink.
     pub fn failing(&self) -> Option<String> {
-        self.file.failing()
+        let file = self.file.failing()?;
+        match self.table_sink.as_ref().map(TableSink::failing) {
+            None => Some(file),
+            Some(Some(table)) => Some(format!("the file: {file}; the table: {table}")),
+            Some(None) => (!self.table.is_begun()).then_some(file),
+        }
     }
 
-    /// Why records cannot be written; `None` while they can. Where the last write failed this tries again first, with a record of
-    /// how many are missing: so whoever asks heals it, and without a timer.
+    /// What an operator should know of sinks that fail while the other one takes their records.
+    pub fn troubles(&self) -> Vec<String> {
+        let file = self.file.failing().map(|why| format!("the audit file cannot be written: {why}"));
+        let table = self.table_sink.as_ref().and_then(TableSink::failing);
+        let table = table.map(|why| format!("audit records of reads cannot be written into the database: {why}"));
+        file.into_iter().chain(table).collect()
+    }
+
+    /// Why records cannot be written; `None` while they can. Where no sink works this tries them again first, the file with a record of
+    /// how many it lacks: so whoever asks heals them, and without a timer.
     pub async fn heal(&self, at: Micros) -> Option<String> {
         self.file.failing()?;
-        match self.file.append(at, Vec::new(), 0).await {
-            Ok(()) => None,
-            Err(AuditError) => self.file.failing(),
+        if self.table_takes().await || self.file.append(at, Vec::new(), 0).await.is_ok() {
+            return None;
         }
+        self.failing()
+    }
+
+    /// Whether the table is a sink that works, tried again where it failed.
+    async fn table_takes(&self) -> bool {
+        let Some(sink) = self.table_sink.as_ref().filter(|_| self.table.is_begun()) else { return false };
+        sink.failing().is_none() || sink.append(Vec::new()).await.is_ok()
+    }
+
+    /// Tries the sinks that failed again; whoever is served meanwhile does not wait for that.
+    async fn try_again(&self, at: Micros) {
+        if self.file.failing().is_some() && !self.trying.swap(true, Ordering::AcqRel) {
+            let (file, trying) = (Arc::clone(&self.file), Arc::clone(&self.trying));
+            tokio::spawn(async move {
+                let _told = file.append(at, Vec::new(), 0).await;
+                trying.store(false, Ordering::Release);
+            });
+        }
+        self.table_takes().await;
     }
 
     /// Writes what waits and stops.
     pub async fn close(&self) {
         self.end_second().await;
+        if let Some(sink) = &self.table_sink {
+            sink.close().await;
+        }
         self.file.close().await;
     }
 }

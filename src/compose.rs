@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::{Access, IssuerKeysError, Issuers, RevokedHere, Tokens, check_issuers};
-use crate::audit::{Audit, Copies as RecordCopies, Origin};
+use crate::audit::{Audit, Copies as RecordCopies, Origin, Sink};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{AuditCopies, Config, Database, ExistingKey, NotText};
+use crate::config::{AuditCopies, AuditSink, Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
@@ -113,7 +113,8 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     })?);
     let Holder { node: id, boot } = node.holder();
     let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot }, copies_of_records(config));
-    let audit = Arc::new(audit.map_err(ComposeError::Audit)?);
+    let audit = audit.map_err(ComposeError::Audit)?.with_sinks(sink_of_records(config), Arc::clone(&store));
+    let audit = Arc::new(audit);
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
     let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
     let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock), revoked);
@@ -310,6 +311,13 @@ async fn refuse_to_hide_sqlite(postgres: &PostgresStore, sqlite: &Path) -> Resul
         return Err(ComposeError::SqliteHoldsSecrets { sqlite: sqlite.to_owned() });
     }
     Ok(())
+}
+
+fn sink_of_records(config: &Config) -> Sink {
+    match config.audit_sink {
+        AuditSink::File => Sink::File,
+        AuditSink::Table => Sink::Table,
+    }
 }
 
 const fn copies_of_records(config: &Config) -> RecordCopies {

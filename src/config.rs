@@ -56,6 +56,8 @@ pub struct Config {
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
     pub audit_copies: AuditCopies,
+    /// Where the records of reads and denials go first.
+    pub audit_sink: AuditSink,
     pub network: Network,
     pub socket_users: SocketUsers,
     /// Whose JWTs are taken; each issuer once.
@@ -91,6 +93,25 @@ pub enum LogFormat {
 pub enum AuditCopies {
     None,
     Journal,
+}
+
+/// Where the audit records of reads and denials go; the other place takes them where that cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditSink {
+    /// The JSON-lines file in the data directory.
+    File,
+    /// The database's table.
+    Table,
+}
+
+impl AuditSink {
+    /// A database on this host gains nothing by more rows; one that is elsewhere outlives the host.
+    const fn default_of(database: &Database) -> (&'static str, Self) {
+        match database {
+            Database::Sqlite { .. } => ("file", Self::File),
+            Database::Postgres { .. } => ("table", Self::Table),
+        }
+    }
 }
 
 /// What to do with a key file that lies beside an empty database.
@@ -202,6 +223,8 @@ impl Resolver<'_> {
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
         let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
+        let default_sink = database.as_ref().map_or(("file", AuditSink::File), AuditSink::default_of);
+        let audit_sink = self.value(Setting::AuditSink, default_sink, values::audit_sink);
         let socket_users = self.socket_users();
         let issuers = self.oidc();
         let limits = self.limits();
@@ -219,6 +242,7 @@ impl Resolver<'_> {
             database_retention,
             backup_gcp,
             audit_copies: audit_copies?,
+            audit_sink: audit_sink?,
             network: network?,
             socket_users: socket_users?,
             issuers: issuers?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-use super::{AuditCopies, ExistingKey, LogFormat};
+use super::{AuditCopies, AuditSink, ExistingKey, LogFormat};
 
 /// A key that is unwrapped once a month is not cached but kept.
 const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
@@ -46,6 +46,14 @@ pub(super) fn adopt_key(text: &str) -> Result<ExistingKey, String> {
         "true" => Ok(ExistingKey::Adopt),
         "false" => Ok(ExistingKey::Refuse),
         _ => Err("it must be true or false".to_owned()),
+    }
+}
+
+pub(super) fn audit_sink(text: &str) -> Result<AuditSink, String> {
+    match text {
+        "file" => Ok(AuditSink::File),
+        "table" => Ok(AuditSink::Table),
+        _ => Err("it must be \"file\" or \"table\"".to_owned()),
     }
 }
 

@@ -76,6 +76,11 @@ pub trait Scribe: Send + Sync {
     fn committed(&self);
 }
 
+/// Why records are not put behind a head.
+pub(super) fn head_is_elsewhere() -> StoreError {
+    StoreError::Refused("the head of this node's audit chain in the database is not where the node left it".to_owned())
+}
+
 /// The records of a change; a change without one is not made.
 pub(super) fn records_of(scribe: &dyn Scribe, touched: &[Touched]) -> Result<Vec<TrailRow>, StoreError> {
     let rows = scribe.records(touched);
@@ -130,6 +135,12 @@ pub trait Trail: Send + Sync {
     /// # Errors
     /// [`StoreError::Refused`] where a row is not there, or has a place.
     async fn link(&self, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError>;
+
+    /// Inserts records that have their places, and moves the chain's head on from where it has to be: one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where the head is somewhere else: another state of the database than the caller knows.
+    async fn append(&self, rows: &[TrailRow], from: Linked, head: &ChainHead) -> Result<(), StoreError>;
 
     /// Every chain's head, the oldest first.
     async fn chains(&self) -> Result<Vec<ChainHead>, StoreError>;

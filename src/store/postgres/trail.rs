@@ -10,7 +10,7 @@ use super::tx::{End, Read, Work, run_read, run_tx};
 use super::{NOW, PostgresStore};
 use crate::model::{BootId, NodeId};
 use crate::store::rows::{ChainColumns, StartColumns, TrailColumns, trail_column};
-use crate::store::trail::{ChainHead, Linked, Scribe, Trail, TrailRow};
+use crate::store::trail::{ChainHead, Linked, Scribe, Trail, TrailRow, head_is_elsewhere};
 use crate::store::{Store, StoreError};
 
 macro_rules! trail_columns {
@@ -36,6 +36,10 @@ impl Trail for PostgresStore {
 
     async fn link(&self, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError> {
         run_tx(self, "link", &mut Link { places, head }).await
+    }
+
+    async fn append(&self, rows: &[TrailRow], from: Linked, head: &ChainHead) -> Result<(), StoreError> {
+        run_tx(self, "audit", &mut Append { rows, from, head }).await
     }
 
     async fn chains(&self) -> Result<Vec<ChainHead>, StoreError> {
@@ -65,6 +69,40 @@ impl Work for Insert<'_> {
 
     async fn run(&mut self, tx: &mut PgConnection) -> Result<End<()>, Failure> {
         insert(tx, self.0).await?;
+        Ok(End::Commit(()))
+    }
+}
+
+struct Append<'a> {
+    rows: &'a [TrailRow],
+    from: Linked,
+    head: &'a ChainHead,
+}
+
+#[async_trait]
+impl Work for Append<'_> {
+    type Output = ();
+
+    async fn run(&mut self, tx: &mut PgConnection) -> Result<End<()>, Failure> {
+        const MOVE: &str = "UPDATE containarium.audit_chains SET position = $4, link = $5, \
+             updated_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
+             WHERE node_id = $1 AND boot_id = $2 AND kind = $3 AND position = $6 AND link = $7";
+        let Self { rows, from, head } = *self;
+        let moved = sqlx::query(MOVE)
+            .bind(head.node.to_string())
+            .bind(head.boot.to_string())
+            .bind(head.kind.column())
+            .bind(trail_column(head.end.position)?)
+            .bind(head.end.link.as_slice())
+            .bind(trail_column(from.position)?)
+            .bind(from.link.as_slice())
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+        if moved != 1 {
+            return Err(head_is_elsewhere().into());
+        }
+        insert(tx, rows).await?;
         Ok(End::Commit(()))
     }
 }

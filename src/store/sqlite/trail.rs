@@ -12,7 +12,7 @@ use super::{SqliteStore, StoreError, committed};
 use crate::model::{BootId, NodeId};
 use crate::store::Store;
 use crate::store::rows::{ChainColumns, StartColumns, TrailColumns, trail_column};
-use crate::store::trail::{ChainHead, Linked, Scribe, Trail, TrailRow};
+use crate::store::trail::{ChainHead, Linked, Scribe, Trail, TrailRow, head_is_elsewhere};
 
 macro_rules! trail_columns {
     () => {
@@ -41,6 +41,10 @@ impl Trail for SqliteStore {
 
     async fn link(&self, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError> {
         committed!(self, |tx| link(tx, places, head))
+    }
+
+    async fn append(&self, rows: &[TrailRow], from: Linked, head: &ChainHead) -> Result<(), StoreError> {
+        committed!(self, |tx| append(tx, rows, from, head))
     }
 
     async fn chains(&self) -> Result<Vec<ChainHead>, StoreError> {
@@ -109,6 +113,32 @@ pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[TrailRow])
         one_row(&insert.execute(&mut *connection).await.map_err(store_error)?)?;
     }
     Ok(())
+}
+
+async fn append(
+    connection: &mut SqliteConnection,
+    rows: &[TrailRow],
+    from: Linked,
+    head: &ChainHead,
+) -> Result<(), StoreError> {
+    const MOVE: &str = concat!(
+        "UPDATE audit_chains SET position = ?4, link = ?5, updated_at = ",
+        now!(),
+        " WHERE node_id = ?1 AND boot_id = ?2 AND kind = ?3 AND position = ?6 AND link = ?7"
+    );
+    let moved = sqlx::query(MOVE)
+        .bind(head.node.to_string())
+        .bind(head.boot.to_string())
+        .bind(head.kind.column())
+        .bind(trail_column(head.end.position)?)
+        .bind(head.end.link.as_slice())
+        .bind(trail_column(from.position)?)
+        .bind(from.link.as_slice());
+    let moved = moved.execute(&mut *connection).await.map_err(store_error)?.rows_affected();
+    if moved != 1 {
+        return Err(head_is_elsewhere());
+    }
+    insert(connection, rows).await
 }
 
 async fn link(connection: &mut SqliteConnection, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError> {
