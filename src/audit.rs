@@ -26,6 +26,7 @@ use table::Table;
 
 pub use chain::{Head, Origin};
 pub use record::{End, Kind, Outcome, Record};
+pub use table::Chained;
 
 /// The file with those that were put aside before it, in the order in which they were written; none of them need be there.
 ///
@@ -104,15 +105,34 @@ impl Audit {
     ///
     /// # Errors
     /// [`StoreError`]: the next call tries again.
-    pub async fn link(&self, store: &dyn Store, at: Micros) -> Result<(), StoreError> {
+    pub async fn link(&self, store: &dyn Store, at: Micros) -> Result<Chained, StoreError> {
         let _alone = self.linking.lock().await;
         if self.lacks_key() {
-            return Ok(());
+            return Ok(Chained::AsWritten);
         }
         if !self.table.is_begun() {
             self.table.begin(store, at).await?;
         }
         self.table.link(store, self.file.head()).await
+    }
+
+    /// Goes on in the database from what this process knows, although that says something else: the next [`Audit::link`] does. That
+    /// it was changed is recorded in the file, and said until this process ends.
+    ///
+    /// # Errors
+    /// [`AuditError`]: it is not recorded.
+    pub async fn insist(&self, at: Micros, what: String) -> Result<(), AuditError> {
+        if !self.table.insist(what) {
+            return Ok(());
+        }
+        let mut line = Vec::new();
+        record::write_changed(at, &mut line);
+        self.file.append(at, line, 1).await
+    }
+
+    /// What was found in the database that this process did not write.
+    pub fn changed(&self) -> Option<String> {
+        self.table.changed()
     }
 
     /// The database was put back to an earlier state, in which this start's chain may not have begun: the next [`Audit::link`] looks.

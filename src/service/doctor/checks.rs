@@ -433,6 +433,15 @@ pub(super) fn memory(unprotected: &[String]) -> Check {
     Check::warning("memory", unprotected.join("; "))
 }
 
+/// Whether it can be written is `daemon`'s.
+pub(super) fn audit(changed: Option<&str>) -> Check {
+    match changed {
+        None => Check::ok("audit", "the trail in the database is as this daemon wrote it"),
+        Some(what) => Check::failure("audit", format!("the trail in the database was changed: {what}"))
+            .mended_by("containarium audit verify"),
+    }
+}
+
 pub(super) fn node(problems: &[String], ledger: Option<&Ledger>, this: Option<NodeId>) -> Check {
     const NAME: &str = "node";
     if !problems.is_empty() {
