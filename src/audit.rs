@@ -29,6 +29,7 @@ use table::Table;
 
 pub use chain::{Head, Origin};
 pub use record::{End, Kind, Outcome, Record};
+pub use table::Chained;
 
 /// The file with those that were put aside before it, in the order in which they were written; none of them need be there.
 ///
@@ -128,13 +129,32 @@ impl Audit {
     ///
     /// # Errors
     /// [`StoreError`]: the next call tries again.
-    pub async fn link(&self, store: &dyn Store, at: Micros) -> Result<(), StoreError> {
+    pub async fn link(&self, store: &dyn Store, at: Micros) -> Result<Chained, StoreError> {
         if self.lacks_key() {
+            return Ok(Chained::AsWritten);
+        }
+        let chained = self.table.link(store, at, self.file.head()).await?;
+        self.try_again(at).await;
+        Ok(chained)
+    }
+
+    /// Goes on in the database from what this process knows, although that says something else: the next [`Audit::link`] does. That
+    /// it was changed is recorded in the file, and said until this process ends.
+    ///
+    /// # Errors
+    /// [`AuditError`]: it is not recorded.
+    pub async fn insist(&self, at: Micros, what: String) -> Result<(), AuditError> {
+        if !self.table.insist(what) {
             return Ok(());
         }
-        self.table.link(store, at, self.file.head()).await?;
-        self.try_again(at).await;
-        Ok(())
+        let mut line = Vec::new();
+        record::write_changed(at, &mut line);
+        self.file.append(at, line, 1).await
+    }
+
+    /// What was found in the database that this process did not write.
+    pub fn changed(&self) -> Option<String> {
+        self.table.changed()
     }
 
     /// The database was put back to an earlier state, in which this start's chain may not have begun: the next [`Audit::link`] looks.

@@ -144,6 +144,28 @@ impl Gap {
     }
 }
 
+/// The action of the record that the trail in the database is not as it was written.
+pub(super) const CHANGED: &str = "audit.changed";
+
+pub(super) fn write_changed(at: Micros, out: &mut Vec<u8>) {
+    #[derive(Serialize)]
+    struct Line {
+        time: String,
+        identity: &'static str,
+        action: &'static str,
+        chain: &'static str,
+        outcome: &'static str,
+    }
+    let line = Line {
+        time: at.to_string(),
+        identity: "daemon",
+        action: CHANGED,
+        chain: Kind::Table.as_str(),
+        outcome: Outcome::Failed.as_str(),
+    };
+    write_json(&line, out);
+}
+
 /// The action of a chain's first record.
 pub(super) const START: &str = "audit.start";
 

@@ -1,5 +1,10 @@
 //! The chain in the database. A record is inserted by the transaction of its change, unlinked; once it is committed it gets its place in
 //! the chain, within a second. That second is the window in which a record that is removed leaves no trace.
+//!
+//! Where the chain ends is kept in memory: the database only repeats it. Whoever can write there could otherwise remove a record, take
+//! the places of those behind it and set the head back, and the daemon would close the hole under its own key.
+
+mod own;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,8 +21,19 @@ use crate::model::{Micros, SecretName, Tenant};
 use crate::store::trail::{ChainHead, ChainKind, Linked, TrailRow};
 use crate::store::{Store, StoreError};
 
+use own::{Own, Stand};
+
 /// Records that are linked at a time.
 const PAGE: u32 = 1000;
+
+/// How the database's part of the trail was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chained {
+    AsWritten,
+    /// Somebody else changed it, or the database was put back to an earlier state: nothing was linked. [`super::Audit::insist`] goes
+    /// on from what this process knows.
+    Changed(String),
+}
 
 pub(super) struct Table {
     origin: Origin,
@@ -27,6 +43,9 @@ pub(super) struct Table {
     next: AtomicU64,
     /// Whether the chain's beginning is committed.
     begun: AtomicBool,
+    own: Mutex<Own>,
+    /// One at a time gives records their places.
+    linking: tokio::sync::Mutex<()>,
     /// What was last entered of the file's chain.
     entered: Mutex<Option<Head>>,
 }
@@ -44,6 +63,8 @@ impl Table {
             keys: Mutex::default(),
             next: AtomicU64::new(1),
             begun: AtomicBool::new(false),
+            own: Mutex::default(),
+            linking: tokio::sync::Mutex::default(),
             entered: Mutex::default(),
         }
     }
@@ -55,11 +76,22 @@ impl Table {
     /// What is known of the database does not hold any more.
     pub(super) fn begin_again(&self) {
         self.begun.store(false, Ordering::Release);
+        lock(&self.own).forget();
         *lock(&self.entered) = None;
     }
 
     pub(super) fn is_begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
+    }
+
+    /// What was found in the database that this process did not write; kept until it ends.
+    pub(super) fn changed(&self) -> Option<String> {
+        lock(&self.own).changed.clone()
+    }
+
+    /// Goes on from what this process knows, whatever the database says. Whether that is news.
+    pub(super) fn insist(&self, what: String) -> bool {
+        lock(&self.own).insist(what)
     }
 
     /// The record's row, authenticated, not linked. `None` until the chain has begun.
@@ -89,6 +121,7 @@ impl Table {
         })
     }
 
+    /// A record of this start under the newest key; only what went through here gets a place later.
     fn authenticated(&self, line: &[u8], number: u64) -> Option<(Vec<u8>, Mac)> {
         let (_, key) = lock(&self.keys).last_key_value().map(|(version, key)| (*version, Arc::clone(key)))?;
         let mut record = line.strip_suffix(b"}\n")?.to_vec();
@@ -96,51 +129,77 @@ impl Table {
         record.extend_from_slice(number.to_string().as_bytes());
         record.push(b'}');
         let mac = key.mac(&record);
+        lock(&self.own).hand_out(number, mac);
         Some((record, mac))
     }
 
     /// Begins this start's chain after the node's one before, which is brought to its end first: no process of an earlier start lives.
-    pub(super) async fn begin(&self, store: &dyn Store, at: Micros) -> Result<(), StoreError> {
+    async fn begin(&self, store: &dyn Store, at: Micros) -> Result<(), StoreError> {
         let Origin { node, boot } = self.origin;
+        self.end_earlier(store).await?;
         // An attempt whose end was not known may have come through.
         let first = store.trail(node, boot, None, 1).await?;
         if first.is_empty() {
-            while self.link_page(store).await? {}
-            let chains = store.chains().await?;
-            let before = chains.iter().rfind(|head| head.node == node && head.kind == ChainKind::Table);
-            let end = |head: &ChainHead| End { boot: head.boot, n: head.end.position, link: Mac(head.end.link) };
-            let mut line = Vec::new();
-            Start { kind: Kind::Table, previous: before.map(end) }.write_line(at, &mut line);
-            let Some((record, mac)) = self.authenticated(&line, 0) else { return Ok(()) };
-            let row = TrailRow {
-                node,
-                boot,
-                number: 0,
-                at,
-                identity: "daemon".to_owned(),
-                action: super::record::START.to_owned(),
-                tenant: None,
-                name: None,
-                version: None,
-                blob_sha256: None,
-                outcome: super::Outcome::Ok.as_str().to_owned(),
-                record,
-                mac: mac.0,
-                place: None,
+            let start = lock(&self.own).start.clone();
+            let row = match start {
+                Some(row) => row,
+                None => match self.first_row(store, at).await? {
+                    Some(row) => row,
+                    None => return Ok(()),
+                },
             };
+            // The same one again where this attempt's end is not known.
+            lock(&self.own).start = Some(row.clone());
             store.insert(&[row]).await?;
         }
         self.begun.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Gives committed records their places, and enters how far the chains have come: this one, and the file's.
-    pub(super) async fn link(&self, store: &dyn Store, file: Option<Head>) -> Result<(), StoreError> {
+    async fn first_row(&self, store: &dyn Store, at: Micros) -> Result<Option<TrailRow>, StoreError> {
+        let Origin { node, boot } = self.origin;
+        let chains = store.chains().await?;
+        let before = chains.iter().rfind(|head| head.node == node && head.kind == ChainKind::Table);
+        let end = |head: &ChainHead| End { boot: head.boot, n: head.end.position, link: Mac(head.end.link) };
+        let mut line = Vec::new();
+        Start { kind: Kind::Table, previous: before.map(end) }.write_line(at, &mut line);
+        let Some((record, mac)) = self.authenticated(&line, 0) else { return Ok(None) };
+        Ok(Some(TrailRow {
+            node,
+            boot,
+            number: 0,
+            at,
+            identity: "daemon".to_owned(),
+            action: super::record::START.to_owned(),
+            tenant: None,
+            name: None,
+            version: None,
+            blob_sha256: None,
+            outcome: super::Outcome::Ok.as_str().to_owned(),
+            record,
+            mac: mac.0,
+            place: None,
+        }))
+    }
+
+    /// Begins the chain where it has not begun, gives committed records their places, and enters how far the chains have come: this one,
+    /// and the file's.
+    pub(super) async fn link(&self, store: &dyn Store, at: Micros, file: Option<Head>) -> Result<Chained, StoreError> {
+        let _alone = self.linking.lock().await;
         if !self.is_begun() {
-            return Ok(());
+            self.begin(store, at).await?;
         }
-        while self.link_page(store).await? {}
-        let Some(head) = file.filter(|head| *lock(&self.entered) != Some(*head)) else { return Ok(()) };
+        if !self.is_begun() {
+            return Ok(Chained::AsWritten);
+        }
+        let chained = match self.link_own(store).await? {
+            Chained::AsWritten => {
+                let mut own = lock(&self.own);
+                own.elsewhere.take().or_else(|| own.untold()).map_or(Chained::AsWritten, Chained::Changed)
+            }
+            changed @ Chained::Changed(_) => changed,
+        };
+        let Some(head) = file.filter(|head| *lock(&self.entered) != Some(*head)) else { return Ok(chained) };
         let entry = ChainHead {
             node: self.origin.node,
             boot: self.origin.boot,
@@ -151,56 +210,169 @@ impl Table {
         };
         store.link(&[], &entry).await?;
         *lock(&self.entered) = Some(head);
-        Ok(())
+        Ok(chained)
     }
 
-    /// Whether there may be more.
-    async fn link_page(&self, store: &dyn Store) -> Result<bool, StoreError> {
-        let rows = store.unlinked(self.origin.node, PAGE).await?;
-        if rows.is_empty() {
-            return Ok(false);
+    /// Inserts records that go with no change, with their places, and returns them.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where the database's end of the chain is not this process's; the next [`Table::link`] tells.
+    pub(super) async fn append(&self, store: &dyn Store, mut rows: Vec<TrailRow>) -> Result<Vec<TrailRow>, StoreError> {
+        let _alone = self.linking.lock().await;
+        let known = lock(&self.own).certain_end();
+        let (from, mut head) = match known {
+            Some(head) => (head.end, head),
+            None => self.end_in(store).await?,
+        };
+        for row in &mut rows {
+            let key =
+                self.key_of(row).ok_or_else(|| StoreError::Refused("no key authenticates a record".to_owned()))?;
+            head.end = behind(&key, &head.end, row);
+            row.place = Some(head.end);
         }
+        lock(&self.own).attempt(&head, rows.iter().map(|row| row.number).collect());
+        store.append(&rows, from, &head).await?;
+        lock(&self.own).settle(&head);
+        Ok(rows)
+    }
+
+    /// Where the database's end of this start's chain is, and where records go on.
+    async fn end_in(&self, store: &dyn Store) -> Result<(Linked, ChainHead), StoreError> {
         let chains = store.chains().await?;
-        let is_full = rows.len() == PAGE as usize;
-        let mut any = false;
-        for of_boot in rows.chunk_by(|a, b| a.boot == b.boot) {
-            any |= self.link_boot(store, &chains, of_boot).await?;
+        let Origin { node, boot } = self.origin;
+        let found = chains.iter().find(|head| head.node == node && head.kind == ChainKind::Table && head.boot == boot);
+        let mut own = lock(&self.own);
+        match (own.stand(found), found) {
+            (Stand::At(head), Some(found)) => Ok((found.end, head)),
+            (Stand::Elsewhere(what), _) => {
+                own.elsewhere = Some(what.clone());
+                Err(StoreError::Refused(what))
+            }
+            (Stand::NotBegun | Stand::At(_), _) => {
+                Err(StoreError::Refused("this start's chain has no end in the database yet".to_owned()))
+            }
         }
-        Ok(is_full && any)
     }
 
-    async fn link_boot(&self, store: &dyn Store, chains: &[ChainHead], rows: &[TrailRow]) -> Result<bool, StoreError> {
-        let Some(first) = rows.first() else { return Ok(false) };
-        let mut of_node = chains.iter().filter(|head| head.node == first.node && head.kind == ChainKind::Table);
-        let known = of_node.clone().find(|head| head.boot == first.boot).cloned();
-        let mut head = known.unwrap_or_else(|| {
-            let previous = of_node.rfind(|head| head.boot != first.boot).map(|head| (head.boot, head.end.link));
-            ChainHead {
-                node: first.node,
-                boot: first.boot,
-                kind: ChainKind::Table,
-                started_at: first.at,
-                previous,
-                end: Linked { position: 0, link: previous.map_or(Mac::NONE.0, |(_, link)| link) },
+    /// Gives this start's records their places. One that had a place, or was not made here, gets none.
+    async fn link_own(&self, store: &dyn Store) -> Result<Chained, StoreError> {
+        let mut after = None;
+        loop {
+            let rows = store.unlinked(self.origin.node, after, PAGE).await?;
+            let Some(last) = rows.last() else { return Ok(Chained::AsWritten) };
+            after = Some((last.boot, last.number));
+            let is_full = rows.len() == PAGE as usize;
+            let rows: Vec<TrailRow> = rows.into_iter().filter(|row| self.is_to_be_linked(row)).collect();
+            if !rows.is_empty()
+                && let changed @ Chained::Changed(_) = self.link_rows(store, &rows).await?
+            {
+                return Ok(changed);
             }
-        });
+            if !is_full {
+                return Ok(Chained::AsWritten);
+            }
+        }
+    }
+
+    fn is_to_be_linked(&self, row: &TrailRow) -> bool {
+        let mut own = lock(&self.own);
+        let is_ours = row.boot == self.origin.boot && (own.waits(row) || (own.adopts() && self.key_of(row).is_some()));
+        if !is_ours {
+            own.found(format!(
+                "record {} of start {} has no place in its chain although it had one, or is none of this daemon's; it gets none",
+                row.number, row.boot
+            ));
+        }
+        is_ours
+    }
+
+    async fn link_rows(&self, store: &dyn Store, rows: &[TrailRow]) -> Result<Chained, StoreError> {
+        let chains = store.chains().await?;
+        let Origin { node, boot } = self.origin;
+        let of_node = || chains.iter().filter(|head| head.node == node && head.kind == ChainKind::Table);
+        let found = of_node().find(|head| head.boot == boot);
+        let mut head = match lock(&self.own).stand(found) {
+            Stand::At(head) => head,
+            Stand::NotBegun => new_head(rows.first(), of_node().rfind(|head| head.boot != boot), self.origin),
+            Stand::Elsewhere(what) => return Ok(Chained::Changed(what)),
+        };
         let mut places = Vec::with_capacity(rows.len());
         for row in rows {
-            let version = serde_json::from_slice::<KeyOf>(&row.record).ok().map(|of| of.key);
-            let key = version.and_then(|version| lock(&self.keys).get(&version).cloned());
-            let Some(key) = key.filter(|key| key.verifies(&row.record, Mac(row.mac))) else {
+            let Some(key) = self.key_of(row) else { break };
+            head.end = behind(&key, &head.end, row);
+            places.push((row.number, head.end));
+        }
+        if places.is_empty() {
+            return Ok(Chained::AsWritten);
+        }
+        let numbers: Vec<u64> = places.iter().map(|(number, _)| *number).collect();
+        lock(&self.own).attempt(&head, numbers);
+        store.link(&places, &head).await?;
+        lock(&self.own).settle(&head);
+        Ok(Chained::AsWritten)
+    }
+
+    /// Brings the chains of earlier starts to their ends: what a crash left without its place.
+    async fn end_earlier(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let rows = store.unlinked(self.origin.node, after, PAGE).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = Some((last.boot, last.number));
+            for of_boot in rows.chunk_by(|a, b| a.boot == b.boot) {
+                if of_boot.first().is_some_and(|row| row.boot != self.origin.boot) {
+                    self.link_earlier(store, of_boot).await?;
+                }
+            }
+            if rows.len() < PAGE as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn link_earlier(&self, store: &dyn Store, rows: &[TrailRow]) -> Result<(), StoreError> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let chains = store.chains().await?;
+        let mut of_node = chains.iter().filter(|head| head.node == first.node && head.kind == ChainKind::Table);
+        let known = of_node.clone().find(|head| head.boot == first.boot).cloned();
+        let origin = Origin { node: first.node, boot: first.boot };
+        let mut head =
+            known.unwrap_or_else(|| new_head(Some(first), of_node.rfind(|head| head.boot != first.boot), origin));
+        let mut places = Vec::with_capacity(rows.len());
+        for row in rows {
+            let Some(key) = self.key_of(row) else {
                 // A chain that vouches for a forgery would be worse than one that ends: `audit verify` names the record.
                 tracing::error!(boot = %row.boot, number = row.number, "an audit record in the database does not verify, and is not linked");
                 break;
             };
-            head.end.link = key.link(Mac(head.end.link), Mac(row.mac)).0;
-            head.end.position += 1;
+            head.end = behind(&key, &head.end, row);
             places.push((row.number, head.end));
         }
-        if places.is_empty() {
-            return Ok(false);
-        }
-        store.link(&places, &head).await?;
-        Ok(true)
+        if places.is_empty() { Ok(()) } else { store.link(&places, &head).await }
     }
+
+    /// The key that authenticates the row; `None` where none does.
+    fn key_of(&self, row: &TrailRow) -> Option<Arc<ChainKey>> {
+        let version = serde_json::from_slice::<KeyOf>(&row.record).ok()?.key;
+        let key = lock(&self.keys).get(&version).cloned()?;
+        key.verifies(&row.record, Mac(row.mac)).then_some(key)
+    }
+}
+
+/// A chain that has no record yet, and follows the node's one before.
+fn new_head(first: Option<&TrailRow>, before: Option<&ChainHead>, Origin { node, boot }: Origin) -> ChainHead {
+    let previous = before.map(|head| (head.boot, head.end.link));
+    ChainHead {
+        node,
+        boot,
+        kind: ChainKind::Table,
+        started_at: first.map_or(Micros(0), |row| row.at),
+        previous,
+        end: Linked { position: 0, link: previous.map_or(Mac::NONE.0, |(_, link)| link) },
+    }
+}
+
+/// The place after this one.
+fn behind(key: &ChainKey, end: &Linked, row: &TrailRow) -> Linked {
+    Linked { position: end.position + 1, link: key.link(Mac(end.link), Mac(row.mac)).0 }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::record::START;
+use super::record::{CHANGED, START};
 use crate::crypto::{ChainKey, Mac};
 use crate::model::{BootId, Micros, NodeId};
 use crate::store::trail::{ChainHead, ChainKind, TrailRow};
@@ -188,6 +188,8 @@ impl Verifier {
         } else if parsed.action == "audit.gap" {
             let (records, since) = (parsed.records.unwrap_or(0), parsed.since.as_deref().unwrap_or("an unknown time"));
             self.note(place, &format!("{records} records since {since} could not be written"));
+        } else if parsed.action == CHANGED {
+            self.find(place, "says that the daemon found the trail in the database changed by somebody else");
         }
         is_authentic
     }

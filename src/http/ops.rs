@@ -24,7 +24,8 @@ pub(super) async fn livez() -> Response {
     json(StatusCode::OK, &HealthAnswer { status: "ok".to_owned(), waiting_for: Vec::new(), warnings: Vec::new() })
 }
 
-/// Secrets can be read and written; if not, what is waited for. Until a copy of the master key off the host is confirmed it warns.
+/// Secrets can be read and written; if not, what is waited for. Until a copy of the master key off the host is confirmed it warns, and
+/// where somebody wrote into the audit trail or one of its sinks fails.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, description = "Secrets can be read and written.", body = HealthAnswer),
     (status = 400, body = crate::wire::Problem, content_type = "application/problem+json"),
@@ -39,7 +40,8 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     let known = app.surface == Surface::Socket;
     let waiting_for = if known { readiness.waiting_for() } else { Vec::new() };
     let unproven = if known && readiness.is_ready() { app.service.unproven().await } else { None };
-    let warnings = unproven.into_iter().map(str::to_owned).collect();
+    let of_trail = if known { app.service.trail_warnings() } else { Vec::new() };
+    let warnings = unproven.into_iter().map(str::to_owned).chain(of_trail).collect();
     json(status, &HealthAnswer { status: word.to_owned(), waiting_for, warnings })
 }
 

@@ -6,7 +6,7 @@ use super::node::Node;
 use super::open::AUDIT_CHAIN;
 use super::secrets::open_sealed;
 use super::{Error, Service};
-use crate::audit::Audit;
+use crate::audit::{Audit, Chained};
 use crate::clock::Clock;
 use crate::crypto::ChainKey;
 use crate::keys::Keyring;
@@ -87,7 +87,7 @@ fn open(keys: &Keyring, found: Found) -> Result<ChainKey, ChainError> {
 
 impl Service {
     /// Records the callers that were turned away and counted in the second that is over, and lets them have their answers. To be called each
-    /// second; waits for the file alone.
+    /// second; waits for the sinks alone.
     pub async fn end_second(&self) {
         self.audit.end_second().await;
     }
@@ -100,6 +100,24 @@ impl Service {
         // Of a database that went back nothing is changed: it may not be the one that stays.
         if self.node.behind().is_some() {
             return;
+        }
+        match self.audit.link(&*self.store, self.clock.wall()).await {
+            Ok(Chained::AsWritten) => {}
+            Ok(Chained::Changed(what)) => self.insist(what).await,
+            // What lies there cannot be read: somebody wrote it.
+            Err(error @ StoreError::Corrupt { .. }) => self.insist(error.to_string()).await,
+            Err(error) => tracing::debug!("the audit's chain waits for the database: {error}"),
+        }
+    }
+
+    /// The database's part of the trail is not as this process wrote it. That of one that was put back to an earlier state is not,
+    /// and whether it was, the node knows once it has looked.
+    async fn insist(&self, what: String) {
+        if self.node.tick().await.is_err() || self.node.behind().is_some() {
+            return;
+        }
+        if self.audit.insist(self.clock.wall(), what).await.is_err() {
+            tracing::error!("that the audit trail in the database was changed could not be recorded");
         }
         if let Err(error) = self.audit.link(&*self.store, self.clock.wall()).await {
             tracing::debug!("the audit's chain waits for the database: {error}");

@@ -52,7 +52,7 @@ impl Verdict {
 }
 
 /// Every check that a daemon makes, in its order; where the database does not answer some are not made, nor is `kms` where no key file is wrapped.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "daemon",
     "database",
     "key-file",
@@ -67,6 +67,7 @@ pub const NAMES: [&str; 15] = [
     "key-disk",
     "kms",
     "memory",
+    "audit",
     "node",
 ];
 
@@ -151,6 +152,7 @@ impl Service {
         checks.extend(on_disks.rooms);
         checks.extend(self.kms_check(ledger.as_ref().ok()).await);
         checks.push(checks::memory(self.unprotected.get().map_or(&[], Vec::as_slice)));
+        checks.push(checks::audit(self.audit.changed().as_deref(), &self.audit.troubles()));
         checks.push(checks::node(&self.node.problems(), ledger.as_ref().ok(), Some(self.node.holder().node)));
         Looked { checks, times: ledger.ok().and_then(|ledger| ledger.times(self.destinations.secrets())) }
     }

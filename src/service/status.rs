@@ -54,8 +54,13 @@ pub struct Status {
     pub counts: Option<Counts>,
     /// Whether a copy of the active key off the host has been proven; `None` where it is not known.
     pub backup_proven: Option<bool>,
-    /// What is wrong with this node's files, and does not keep it from serving.
+    /// What is wrong with this node's files or the audit trail, and does not keep it from serving.
     pub problems: Vec<String>,
+}
+
+/// Said until the process ends.
+fn trail_changed(what: &str) -> String {
+    format!("the audit trail in the database was changed: {what}; `containarium audit verify` says what is missing")
 }
 
 impl Status {
@@ -97,6 +102,12 @@ impl Service {
         };
         let proven = tokio::time::timeout(PING, self.store.has_confirmed_escrow(active)).await;
         matches!(proven, Ok(Ok(false))).then_some(NO_BACKUP)
+    }
+
+    /// What is wrong with the audit trail, and keeps nobody from being served: somebody wrote into it, or one of its sinks fails.
+    #[must_use]
+    pub fn trail_warnings(&self) -> Vec<String> {
+        self.audit.changed().as_deref().map(trail_changed).into_iter().chain(self.audit.troubles()).collect()
     }
 
     #[must_use]
@@ -166,7 +177,7 @@ impl Service {
             cache: self.keys.cache_stats(),
             counts: None,
             backup_proven: None,
-            problems: self.node.problems(),
+            problems: self.node.problems().into_iter().chain(self.trail_warnings()).collect(),
         };
         match from_store {
             Ok((key_state, master_keys, counts, backup_proven)) => {

@@ -15,7 +15,7 @@ pub(super) use rotation::{
 };
 pub(super) use tokens::{PulseRow, PulsedTokenRow, TokenRow, is_meant, new_token, revoked_token};
 
-pub(super) use trail::{ChainColumns, StartColumns, TrailColumns, trail_column};
+pub(super) use trail::{ChainColumns, StartColumns, TrailColumns, keyset, trail_column};
 
 use std::fmt;
 

@@ -127,8 +127,13 @@ pub trait Trail: Send + Sync {
     /// Inserts records that go with no change.
     async fn insert(&self, rows: &[TrailRow]) -> Result<(), StoreError>;
 
-    /// Committed records of a node that no chain has reached, by start and number.
-    async fn unlinked(&self, node: NodeId, limit: u32) -> Result<Vec<TrailRow>, StoreError>;
+    /// Committed records of a node that no chain has reached, by start and number, after this one.
+    async fn unlinked(
+        &self,
+        node: NodeId,
+        after: Option<(BootId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<TrailRow>, StoreError>;
 
     /// Gives rows their places in the chain of `head`, and enters how far it has come: one transaction. Only rows that have none get one.
     ///

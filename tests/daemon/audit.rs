@@ -18,6 +18,8 @@ on_both_stores!(
     a_whole_trail_verifies_with_the_daemon_and_without_it,
     what_is_done_to_the_file_is_found,
     what_is_done_to_the_database_is_found,
+    a_record_taken_out_from_under_a_running_daemon_is_missed_and_the_hole_is_never_closed,
+    a_head_that_was_set_back_under_a_running_daemon_is_refused,
     a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next,
     an_old_row_of_a_secret_put_back_is_found,
     a_trail_verifies_after_an_older_database_was_put_back_and_accepted,
@@ -324,6 +326,76 @@ fn what_is_done_to_the_database_is_found(site: &Site) {
         site.put_copy_back();
         whole(site);
     }
+}
+
+/// Removes what was written at the third place, frees the places behind it, and sets the head back to the second.
+fn take_out_the_third(site: &Site) {
+    site.run_sql("DELETE FROM audit WHERE position = 3");
+    site.run_sql("UPDATE audit SET position = NULL, link = NULL WHERE position > 3");
+    set_head_back(site);
+}
+
+fn set_head_back(site: &Site) {
+    site.run_sql(
+        "UPDATE audit_chains SET position = 2, link = (SELECT link FROM audit WHERE position = 2) WHERE kind = 'table'",
+    );
+}
+
+/// Waits until the daemon says that somebody else wrote into its trail, and that this stands in its file.
+fn told(site: &Site, daemon: &Daemon) {
+    let begun = Instant::now();
+    let warned =
+        || String::from_utf8_lossy(&daemon.get("/readyz").body).contains("the audit trail in the database was changed");
+    while !(warned() && site.audit_lines().iter().any(|line| line.contains("\"audit.changed\""))) {
+        assert!(begun.elapsed() < PATIENCE, "it does not say so:\n{}", site.log());
+        std::thread::yield_now();
+    }
+    assert_eq!(daemon.get("/readyz").status, 200, "it serves on");
+    let doctor = site.cli(["admin", "doctor"], b"");
+    assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
+    let status = site.cli(["admin", "status"], b"");
+    let shown = String::from_utf8_lossy(&status.stdout).into_owned() + &String::from_utf8_lossy(&status.stderr);
+    assert!(shown.contains("the audit trail in the database was changed"), "{shown}");
+    let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    assert!(metrics.contains("containarium_doctor_verdict{check=\"audit\"} 2"), "{metrics}");
+}
+
+fn a_record_taken_out_from_under_a_running_daemon_is_missed_and_the_hole_is_never_closed(site: &Site) {
+    let daemon = used(site);
+    take_out_the_third(site);
+    told(site, &daemon);
+    assert_eq!(daemon.set("alice", "KEY", b"later").status, 200);
+    let begun = Instant::now();
+    while site.number("SELECT count(*) FROM audit WHERE position = 5") == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it does not go on:\n{}", site.log());
+        std::thread::yield_now();
+    }
+    assert_eq!(site.number("SELECT count(*) FROM audit WHERE position IS NULL"), 1, "what had a place gets no other");
+    let (code, found) = verify(site, &[]);
+    assert_eq!(code, Some(1));
+    for what in ["records 3 to 4 were removed", "found the trail in the database changed by somebody else"] {
+        assert!(found.iter().any(|found| found.contains(what)), "{what} is not in {found:?}");
+    }
+    assert_eq!(daemon.stop().code(), Some(0));
+    // Nor by the next start.
+    assert_eq!(site.start().stop().code(), Some(0));
+    assert!(verify(site, &[]).1.iter().any(|found| found.contains("records 3 to 4 were removed")));
+}
+
+fn a_head_that_was_set_back_under_a_running_daemon_is_refused(site: &Site) {
+    let daemon = used(site);
+    site.run_sql("DELETE FROM audit WHERE position > 2");
+    set_head_back(site);
+    assert_eq!(daemon.set("alice", "KEY", b"later").status, 200);
+    told(site, &daemon);
+    let begun = Instant::now();
+    while site.number("SELECT count(*) FROM audit_chains WHERE kind = 'table' AND position = 5") == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it does not go on:\n{}", site.log());
+        std::thread::yield_now();
+    }
+    let (code, found) = verify(site, &[]);
+    assert_eq!(code, Some(1));
+    assert!(found.iter().any(|found| found.contains("records 3 to 4 were removed")), "{found:?}");
 }
 
 fn a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next(site: &Site) {

@@ -96,6 +96,7 @@ fn a_new_deployment_is_warned_of_its_backups_and_fails_nothing(site: &Site) {
         "data-disk",
         "key-disk",
         "memory",
+        "audit",
         "node",
     ];
     assert_eq!(told.names(), all);
@@ -109,7 +110,7 @@ fn a_new_deployment_is_warned_of_its_backups_and_fails_nothing(site: &Site) {
         &["no copy of the database is recorded", "the limit is 2 days", "--record"],
     );
     told.finds("drill", "warning", &["containarium backup drill"]);
-    for name in ["daemon", "database", "key-file", "clock", "keys", "rotation", "node"] {
+    for name in ["daemon", "database", "key-file", "clock", "keys", "rotation", "audit", "node"] {
         told.finds(name, "ok", &[]);
     }
     let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();

@@ -433,6 +433,16 @@ pub(super) fn memory(unprotected: &[String]) -> Check {
     Check::warning("memory", unprotected.join("; "))
 }
 
+/// Whether it can be written is `daemon`'s.
+pub(super) fn audit(changed: Option<&str>, troubles: &[String]) -> Check {
+    match changed {
+        Some(what) => Check::failure("audit", format!("the trail in the database was changed: {what}"))
+            .mended_by("containarium audit verify"),
+        None if troubles.is_empty() => Check::ok("audit", "the trail in the database is as this daemon wrote it"),
+        None => Check::warning("audit", troubles.join("; ")),
+    }
+}
+
 pub(super) fn node(problems: &[String], ledger: Option<&Ledger>, this: Option<NodeId>) -> Check {
     const NAME: &str = "node";
     if !problems.is_empty() {

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::tx::{End, Read, Work, run_read, run_tx};
 use super::{NOW, PostgresStore};
 use crate::model::{BootId, NodeId};
-use crate::store::rows::{ChainColumns, StartColumns, TrailColumns, trail_column};
+use crate::store::rows::{ChainColumns, StartColumns, TrailColumns, keyset, trail_column};
 use crate::store::trail::{ChainHead, Linked, Scribe, Trail, TrailRow, head_is_elsewhere};
 use crate::store::{Store, StoreError};
 
@@ -30,8 +30,13 @@ impl Trail for PostgresStore {
         run_tx(self, "audit", &mut Insert(rows)).await
     }
 
-    async fn unlinked(&self, node: NodeId, limit: u32) -> Result<Vec<TrailRow>, StoreError> {
-        run_read(&self.pool, &Unlinked { node, limit }).await
+    async fn unlinked(
+        &self,
+        node: NodeId,
+        after: Option<(BootId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<TrailRow>, StoreError> {
+        run_read(&self.pool, &Unlinked { node, after, limit }).await
     }
 
     async fn link(&self, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError> {
@@ -139,6 +144,7 @@ pub(super) async fn insert(tx: &mut PgConnection, rows: &[TrailRow]) -> Result<(
 
 struct Unlinked {
     node: NodeId,
+    after: Option<(BootId, u64)>,
     limit: u32,
 }
 
@@ -147,9 +153,12 @@ impl Read for Unlinked {
     type Output = Vec<TrailRow>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<TrailRow>, Failure> {
-        const SQL: &str =
-            concat!(trail_columns!(), "WHERE node_id = $1 AND position IS NULL ORDER BY boot_id, record_no LIMIT $2");
-        let query = sqlx::query_as(SQL).bind(self.node.to_string()).bind(i64::from(self.limit));
+        const SQL: &str = concat!(
+            trail_columns!(),
+            "WHERE node_id = $1 AND position IS NULL AND (boot_id, record_no) > ($2, $3) ORDER BY boot_id, record_no LIMIT $4"
+        );
+        let (boot, number) = keyset(self.after)?;
+        let query = sqlx::query_as(SQL).bind(self.node.to_string()).bind(boot).bind(number).bind(i64::from(self.limit));
         records(query.fetch_all(connection).await?)
     }
 }

@@ -132,3 +132,11 @@ impl StartColumns {
 pub(in crate::store) fn trail_column(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|_| StoreError::Refused(format!("{number} does not fit")))
 }
+
+/// After which start and record to go on, as the columns compare them; nothing is before the empty text.
+///
+/// # Errors
+/// [`StoreError::Refused`] for a number that no column holds.
+pub(in crate::store) fn keyset(after: Option<(BootId, u64)>) -> Result<(String, i64), StoreError> {
+    after.map_or(Ok((String::new(), -1)), |(boot, number)| Ok((boot.to_string(), trail_column(number)?)))
+}

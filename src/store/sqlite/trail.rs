@@ -11,7 +11,7 @@ use super::write::one_row;
 use super::{SqliteStore, StoreError, committed};
 use crate::model::{BootId, NodeId};
 use crate::store::Store;
-use crate::store::rows::{ChainColumns, StartColumns, TrailColumns, trail_column};
+use crate::store::rows::{ChainColumns, StartColumns, TrailColumns, keyset, trail_column};
 use crate::store::trail::{ChainHead, Linked, Scribe, Trail, TrailRow, head_is_elsewhere};
 
 macro_rules! trail_columns {
@@ -31,10 +31,18 @@ impl Trail for SqliteStore {
         committed!(self, |tx| insert(tx, rows))
     }
 
-    async fn unlinked(&self, node: NodeId, limit: u32) -> Result<Vec<TrailRow>, StoreError> {
-        const SQL: &str =
-            concat!(trail_columns!(), "WHERE node_id = ?1 AND position IS NULL ORDER BY boot_id, record_no LIMIT ?2");
-        let query = sqlx::query_as(SQL).bind(node.to_string()).bind(i64::from(limit));
+    async fn unlinked(
+        &self,
+        node: NodeId,
+        after: Option<(BootId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<TrailRow>, StoreError> {
+        const SQL: &str = concat!(
+            trail_columns!(),
+            "WHERE node_id = ?1 AND position IS NULL AND (boot_id, record_no) > (?2, ?3) ORDER BY boot_id, record_no LIMIT ?4"
+        );
+        let (boot, number) = keyset(after)?;
+        let query = sqlx::query_as(SQL).bind(node.to_string()).bind(boot).bind(number).bind(i64::from(limit));
         let rows: Vec<TrailColumns> = query.fetch_all(&self.readers).await.map_err(store_error)?;
         rows.into_iter().map(TrailColumns::row).collect()
     }

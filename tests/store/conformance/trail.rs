@@ -153,8 +153,11 @@ pub(crate) async fn a_record_gets_its_place_once_and_the_head_goes_with_it(f: Fi
     let f = f.with_key().await;
     let other = TrailRow { boot: BootId::new([1; 16]), ..row(4) };
     f.store.insert(&[row(0), row(1), row(2), other.clone()]).await.unwrap();
-    assert_eq!(f.store.unlinked(NODE, 10).await.unwrap(), [other, row(0), row(1), row(2)]);
-    assert_eq!(f.store.unlinked(NodeId::new([3; 16]), 10).await.unwrap(), []);
+    assert_eq!(f.store.unlinked(NODE, None, 10).await.unwrap(), [other, row(0), row(1), row(2)]);
+    let after = |boot: BootId, number| f.store.unlinked(NODE, Some((boot, number)), 2);
+    assert_eq!(after(BootId::new([1; 16]), 4).await.unwrap(), [row(0), row(1)]);
+    assert_eq!(after(BOOT, 1).await.unwrap(), [row(2)]);
+    assert_eq!(f.store.unlinked(NodeId::new([3; 16]), None, 10).await.unwrap(), []);
     let places = [(0, head(1).end), (1, head(2).end)];
     f.store.link(&places, &head(2)).await.unwrap();
     assert_eq!(f.store.chains().await.unwrap(), [head(2)]);
@@ -163,7 +166,7 @@ pub(crate) async fn a_record_gets_its_place_once_and_the_head_goes_with_it(f: Fi
         assert!(matches!(f.store.link(places, &head(3)).await, Err(StoreError::Refused(_))));
         assert_eq!(f.store.chains().await.unwrap(), [head(2)]);
     }
-    assert_eq!(f.store.unlinked(NODE, 10).await.unwrap().len(), 2);
+    assert_eq!(f.store.unlinked(NODE, None, 10).await.unwrap().len(), 2);
     f.store.link(&[(2, head(3).end)], &head(3)).await.unwrap();
     assert_eq!(f.store.chains().await.unwrap(), [head(3)]);
     let linked = TrailRow { place: Some(head(2).end), ..row(1) };
