@@ -103,9 +103,10 @@ impl Audit {
         })
     }
 
-    /// Takes the records of reads and denials into this sink first, and into the other where that takes none. To be called within a runtime.
+    /// Makes the table a sink too: records of reads and denials go into this one first, and into the other where that takes none. To be
+    /// called within a runtime.
     #[must_use]
-    pub fn with_sinks(self, first: Sink, store: Arc<dyn Store>) -> Self {
+    pub fn with_table(self, first: Sink, store: Arc<dyn Store>) -> Self {
         let sink = TableSink::start(Arc::clone(&self.table), store, self.journal.clone());
         Self { table_sink: Some(sink), first, ..self }
     }
@@ -306,16 +307,21 @@ impl Audit {
     /// how many it lacks: so whoever asks heals them, and without a timer.
     pub async fn heal(&self, at: Micros) -> Option<String> {
         self.file.failing()?;
-        if self.table_takes().await || self.file.append(at, Vec::new(), 0).await.is_ok() {
+        if self.table_takes(at).await || self.file.append(at, Vec::new(), 0).await.is_ok() {
             return None;
         }
         self.failing()
     }
 
     /// Whether the table is a sink that works, tried again where it failed.
-    async fn table_takes(&self) -> bool {
+    async fn table_takes(&self, at: Micros) -> bool {
         let Some(sink) = self.table_sink.as_ref().filter(|_| self.table.is_begun()) else { return false };
-        sink.failing().is_none() || sink.append(Vec::new()).await.is_ok()
+        if sink.failing().is_none() {
+            return true;
+        }
+        // With a record: a table may take the chain's head and no row.
+        let Some(row) = self.table.resumed_row(at) else { return false };
+        sink.append(vec![row]).await.is_ok()
     }
 
     /// Tries the sinks that failed again; whoever is served meanwhile does not wait for that.
@@ -327,7 +333,7 @@ impl Audit {
                 trying.store(false, Ordering::Release);
             });
         }
-        self.table_takes().await;
+        self.table_takes(at).await;
     }
 
     /// Writes what waits and stops.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::access::{Access, IssuerKeysError, Issuers, RevokedHere, Tokens, check_issuers};
 use crate::audit::{Audit, Copies as RecordCopies, Origin, Sink};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{AuditCopies, AuditSink, Config, Database, ExistingKey, NotText};
+use crate::config::{AuditCopies, AuditSinks, Config, Database, ExistingKey, NotText};
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
@@ -113,7 +113,12 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     })?);
     let Holder { node: id, boot } = node.holder();
     let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot }, copies_of_records(config));
-    let audit = audit.map_err(ComposeError::Audit)?.with_sinks(sink_of_records(config), Arc::clone(&store));
+    let audit = audit.map_err(ComposeError::Audit)?;
+    let audit = match config.audit_sinks {
+        AuditSinks::File => audit,
+        AuditSinks::TableThenFile => audit.with_table(Sink::Table, Arc::clone(&store)),
+        AuditSinks::FileThenTable => audit.with_table(Sink::File, Arc::clone(&store)),
+    };
     let audit = Arc::new(audit);
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
     let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
@@ -311,13 +316,6 @@ async fn refuse_to_hide_sqlite(postgres: &PostgresStore, sqlite: &Path) -> Resul
         return Err(ComposeError::SqliteHoldsSecrets { sqlite: sqlite.to_owned() });
     }
     Ok(())
-}
-
-fn sink_of_records(config: &Config) -> Sink {
-    match config.audit_sink {
-        AuditSink::File => Sink::File,
-        AuditSink::Table => Sink::Table,
-    }
 }
 
 const fn copies_of_records(config: &Config) -> RecordCopies {

@@ -56,8 +56,7 @@ pub struct Config {
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
     pub audit_copies: AuditCopies,
-    /// Where the records of reads and denials go first.
-    pub audit_sink: AuditSink,
+    pub audit_sinks: AuditSinks,
     pub network: Network,
     pub socket_users: SocketUsers,
     /// Whose JWTs are taken; each issuer once.
@@ -95,21 +94,22 @@ pub enum AuditCopies {
     Journal,
 }
 
-/// Where the audit records of reads and denials go; the other place takes them where that cannot.
+/// Where the audit records of reads and denials go: into the first that takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuditSink {
+pub enum AuditSinks {
     /// The JSON-lines file in the data directory.
     File,
-    /// The database's table.
-    Table,
+    /// The database's table before it.
+    TableThenFile,
+    FileThenTable,
 }
 
-impl AuditSink {
-    /// A database on this host gains nothing by more rows; one that is elsewhere outlives the host.
+impl AuditSinks {
+    /// A database on this disk takes nothing that the file cannot; one that is elsewhere outlives this host.
     const fn default_of(database: &Database) -> (&'static str, Self) {
         match database {
             Database::Sqlite { .. } => ("file", Self::File),
-            Database::Postgres { .. } => ("table", Self::Table),
+            Database::Postgres { .. } => ("table, file", Self::TableThenFile),
         }
     }
 }
@@ -223,8 +223,8 @@ impl Resolver<'_> {
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
         let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
-        let default_sink = database.as_ref().map_or(("file", AuditSink::File), AuditSink::default_of);
-        let audit_sink = self.value(Setting::AuditSink, default_sink, values::audit_sink);
+        let default_sinks = database.as_ref().map_or(("file", AuditSinks::File), AuditSinks::default_of);
+        let audit_sinks = self.lines(Setting::AuditSinks, default_sinks, values::audit_sinks);
         let socket_users = self.socket_users();
         let issuers = self.oidc();
         let limits = self.limits();
@@ -242,7 +242,7 @@ impl Resolver<'_> {
             database_retention,
             backup_gcp,
             audit_copies: audit_copies?,
-            audit_sink: audit_sink?,
+            audit_sinks: audit_sinks?,
             network: network?,
             socket_users: socket_users?,
             issuers: issuers?,
@@ -389,6 +389,19 @@ impl Resolver<'_> {
         };
         let text = given.text();
         self.show(setting, text.as_ref().ok().map(|text| (*text).to_owned()), given.origin);
+        self.keep(setting, text.and_then(parse))
+    }
+
+    /// As [`Self::value`], of a list.
+    fn lines<T>(
+        &mut self,
+        setting: Setting,
+        default: (&str, T),
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let Some(given) = self.layers.find(setting) else { return self.value(setting, default, parse) };
+        let text = given.text();
+        self.show(setting, text.as_ref().ok().map(|text| text.replace('\n', ", ")), given.origin);
         self.keep(setting, text.and_then(parse))
     }
 

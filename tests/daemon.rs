@@ -17,6 +17,7 @@ mod nodes;
 mod oidc;
 mod rotation;
 mod secrets;
+mod sinks;
 mod start;
 mod tcp;
 mod tokens;

@@ -146,22 +146,32 @@ impl Gap {
 
 /// The action of the record that the trail in the database is not as it was written.
 pub(super) const CHANGED: &str = "audit.changed";
+/// The action of the record that the table takes records again which the file took meanwhile.
+pub(super) const RESUMED: &str = "audit.resumed";
 
 pub(super) fn write_changed(at: Micros, out: &mut Vec<u8>) {
+    write_of_table(at, CHANGED, Outcome::Failed, out);
+}
+
+pub(super) fn write_resumed(at: Micros, out: &mut Vec<u8>) {
+    write_of_table(at, RESUMED, Outcome::Ok, out);
+}
+
+fn write_of_table(at: Micros, action: &str, outcome: Outcome, out: &mut Vec<u8>) {
     #[derive(Serialize)]
-    struct Line {
+    struct Line<'a> {
         time: String,
         identity: &'static str,
-        action: &'static str,
+        action: &'a str,
         chain: &'static str,
         outcome: &'static str,
     }
     let line = Line {
         time: at.to_string(),
         identity: "daemon",
-        action: CHANGED,
+        action,
         chain: Kind::Table.as_str(),
-        outcome: Outcome::Failed.as_str(),
+        outcome: outcome.as_str(),
     };
     write_json(&line, out);
 }

@@ -52,7 +52,7 @@ impl TableSink {
         lock(&self.failing).clone()
     }
 
-    /// Returns when the rows are committed. Without any it is a question: a table that fails is tried again for it.
+    /// Returns when the rows are committed.
     pub(super) async fn append(&self, rows: Vec<TrailRow>) -> Result<(), AuditError> {
         let (done, written) = oneshot::channel();
         let jobs = lock(&self.jobs).clone();

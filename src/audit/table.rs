@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::chain::{Origin, members};
 use super::file::lock;
-use super::record::{End, Kind, Start};
+use super::record::{self, End, Kind, RESUMED, START, Start};
 use super::{Head, Record};
 use crate::crypto::{ChainKey, Mac};
 use crate::model::{Micros, SecretName, Tenant};
@@ -157,20 +157,32 @@ impl Table {
     }
 
     async fn first_row(&self, store: &dyn Store, at: Micros) -> Result<Option<TrailRow>, StoreError> {
-        let Origin { node, boot } = self.origin;
+        let node = self.origin.node;
         let chains = store.chains().await?;
         let before = chains.iter().rfind(|head| head.node == node && head.kind == ChainKind::Table);
         let end = |head: &ChainHead| End { boot: head.boot, n: head.end.position, link: Mac(head.end.link) };
         let mut line = Vec::new();
         Start { kind: Kind::Table, previous: before.map(end) }.write_line(at, &mut line);
-        let Some((record, mac)) = self.authenticated(&line, 0) else { return Ok(None) };
-        Ok(Some(TrailRow {
-            node,
-            boot,
-            number: 0,
+        Ok(self.daemons_row(&line, 0, at, START))
+    }
+
+    /// The row of the record that this table takes records again.
+    pub(super) fn resumed_row(&self, at: Micros) -> Option<TrailRow> {
+        let mut line = Vec::new();
+        record::write_resumed(at, &mut line);
+        self.daemons_row(&line, self.next.fetch_add(1, Ordering::Relaxed), at, RESUMED)
+    }
+
+    /// The row of a record of the daemon's own.
+    fn daemons_row(&self, line: &[u8], number: u64, at: Micros, action: &str) -> Option<TrailRow> {
+        let (record, mac) = self.authenticated(line, number)?;
+        Some(TrailRow {
+            node: self.origin.node,
+            boot: self.origin.boot,
+            number,
             at,
             identity: "daemon".to_owned(),
-            action: super::record::START.to_owned(),
+            action: action.to_owned(),
             tenant: None,
             name: None,
             version: None,
@@ -179,7 +191,7 @@ impl Table {
             record,
             mac: mac.0,
             place: None,
-        }))
+        })
     }
 
     /// Begins the chain where it has not begun, gives committed records their places, and enters how far the chains have come: this one,

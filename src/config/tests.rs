@@ -99,7 +99,7 @@ fn every_setting_can_be_given_in_the_file() {
     setup.file(
         "data_dir = '/d'\nkey_file = '/k'\nsocket = '/s'\ndatabase_url = 'postgres://u@h/db'\nlog_format = 'json'\n\
          adopt_key = true\nsecrets = { keep_versions = 0x03 }\n[cache]\nmax_entries = 0\nmax_age = '15m'\n\
-         [backup]\ndatabase_retention = '5w'\n[audit]\njournal = true\nsink = 'file'\n",
+         [backup]\ndatabase_retention = '5w'\n[audit]\njournal = true\nsinks = ['file', 'table']\n",
     );
     let config = setup.good().config;
     assert_eq!((config.data_dir, config.key_file, config.socket), ("/d".into(), "/k".into(), "/s".into()));
@@ -108,7 +108,7 @@ fn every_setting_can_be_given_in_the_file() {
     assert_eq!(config.keep_versions.get(), 3);
     assert_eq!(config.cache, CacheSettings { max_entries: 0, max_age: Duration::from_mins(15) });
     assert_eq!(config.database_retention, Some(Duration::from_hours(35 * 24)));
-    assert_eq!((config.audit_copies, config.audit_sink), (AuditCopies::Journal, AuditSink::File));
+    assert_eq!((config.audit_copies, config.audit_sinks), (AuditCopies::Journal, AuditSinks::FileThenTable));
 }
 
 #[test]

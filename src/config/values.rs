@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-use super::{AuditCopies, AuditSink, ExistingKey, LogFormat};
+use super::{AuditCopies, AuditSinks, ExistingKey, LogFormat};
 
 /// A key that is unwrapped once a month is not cached but kept.
 const MAX_CACHE_AGE: Duration = Duration::from_hours(30 * 24);
@@ -49,11 +49,13 @@ pub(super) fn adopt_key(text: &str) -> Result<ExistingKey, String> {
     }
 }
 
-pub(super) fn audit_sink(text: &str) -> Result<AuditSink, String> {
-    match text {
-        "file" => Ok(AuditSink::File),
-        "table" => Ok(AuditSink::Table),
-        _ => Err("it must be \"file\" or \"table\"".to_owned()),
+pub(super) fn audit_sinks(text: &str) -> Result<AuditSinks, String> {
+    match text.lines().collect::<Vec<_>>().as_slice() {
+        ["file"] => Ok(AuditSinks::File),
+        ["table", "file"] => Ok(AuditSinks::TableThenFile),
+        ["file", "table"] => Ok(AuditSinks::FileThenTable),
+        // While the keys are locked there is no table to write into, and the file holds what is asked.
+        _ => Err("it must be [\"file\"], [\"table\", \"file\"] or [\"file\", \"table\"]".to_owned()),
     }
 }
 

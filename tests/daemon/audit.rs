@@ -37,6 +37,7 @@ fn linked(site: &Site) {
 }
 
 fn a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second(site: &Site) {
+    site.record_in_the_file();
     let daemon = site.start();
     daemon.set("alice", "KEY", b"one");
     daemon.set("alice", "KEY", b"two");
@@ -79,6 +80,7 @@ fn a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second(s
 }
 
 fn a_token_that_is_made_or_revoked_is_named_by_the_record_in_the_changes_transaction(site: &Site) {
+    site.record_in_the_file();
     let daemon = site.start();
     let ids: Vec<String> = (0..3).map(|_| tokens::make(&daemon, &json!({})).1).collect();
     let revoke = |order: Value| {
@@ -134,6 +136,7 @@ fn whoever_asks_over_tcp_is_recorded_with_their_address(site: &Site) {
 }
 
 fn strangers_are_counted_by_address_and_second(site: &Site) {
+    site.record_in_the_file();
     const CALLERS: u64 = 32;
     const CALLS_EACH: u64 = 8;
     let daemon = tokens::start(site);
@@ -278,6 +281,7 @@ fn a_whole_trail_verifies_with_the_daemon_and_without_it(site: &Site) {
 }
 
 fn what_is_done_to_the_file_is_found(site: &Site) {
+    site.record_in_the_file();
     let daemon = used(site);
     assert_eq!(daemon.stop().code(), Some(0));
     let file = site.data_dir().join("audit.jsonl");
@@ -307,6 +311,7 @@ fn what_is_done_to_the_file_is_found(site: &Site) {
 }
 
 fn what_is_done_to_the_database_is_found(site: &Site) {
+    site.record_in_the_file();
     let daemon = used(site);
     assert_eq!(daemon.stop().code(), Some(0));
     let cases = [
@@ -361,6 +366,7 @@ fn told(site: &Site, daemon: &Daemon) {
 }
 
 fn a_record_taken_out_from_under_a_running_daemon_is_missed_and_the_hole_is_never_closed(site: &Site) {
+    site.record_in_the_file();
     let daemon = used(site);
     take_out_the_third(site);
     told(site, &daemon);
@@ -383,6 +389,7 @@ fn a_record_taken_out_from_under_a_running_daemon_is_missed_and_the_hole_is_neve
 }
 
 fn a_head_that_was_set_back_under_a_running_daemon_is_refused(site: &Site) {
+    site.record_in_the_file();
     let daemon = used(site);
     site.run_sql("DELETE FROM audit WHERE position > 2");
     set_head_back(site);
@@ -493,10 +500,11 @@ fn records_are_found_by_what_they_say(site: &Site) {
 }
 
 fn records_are_copied_into_the_log_where_that_is_asked_for(site: &Site) {
+    site.record_in_the_file();
     let daemon = used(site);
     assert_eq!(daemon.stop().code(), Some(0));
     assert!(!site.log().contains("secret.get"), "{}", site.log());
-    std::fs::write(site.config_file(), "[audit]\njournal = true\n").unwrap();
+    std::fs::write(site.config_file(), "[audit]\njournal = true\nsinks = [\"file\"]\n").unwrap();
     let daemon = site.start();
     daemon.set("alice", "KEY", b"four");
     daemon.get("/v1/secrets/alice/KEY");

@@ -80,6 +80,7 @@ fn escrow(site: &Site, read_back_days: i64) {
 }
 
 fn a_new_deployment_is_warned_of_its_backups_and_fails_nothing(site: &Site) {
+    site.record_in_the_file();
     let daemon = site.start();
     let told = doctor(site);
     let all = [

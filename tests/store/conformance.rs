@@ -246,6 +246,7 @@ macro_rules! conformance {
                 a_call_that_changes_nothing_has_no_record,
                 a_change_that_cannot_be_recorded_is_not_made,
                 a_record_gets_its_place_once_and_the_head_goes_with_it,
+                records_are_put_behind_the_head_that_there_is_and_behind_no_other,
             }
             tokens {
                 a_token_comes_back_as_it_was_made_with_the_state_that_it_was_read_in,

@@ -177,3 +177,25 @@ pub(crate) async fn a_record_gets_its_place_once_and_the_head_goes_with_it(f: Fi
     f.store.link(&[], &file).await.unwrap();
     assert_eq!(f.store.chains().await.unwrap(), [file, head(3)]);
 }
+
+pub(crate) async fn records_are_put_behind_the_head_that_there_is_and_behind_no_other(f: Fixture) {
+    let f = f.with_key().await;
+    f.store.insert(&[row(0)]).await.unwrap();
+    f.store.link(&[(0, head(1).end)], &head(1)).await.unwrap();
+    let placed = |number: u64| TrailRow { place: Some(head(number + 1).end), ..row(number) };
+    f.store.append(&[placed(1), placed(2)], head(1).end, &head(3)).await.unwrap();
+    assert_eq!(f.store.chains().await.unwrap(), [head(3)]);
+    assert_eq!(f.store.unlinked(NODE, None, 10).await.unwrap(), []);
+    let rows = f.store.trail(NODE, BOOT, Some(0), 9).await.unwrap();
+    assert_eq!(rows, [placed(1), placed(2)]);
+    // Another place, another link, a start that has no head: nothing is written. Nor where a row cannot be.
+    let other_link = Linked { link: [9; 32], ..head(3).end };
+    let other_start = ChainHead { boot: BootId::new([4; 16]), ..head(4) };
+    for (from, to) in [(head(2).end, &head(4)), (other_link, &head(4)), (head(3).end, &other_start)] {
+        let refused = f.store.append(&[placed(3)], from, to).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+    }
+    assert!(f.store.append(&[placed(3), placed(1)], head(3).end, &head(5)).await.is_err());
+    assert_eq!(f.store.chains().await.unwrap(), [head(3)]);
+    assert_eq!(f.rows("audit").await, 3);
+}
