@@ -21,8 +21,8 @@ use crate::store::trail::TrailRow;
 const QUEUE: usize = 1024;
 /// Rows in one transaction, but for a call that brings more itself.
 const ROWS: usize = 1000;
-/// How long a transaction may take before the other sink is asked.
-const LONGEST: Duration = Duration::from_secs(10);
+/// How long a transaction may take before the file is asked, which stands ready: whoever waits for a silent database waits no longer.
+const LONGEST: Duration = Duration::from_secs(2);
 
 type Done = oneshot::Sender<Result<(), AuditError>>;
 

@@ -185,7 +185,7 @@ fn jwts_of_kubernetes_and_github_open_what_their_rules_say_and_nothing_else(site
     let stranger = run(&["get", "shop", "DB_URL"], Some(&api));
     assert_eq!(stranger.status.code(), Some(4), "{}", said(&stranger));
 
-    let audit = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    let audit = site.audit_text();
     for identity in [
         format!(r#""identity":"oidc:{GITHUB}#repo:acme/shop:ref:refs/heads/main""#),
         format!(r#""identity":"oidc:{CLUSTER}#system:serviceaccount:shop:web""#),
@@ -270,7 +270,7 @@ fn a_wrong_jwt_is_told_that_it_is_not_valid_and_no_more(site: &Site) {
     for (what, token) in &cases {
         assert!(token.len() < 40 || !log.contains(&token[token.len() - 40..]), "{what}");
     }
-    let audit = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    let audit = site.audit_text();
     assert!(!audit.contains("evil") && !audit.contains("stranger"), "who is not known leaves no record");
 }
 

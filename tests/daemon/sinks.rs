@@ -319,3 +319,33 @@ fn an_older_database_put_back_under_the_daemon_takes_no_read(site: &Site) {
     assert_eq!(daemon.stop().code(), Some(0));
     whole(site);
 }
+
+/// The server commits, and answers when nobody waits any more.
+#[test]
+fn a_commit_whose_answer_came_too_late_is_taken_for_what_it_was() {
+    let site = Site::postgres();
+    let daemon = start(&site, TABLE_FIRST);
+    until(&site, "the table takes no reads", || {
+        read(&daemon);
+        in_table(&site) > 0
+    });
+    site.run_sql(
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); RETURN NULL; END'; \
+         CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON containarium.audit DEFERRABLE INITIALLY DEFERRED FOR EACH ROW \
+         WHEN (NEW.position IS NOT NULL) EXECUTE FUNCTION public.slow()",
+    );
+    let (table, file) = (in_table(&site), in_file(&site));
+    read(&daemon);
+    assert_eq!((in_table(&site), in_file(&site)), (table, file + 1), "the file took it when the time was over");
+    // It waits for the transaction that is still under way.
+    site.run_sql("DROP TRIGGER slow ON containarium.audit");
+    assert!(in_table(&site) > table, "it is in the table too");
+    until(&site, "the table takes no reads any more", || {
+        let before = in_table(&site);
+        read(&daemon);
+        in_table(&site) > before
+    });
+    assert!(!warnings(&daemon).iter().any(|text| text.contains("was changed")), "{}", site.log());
+    assert_eq!(daemon.stop().code(), Some(0));
+    whole(&site);
+}

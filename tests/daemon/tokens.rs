@@ -107,7 +107,7 @@ fn each_permission_opens_its_routes_for_its_tenant_and_no_others(site: &Site) {
                 assert!(why.starts_with(&format!("no right to {permission} this")), "{why}");
             }
         }
-        let audit = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+        let audit = site.audit_text();
         assert!(audit.contains(&format!("token:{id}")) && !audit.contains(&token), "records name the id alone");
     }
     assert_eq!(site.number("SELECT count(*) FROM tenants WHERE tenant = 'ghost'"), 0);
@@ -466,7 +466,7 @@ fn a_user_of_the_settings_is_let_in_on_the_socket_without_a_token_and_others_are
     }
     let stranger = as_user(65_534, "GET", "/v1/secrets/alice/DB_URL");
     assert!(stranger.status == 403 && stranger.problem().contains("uid 65534 has no rights here"), "{stranger:?}");
-    let audit = std::fs::read_to_string(site.data_dir().join("audit.jsonl")).unwrap();
+    let audit = site.audit_text();
     assert!(audit.contains("uid:65533"));
 }
 

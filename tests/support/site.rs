@@ -151,16 +151,26 @@ impl Site {
         text.lines().filter(|line| !line.contains(r#""action":"audit.start""#)).map(str::to_owned).collect()
     }
 
+    /// Every record, in file and database, as it was written.
+    pub(crate) fn audit_text(&self) -> String {
+        [self.audit_rows(), self.audit_lines()].concat().join("\n")
+    }
+
     /// What was recorded, in file and database, by time, but for what begins a chain.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        let text = if self.is_postgres() { "convert_from(record, 'UTF8')" } else { "CAST(record AS TEXT)" };
-        let schema = if self.is_postgres() { "containarium." } else { "" };
-        let rows =
-            self.texts(&format!("SELECT {text} FROM {schema}audit WHERE action <> 'audit.start' ORDER BY record_no"));
-        let mut records: Vec<Value> =
-            rows.iter().chain(&self.audit_lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut records: Vec<Value> = [self.audit_rows(), self.audit_lines()]
+            .concat()
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         records.sort_by_key(|record| record["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
         records
+    }
+
+    fn audit_rows(&self) -> Vec<String> {
+        let text = if self.is_postgres() { "convert_from(record, 'UTF8')" } else { "CAST(record AS TEXT)" };
+        let schema = if self.is_postgres() { "containarium." } else { "" };
+        self.texts(&format!("SELECT {text} FROM {schema}audit WHERE action <> 'audit.start' ORDER BY record_no"))
     }
 
     /// Where the daemon's standard error goes, one start after the other.
