@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::{Access, IssuerKeysError, Issuers, RevokedHere, Tokens, check_issuers};
+use crate::access::{Access, IssuerKeysError, Issuers, RevokedHere, TokenKey, Tokens, check_issuers};
 use crate::audit::{Audit, Copies as RecordCopies, Origin, Sink};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AuditCopies, AuditSinks, Config, Database, ExistingKey, NotText};
@@ -102,6 +102,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     let unlocker = Arc::new(Unlocker::new(provider_of(config)));
     let copies = if config.backup_gcp.is_some() { Copies::InSecretManager } else { Copies::Unknown };
     let revoked = Arc::new(RevokedHere::default());
+    let system_key: Arc<dyn TokenKey> = Arc::new(SystemKey::new(Arc::clone(&store), Arc::clone(&keys)));
     let node = Arc::new(Node::open(NodeParts {
         store: Arc::clone(&store),
         keys: Arc::clone(&keys),
@@ -110,6 +111,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         unlocker: Arc::clone(&unlocker),
         data_dir: config.data_dir.clone(),
         revoked: Arc::clone(&revoked),
+        token_key: Arc::clone(&system_key),
     })?);
     let Holder { node: id, boot } = node.holder();
     let audit = Audit::open(&config.data_dir.join("audit.jsonl"), Origin { node: id, boot }, copies_of_records(config));
@@ -121,8 +123,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
     };
     let audit = Arc::new(audit);
     let socket_users = config.socket_users.iter().map(|(uid, scope)| (*uid, Arc::new(scope.clone()))).collect();
-    let system_key = SystemKey::new(Arc::clone(&store), Arc::clone(&keys));
-    let tokens = Tokens::new(Arc::clone(&store), Arc::new(system_key), Arc::clone(&clock), revoked);
+    let tokens = Tokens::new(Arc::clone(&store), system_key, Arc::clone(&clock), revoked);
     let issuers = Issuers::new(config.issuers.clone(), Arc::clone(&clock));
     let opener = Opener::new(OpenerParts {
         store: Arc::clone(&store),

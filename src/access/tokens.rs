@@ -83,6 +83,8 @@ pub struct Tokens {
     /// Used since the last time that this was written down.
     used: Mutex<HashSet<TokenId>>,
     told: Seldom,
+    /// That a token was refused by this node's own record.
+    refused: Seldom,
 }
 
 /// A token that was found good.
@@ -136,6 +138,7 @@ impl Tokens {
             beat: Mutex::default(),
             used: Mutex::default(),
             told: Seldom::default(),
+            refused: Seldom::default(),
         }
     }
 
@@ -174,6 +177,10 @@ impl Tokens {
     pub(super) async fn check(&self, text: &str) -> Result<Caller, Unauthenticated> {
         let presented = token::parse(text).ok_or(Unauthenticated::Invalid)?;
         if self.revoked.has(&presented.id) {
+            // `token list` may show it as good: that is what was put back.
+            if self.refused.is_due(self.clock.since_boot()) {
+                tracing::warn!(token = %presented.id, "a token was presented that this node has seen revoked, whatever its row says");
+            }
             return Err(Unauthenticated::Invalid);
         }
         let credential = crypto::hash_credential(text.as_bytes());

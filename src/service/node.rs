@@ -19,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::Error;
-use crate::access::RevokedHere;
+use crate::access::{RevokedHere, TokenKey};
 use crate::clock::Clock;
 use crate::crypto::{self, NoRandom};
 use crate::keys::keyfile::{KeyFiles, Synced};
@@ -94,6 +94,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     unlocker: Arc<Unlocker>,
     revoked: Arc<RevokedHere>,
+    token_key: Arc<dyn TokenKey>,
     holder: Holder,
     /// Behind a lock of threads: its files are written on threads that may block.
     file: Arc<Mutex<NodeFile>>,
@@ -129,6 +130,8 @@ pub struct NodeParts {
     pub data_dir: PathBuf,
     /// What the node's record says of tokens, for whoever checks them.
     pub revoked: Arc<RevokedHere>,
+    /// What tells a token's row that a daemon wrote from any other.
+    pub token_key: Arc<dyn TokenKey>,
 }
 
 impl Node {
@@ -137,7 +140,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::File`], [`NodeError::NoRandom`].
     pub fn open(parts: NodeParts) -> Result<Self, NodeError> {
-        let NodeParts { store, keys, files, clock, unlocker, data_dir, revoked } = parts;
+        let NodeParts { store, keys, files, clock, unlocker, data_dir, revoked, token_key } = parts;
         let (node, boot) = (NodeId::new(crypto::random_id_bytes()?), BootId::new(crypto::random_id_bytes()?));
         let (file, notices) = NodeFile::open(&data_dir, node, boot)?;
         for notice in notices {
@@ -154,6 +157,7 @@ impl Node {
             clock,
             unlocker,
             revoked,
+            token_key,
             holder: Holder { node: file.node(), boot: file.boot() },
             file: Arc::new(Mutex::new(file)),
             ticking: tokio::sync::Mutex::default(),

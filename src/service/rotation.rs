@@ -16,18 +16,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::dek::ValueSealer;
 use super::job::{Job, Watch};
 use super::kms::OnlyWay;
-use super::open::SYSTEM_SECRETS;
+use super::open::{SYSTEM_SECRETS, TOKEN_MAC};
+use super::secrets::all_written;
 use super::{Error, Request, Service, Touched};
-use crate::access::AdminGrant;
+use crate::access::{AdminGrant, RowSealer};
 use crate::audit::Outcome;
-use crate::crypto::SecretValue;
+use crate::crypto::{SecretValue, TokenMacKey};
 use crate::keys::keyfile::MainFile;
 use crate::model::{
     Action, DekVersion, KeyMode, KeyPhase, Kid, KmsKey, MasterKeyState, Micros, NodeId, SecretName, Tenant,
     WrappedMaster,
 };
+use crate::store::tokens::TokenSealer;
 use crate::store::{Expect, Intent, Keep, Source};
 
 use execute::{Carrier, blocked};
@@ -331,7 +334,8 @@ impl Service {
         }
     }
 
-    /// New keys for token rows and audit records, beside the versions before: what these signed is verified with them.
+    /// New keys for token rows and audit records, beside the versions before: records of their time are verified with them. Tokens that hold
+    /// go on to hold: their rows are authenticated anew in the transaction that makes the new key.
     async fn renew_system_keys(&self) -> Result<(), Error> {
         let failed = |why: String| Error::Incomplete(format!("the system's own keys were not replaced: {why}"));
         let mut intents = Vec::with_capacity(SYSTEM_SECRETS.len());
@@ -349,8 +353,22 @@ impl Service {
             });
             values.push(Some(SecretValue::make_key().map_err(|error| failed(error.to_string()))?));
         }
+        let to = values.iter().zip(SYSTEM_SECRETS).find(|(_, name)| *name == TOKEN_MAC);
+        let to = to.and_then(|(value, _)| TokenMacKey::of(value.as_ref()?)).map(RowSealer);
+        let to = to.ok_or_else(|| failed("no key of token rows was made".to_owned()))?;
         let change = self.own_change(Action::RenewSystemKeys, Some(&Tenant::system())).await?;
-        self.write_all(change.store(), &intents, &values).await?;
+        let from = match self.token_sealer().await {
+            Ok(from) => Some(from),
+            Err(error) => {
+                tracing::warn!("{error}: no token held before, and none is authenticated anew");
+                None
+            }
+        };
+        let from = from.as_ref().map(|from| from as &dyn TokenSealer);
+        let sealer = ValueSealer { keys: &self.keys, values: &values };
+        let outcomes = change.store().write_token_key(&intents, &sealer, from, &to).await?;
+        all_written(&intents, outcomes)?;
+        self.access.tokens().poll().await;
         self.renew_chain_key().await
     }
 

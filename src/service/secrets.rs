@@ -523,7 +523,7 @@ fn ciphertext_len(version: &VersionRecord) -> usize {
 }
 
 /// The outcomes of an all-or-nothing batch; the error of the one that was refused, by its name where there are several.
-fn all_written(intents: &[Intent], outcomes: Vec<Result<Written, Refusal>>) -> Result<Vec<Written>, Error> {
+pub(super) fn all_written(intents: &[Intent], outcomes: Vec<Result<Written, Refusal>>) -> Result<Vec<Written>, Error> {
     let single = intents.len() == 1;
     let cause = outcomes.iter().zip(intents).find_map(|(outcome, intent)| match outcome {
         Ok(_) | Err(Refusal::Batch) => None,

@@ -125,6 +125,11 @@ impl Service {
         let made = make_token().map_err(|error| Error::Unavailable(error.to_string()))?;
         let new = NewToken { id: made.id, secret_hash: made.secret_hash, name, scope, created_by, ttl };
         let token = store.add_token(&new, &sealer).await?;
+        if !self.token_sealer().await?.holds(&token) {
+            let what =
+                "the key of token rows was replaced meanwhile: the token that was made opens nothing; make another";
+            return Err(Error::Unavailable(what.to_owned()));
+        }
         tracing::info!(token = token.id, name = token.name, by = token.created_by, "made a token");
         Ok(CreatedToken { text: made.text, token })
     }
@@ -181,8 +186,13 @@ impl Service {
                 self.known_token(id).await?;
             }
         }
-        let sealer = self.token_sealer().await?;
-        let revoked = store.revoke_tokens(which, &sealer).await?;
+        let mut revoked = store.revoke_tokens(which, &self.token_sealer().await?).await?;
+        if !revoked.forged.is_empty() {
+            // They may have been authenticated anew meanwhile, under a new key.
+            let again = store.revoke_tokens(which, &self.token_sealer().await?).await?;
+            revoked.tokens.extend(again.tokens);
+            revoked.forged = again.forged;
+        }
         for token in &revoked.tokens {
             tracing::info!(token = token.id, name = token.name, "revoked a token");
         }
@@ -203,7 +213,7 @@ impl Service {
         }
     }
 
-    async fn token_sealer(&self) -> Result<RowSealer, Error> {
+    pub(super) async fn token_sealer(&self) -> Result<RowSealer, Error> {
         let key = SystemKey::new(Arc::clone(&self.store), Arc::clone(&self.keys)).token_mac().await;
         key.map(RowSealer).map_err(|why| unusable(&why))
     }

@@ -13,7 +13,7 @@ pub(super) use rotation::{
     DekRow, EscrowRow, NodeRow, SealedVersionRow, durable_kids_column, kms_versions_column, master_key_state, micros,
     retired_without_time, tenant,
 };
-pub(super) use tokens::{PulseRow, PulsedTokenRow, TokenRow, is_meant, new_token, revoked_token};
+pub(super) use tokens::{PulseRow, PulsedTokenRow, TokenRow, is_meant, macs_anew, new_token, revoked_token};
 
 pub(super) use trail::{ChainColumns, StartColumns, TrailColumns, keyset, trail_column};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::StoreError;
+use super::{Intent, Refusal, Sealer, StoreError, Written};
 use crate::model::{Label, Micros, Page, Scope, TokenId, TokenRecord, WhichTokens};
 
 /// Which state of the database something was read in.
@@ -69,8 +69,19 @@ pub trait Tokens: Send + Sync {
     /// Revokes those that are not revoked yet, expired ones too, and raises the generation in the same transaction where there were any.
     async fn revoke_tokens(&self, which: &WhichTokens, sealer: &dyn TokenSealer) -> Result<Revoked, StoreError>;
 
-    /// The ids of all that are revoked, by id: what must not be undone by an older dump.
-    async fn revoked_tokens(&self) -> Result<Vec<String>, StoreError>;
+    /// Writes all of the intents or none, as [`Store::write`](super::Store::write) does, and with them gives each row whose MAC is right by
+    /// `from` the one that `to` makes: one transaction, which raises the generation. So a new key of token rows is in use for all tokens at
+    /// once, and those that were good stay so; rows that nobody's key fits keep what they have.
+    async fn write_token_key(
+        &self,
+        intents: &[Intent],
+        sealer: &dyn Sealer,
+        from: Option<&dyn TokenSealer>,
+        to: &dyn TokenSealer,
+    ) -> Result<Vec<Result<Written, Refusal>>, StoreError>;
+
+    /// All that are revoked, by id: what must not be undone by an older dump. A row that can be no token's is left out.
+    async fn revoked_tokens(&self) -> Result<Vec<TokenRecord>, StoreError>;
 
     /// Stamps these as used now; where that was said within a minute, nothing is written.
     async fn touch_tokens(&self, ids: &[TokenId]) -> Result<(), StoreError>;

@@ -21,6 +21,8 @@ on_both_stores![
     tokens_are_listed_as_they_are_and_revoked_in_every_way,
     a_revocation_outlives_a_restored_database,
     a_row_put_back_as_it_was_opens_nothing_where_its_revocation_is_remembered,
+    after_a_compromise_tokens_hold_and_a_row_made_with_the_old_key_does_not,
+    a_revocation_that_somebody_wrote_into_the_database_holds_only_as_long_as_it_stands_there,
     a_restored_database_that_cannot_be_looked_at_lets_no_token_in,
 ];
 
@@ -344,6 +346,63 @@ fn a_row_put_back_as_it_was_opens_nothing_where_its_revocation_is_remembered(sit
     assert!(daemon.stop().success());
     let _daemon = start(site);
     is_shut();
+}
+
+/// All at once, in the transaction of the new key.
+fn after_a_compromise_tokens_hold_and_a_row_made_with_the_old_key_does_not(site: &Site) {
+    let daemon = start(site);
+    daemon.set("alice", "KEY", b"1");
+    let (token, id) = make(&daemon, &json!({}));
+    let (gone, revoked) = make(&daemon, &json!({}));
+    let answer = daemon.request("POST", "/v1/admin/tokens/revoke", json!({ "id": revoked }).to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let asked = |token: &str| ask(site, token, "GET", "/v1/secrets/alice/KEY", "").status;
+    assert_eq!((asked(&token), asked(&gone)), (200, 401));
+    let (forger, _) = make(&daemon, &json!({}));
+    site.run_sql("CREATE TABLE copied AS SELECT * FROM tokens");
+    let rotated =
+        site.cli(["admin", "rotate-master", "--compromised", "--yes", "--escrow", "waive-off-host-copy"], b"");
+    assert!(rotated.status.success(), "{}", said(&rotated));
+    assert_eq!((asked(&token), asked(&gone), asked(&forger)), (200, 401, 200));
+    let listed = site.cli(["admin", "token", "list", "-o", "json"], b"");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(!listed.contains("forged"), "{listed}");
+    let revoke = json!({ "id": id }).to_string();
+    assert_eq!(daemon.request("POST", "/v1/admin/tokens/revoke", revoke.as_bytes()).status, 200);
+    assert_eq!(asked(&token), 401);
+    // As whoever has the old key would write it: a row under it, which was right before.
+    site.run_sql("DELETE FROM tokens");
+    site.run_sql("INSERT INTO tokens SELECT * FROM copied");
+    let (another, _) = make(&daemon, &json!({}));
+    assert_eq!((asked(&forger), asked(&another)), (401, 200));
+    assert!(daemon.stop().success());
+    let _daemon = start(site);
+    assert_eq!((asked(&forger), asked(&another)), (401, 200));
+}
+
+/// What is remembered is never forgotten: else a restore from a good dump would not open the token again.
+fn a_revocation_that_somebody_wrote_into_the_database_holds_only_as_long_as_it_stands_there(site: &Site) {
+    let daemon = start(site);
+    daemon.set("alice", "KEY", b"1");
+    let (token, _) = make(&daemon, &json!({}));
+    site.run_sql("UPDATE tokens SET revoked_at = 1");
+    // The node looks at what is revoked when the state of the database moves on.
+    let (_, other) = make(&daemon, &json!({}));
+    let revoked = daemon.request("POST", "/v1/admin/tokens/revoke", json!({ "id": other }).to_string().as_bytes());
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    let asked = || ask(site, &token, "GET", "/v1/secrets/alice/KEY", "").status;
+    assert_eq!(asked(), 401);
+    let log = site.data_dir().join("critical.jsonl");
+    let begun = std::time::Instant::now();
+    while !std::fs::read_to_string(&log).unwrap_or_default().contains(&other) {
+        assert!(begun.elapsed() < crate::support::site::PATIENCE, "{}", site.log());
+        std::thread::yield_now();
+    }
+    site.run_sql("UPDATE tokens SET revoked_at = NULL WHERE revoked_at = 1");
+    assert_eq!(asked(), 200);
+    assert!(daemon.stop().success());
+    let _daemon = start(site);
+    assert_eq!(asked(), 200);
 }
 
 fn a_restored_database_that_cannot_be_looked_at_lets_no_token_in(site: &Site) {

@@ -255,6 +255,7 @@ macro_rules! conformance {
                 tokens_are_revoked_by_tenant_by_maker_and_all_of_them,
                 a_row_that_somebody_else_wrote_is_named_and_gets_no_mac,
                 a_use_is_stamped_at_most_once_a_minute,
+                a_new_key_of_token_rows_is_in_use_for_all_of_them_with_its_own_commit,
             }
             races {
                 no_dek_that_is_made_during_a_rotation_lands_under_the_retired_key,

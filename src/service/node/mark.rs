@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Node, NodeError, Progress};
+use crate::access::RowSealer;
+use crate::keys::Keys;
 use crate::model::{KeyState, TenantRecord, TokenId};
 use crate::node::Mark;
 use crate::store::StoreError;
+use crate::store::tokens::TokenSealer;
 
 /// The longest that the generation stays as it is, so that last night's dump is noticed too.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -28,7 +31,11 @@ impl Node {
         }
         // After the mark was read: what is noted may be more than belongs to it, never less.
         let blocked = self.blocked_tenants().await?;
-        let revoked = self.revoked_tokens().await?;
+        let Some(revoked) = self.revoked_tokens().await? else {
+            // What is noted has to hold the revocations that belong to it: the next tick tries again.
+            tracing::debug!("how far the database has come is not noted while the key of token rows is locked");
+            return Ok(());
+        };
         self.revoked.remember(revoked.iter().cloned());
         let at = self.clock.wall();
         Ok(self.with_file(move |file| file.note(mark, at, &blocked, &revoked)).await??)
@@ -48,10 +55,24 @@ impl Node {
         Ok(is_first && age >= i64::try_from(LONGEST.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// An id that is none stands in a row that somebody else wrote, and is no token's.
-    pub(super) async fn revoked_tokens(&self) -> Result<BTreeSet<TokenId>, StoreError> {
-        let ids = self.store.revoked_tokens().await?;
-        Ok(ids.iter().filter_map(|id| TokenId::parse(id).ok()).collect())
+    /// The tokens that a daemon revoked. A row that somebody else wrote revokes none: what is remembered here is never forgotten, and whoever
+    /// can write to the database would lock tokens out for good, beyond any restore. `None` while that cannot be told, as the keys are locked.
+    pub(super) async fn revoked_tokens(&self) -> Result<Option<BTreeSet<TokenId>>, StoreError> {
+        let rows = self.store.revoked_tokens().await?;
+        if rows.is_empty() {
+            return Ok(Some(BTreeSet::new()));
+        }
+        let sealer = match self.token_key.token_mac().await {
+            Ok(key) => RowSealer(key),
+            Err(_) if matches!(&*self.keys.state(), Keys::Locked(_)) => return Ok(None),
+            Err(why) => {
+                // No token is let in without it, whatever is remembered.
+                tracing::warn!("revoked tokens are not remembered: the key of token rows cannot be used: {why}");
+                return Ok(Some(BTreeSet::new()));
+            }
+        };
+        let ours = rows.iter().filter(|token| sealer.holds(token));
+        Ok(Some(ours.filter_map(|token| TokenId::parse(&token.id).ok()).collect()))
     }
 
     pub(super) async fn blocked_tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {

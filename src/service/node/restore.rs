@@ -333,7 +333,9 @@ impl Node {
             tracing::warn!("the staged master key {kid} is retired: a state that was lost may have had it in use");
         }
         let mark = Mark::of(&state);
-        let (blocked, revoked, at) = (self.blocked_tenants().await?, self.revoked_tokens().await?, self.clock.wall());
+        let (blocked, at) = (self.blocked_tenants().await?, self.clock.wall());
+        let revoked =
+            self.revoked_tokens().await?.ok_or_else(|| Error::Unavailable("the keys are locked".to_owned()))?;
         self.revoked.remember(revoked.iter().cloned());
         let written = self.with_file(move |file: &mut NodeFile| file.accept(mark, at, &blocked, &revoked)).await?;
         written.map_err(NodeError::from)?;

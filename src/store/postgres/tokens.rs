@@ -7,12 +7,16 @@ use super::columns::one_more;
 use super::failure::Failure;
 use super::masters::{no_key_yet, raise_generation};
 use super::tx::{End, Read, Work, run_read, run_tx};
+use super::write::{WriteBatch, check_distinct};
 use super::{NOW, PostgresStore};
 use crate::model::{Micros, Page, TokenId, TokenRecord, WhichTokens};
 use crate::store::StoreError;
-use crate::store::rows::{PulseRow, PulsedTokenRow, TokenRow, is_meant, micros, new_token, page, revoked_token};
+use crate::store::rows::{
+    PulseRow, PulsedTokenRow, TokenRow, is_meant, macs_anew, micros, new_token, page, revoked_token,
+};
 use crate::store::tokens::{NewToken, Pulse, Revoked, TOUCH_EVERY, TokenSealer, Tokens};
 use crate::store::trail::Touched;
+use crate::store::{Intent, Refusal, Sealer, Together, Written};
 
 /// Ids are compared as bytes everywhere, so that pages are the same under any collation.
 macro_rules! token_columns {
@@ -44,7 +48,19 @@ impl Tokens for PostgresStore {
         run_tx(self, "revoke_tokens", &mut RevokeTokens { which, sealer, touched: Vec::new() }).await
     }
 
-    async fn revoked_tokens(&self) -> Result<Vec<String>, StoreError> {
+    async fn write_token_key(
+        &self,
+        intents: &[Intent],
+        sealer: &dyn Sealer,
+        from: Option<&dyn TokenSealer>,
+        to: &dyn TokenSealer,
+    ) -> Result<Vec<Result<Written, Refusal>>, StoreError> {
+        check_distinct(intents)?;
+        let write = WriteBatch { intents, together: Together::AllOrNothing, sealer, touched: Vec::new() };
+        run_tx(self, "write_token_key", &mut WriteTokenKey { write, from, to }).await
+    }
+
+    async fn revoked_tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         run_read(&self.pool, &ListRevoked).await
     }
 
@@ -202,15 +218,63 @@ impl Work for RevokeTokens<'_> {
     }
 }
 
+struct WriteTokenKey<'a> {
+    write: WriteBatch<'a>,
+    from: Option<&'a dyn TokenSealer>,
+    to: &'a dyn TokenSealer,
+}
+
+#[async_trait]
+impl Work for WriteTokenKey<'_> {
+    type Output = Vec<Result<Written, Refusal>>;
+
+    async fn run(&mut self, tx: &mut PgConnection) -> Result<End<Self::Output>, Failure> {
+        let outcomes = match self.write.run(tx).await? {
+            End::Commit(outcomes) => outcomes,
+            End::Rollback(outcomes) => return Ok(End::Rollback(outcomes)),
+        };
+        if let Some(from) = self.from {
+            // In the order of a revocation.
+            let rows: Vec<TokenRow> = sqlx::query_as(concat!(
+                "SELECT ",
+                token_columns!(),
+                " FROM containarium.tokens t ORDER BY t.id FOR UPDATE"
+            ))
+            .fetch_all(&mut *tx)
+            .await?;
+            let anew = macs_anew(rows, from, self.to);
+            sqlx::query(
+                "UPDATE containarium.tokens t SET mac = n.mac FROM unnest($1::text[], $2::bytea[]) AS n (id, mac) WHERE t.id = n.id",
+            )
+            .bind(anew.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+            .bind(anew.iter().map(|(_, mac)| mac.as_slice()).collect::<Vec<_>>())
+            .execute(&mut *tx)
+            .await?;
+        }
+        raise_generation(tx).await?;
+        Ok(End::Commit(outcomes))
+    }
+
+    fn touched(&self) -> &[Touched] {
+        self.write.touched()
+    }
+}
+
 struct ListRevoked;
 
 #[async_trait]
 impl Read for ListRevoked {
-    type Output = Vec<String>;
+    type Output = Vec<TokenRecord>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Failure> {
-        let query = "SELECT id FROM containarium.tokens WHERE revoked_at IS NOT NULL ORDER BY id COLLATE \"C\"";
-        Ok(sqlx::query_scalar(query).fetch_all(connection).await?)
+        let rows: Vec<TokenRow> = sqlx::query_as(concat!(
+            "SELECT ",
+            token_columns!(),
+            " FROM containarium.tokens t WHERE t.revoked_at IS NOT NULL ORDER BY t.id COLLATE \"C\""
+        ))
+        .fetch_all(connection)
+        .await?;
+        Ok(rows.into_iter().filter_map(|row| row.found().ok()?).collect())
     }
 }
 

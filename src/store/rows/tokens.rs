@@ -123,6 +123,16 @@ pub(in crate::store) fn is_meant(which: &WhichTokens, token: &TokenRecord) -> bo
     }
 }
 
+/// Ids and MACs by another key, of the rows whose own MAC is right.
+pub(in crate::store) fn macs_anew(
+    rows: Vec<TokenRow>,
+    from: &dyn TokenSealer,
+    to: &dyn TokenSealer,
+) -> Vec<(String, [u8; 32])> {
+    let tokens = rows.into_iter().filter_map(|row| row.found().ok()?);
+    tokens.filter(|token| from.holds(token)).map(|token| (token.id.clone(), to.mac(&token))).collect()
+}
+
 /// The row as it is once it is revoked; `None` where somebody else than a daemon wrote it.
 pub(in crate::store) fn revoked_token(
     token: &TokenRecord,

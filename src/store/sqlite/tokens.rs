@@ -6,11 +6,14 @@ use sqlx::sqlite::SqliteConnection;
 use super::error::store_error;
 use super::sql::now;
 use super::write::one_row;
-use super::{SqliteStore, StoreError, committed, key_state, roll_back};
+use super::{SqliteStore, StoreError, committed, key_state, roll_back, write};
 use crate::model::{Page, TokenId, TokenRecord, WhichTokens};
-use crate::store::rows::{PulseRow, PulsedTokenRow, TokenRow, is_meant, micros, new_token, page, revoked_token};
+use crate::store::rows::{
+    PulseRow, PulsedTokenRow, TokenRow, is_meant, macs_anew, micros, new_token, page, revoked_token,
+};
 use crate::store::tokens::{NewToken, Pulse, Revoked, TOUCH_EVERY, TokenSealer, Tokens};
 use crate::store::trail::Touched;
+use crate::store::{Intent, Refusal, Sealer, Together, Written};
 
 macro_rules! token_columns {
     () => {
@@ -66,9 +69,35 @@ impl Tokens for SqliteStore {
         Ok(revoked)
     }
 
-    async fn revoked_tokens(&self) -> Result<Vec<String>, StoreError> {
-        let query = sqlx::query_scalar("SELECT id FROM tokens WHERE revoked_at IS NOT NULL ORDER BY id");
-        query.fetch_all(&self.readers).await.map_err(store_error)
+    async fn write_token_key(
+        &self,
+        intents: &[Intent],
+        sealer: &dyn Sealer,
+        from: Option<&dyn TokenSealer>,
+        to: &dyn TokenSealer,
+    ) -> Result<Vec<Result<Written, Refusal>>, StoreError> {
+        let mut transaction = self.begin().await?;
+        match write::batch(&mut transaction, intents, Together::AllOrNothing, sealer).await? {
+            write::Batch::Undo(outcomes) => {
+                roll_back(transaction).await?;
+                Ok(outcomes)
+            }
+            write::Batch::Keep(outcomes, touched) => {
+                if let Some(from) = from {
+                    mac_anew(&mut transaction, from, to).await?;
+                }
+                key_state::raise_generation(&mut transaction).await?;
+                self.commit(transaction, &touched).await?;
+                Ok(outcomes)
+            }
+        }
+    }
+
+    async fn revoked_tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        const SQL: &str =
+            concat!("SELECT ", token_columns!(), " FROM tokens t WHERE t.revoked_at IS NOT NULL ORDER BY t.id");
+        let rows: Vec<TokenRow> = sqlx::query_as(SQL).fetch_all(&self.readers).await.map_err(store_error)?;
+        Ok(rows.into_iter().filter_map(|row| row.found().ok()?).collect())
     }
 
     async fn touch_tokens(&self, ids: &[TokenId]) -> Result<(), StoreError> {
@@ -122,6 +151,20 @@ async fn revoke(
         revoked.tokens.push(token);
     }
     Ok(revoked)
+}
+
+async fn mac_anew(
+    connection: &mut SqliteConnection,
+    from: &dyn TokenSealer,
+    to: &dyn TokenSealer,
+) -> Result<(), StoreError> {
+    const SQL: &str = concat!("SELECT ", token_columns!(), " FROM tokens t ORDER BY t.id");
+    let rows: Vec<TokenRow> = sqlx::query_as(SQL).fetch_all(&mut *connection).await.map_err(store_error)?;
+    for (id, mac) in macs_anew(rows, from, to) {
+        let update = sqlx::query("UPDATE tokens SET mac = ?2 WHERE id = ?1").bind(id).bind(mac.as_slice());
+        one_row(&update.execute(&mut *connection).await.map_err(store_error)?)?;
+    }
+    Ok(())
 }
 
 async fn touch(connection: &mut SqliteConnection, ids: &[TokenId]) -> Result<(), StoreError> {

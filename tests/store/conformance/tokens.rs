@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use containarium::model::{Label, Micros, NamePattern, Names, Permission, Scope, TokenId, TokenRecord, WhichTokens};
-use containarium::store::StoreError;
 use containarium::store::tokens::{NewToken, TokenSealer};
+use containarium::store::{SealRefusal, StoreError};
 
-use crate::store::steps::tenant;
+use crate::store::fakes::Values;
+use crate::store::steps::{current, intent, tenant};
 use crate::support::stores::Fixture;
 
 /// A "MAC": the id's length and what changes later, so that a test sees when it was made.
@@ -16,6 +17,21 @@ impl TokenSealer for Fake {
     fn mac(&self, token: &TokenRecord) -> [u8; 32] {
         let mut mac = [u8::from(token.revoked_at.is_some()); 32];
         mac[0] = u8::try_from(token.tenants.len()).unwrap();
+        mac
+    }
+
+    fn holds(&self, token: &TokenRecord) -> bool {
+        self.mac(token) == token.mac
+    }
+}
+
+/// Another key.
+struct Other;
+
+impl TokenSealer for Other {
+    fn mac(&self, token: &TokenRecord) -> [u8; 32] {
+        let mut mac = Fake.mac(token);
+        mac[31] = 0xff;
         mac
     }
 
@@ -93,7 +109,7 @@ pub(crate) async fn a_revocation_raises_the_generation_in_its_own_transaction(f:
     let found = found.unwrap();
     assert_eq!(found, revoked.tokens[0]);
     assert!(found.revoked_at.is_some() && Fake.holds(&found), "the MAC is that of the revoked row");
-    assert_eq!(f.store.revoked_tokens().await.unwrap(), [found.id]);
+    assert_eq!(f.store.revoked_tokens().await.unwrap(), [found]);
     let again = f.store.revoke_tokens(&which, &Fake).await.unwrap();
     assert_eq!(again.tokens, []);
     assert_eq!(generation(&f).await, 2, "nothing was revoked, so nothing is told");
@@ -138,4 +154,31 @@ pub(crate) async fn a_use_is_stamped_at_most_once_a_minute(f: Fixture) {
     f.store.touch_tokens(&[id('a')]).await.unwrap();
     assert!(used().await.unwrap() >= first);
     assert!(Fake.holds(&f.store.token(&id('a')).await.unwrap().1.unwrap()), "it is not under the MAC");
+}
+
+pub(crate) async fn a_new_key_of_token_rows_is_in_use_for_all_of_them_with_its_own_commit(f: Fixture) {
+    let f = f.with_alice().await;
+    for letter in ['a', 'b', 'c'] {
+        add(&f, letter, &["alice"], "anna").await;
+    }
+    f.store.revoke_tokens(&WhichTokens::Ids(vec![id('b')]), &Fake).await.unwrap();
+    // Of what somebody else wrote the MAC is not right.
+    f.database.run("UPDATE tokens SET tenants = 'alice,bob' WHERE id LIKE 'c%'").await.unwrap();
+    let before = f.store.token(&id('a')).await.unwrap().0.generation;
+    let key = [intent("alice", "KEY")];
+    let written = f.store.write_token_key(&key, &Values::of(&["key"]), Some(&Fake), &Other).await.unwrap();
+    assert!(written[0].is_ok(), "{written:?}");
+    assert_eq!(f.value(current("alice", "KEY")).await, "key");
+    for (letter, holds) in [('a', true), ('b', true), ('c', false)] {
+        let (pulse, token) = f.store.token(&id(letter)).await.unwrap();
+        let token = token.unwrap();
+        assert_eq!((Other.holds(&token), Fake.holds(&token)), (holds, false), "{token:?}");
+        assert_eq!((token.revoked_at.is_some(), pulse.generation), (letter == 'b', before + 1));
+    }
+    // A key that is not written leaves all as it was; and where no key held before, none is given.
+    let refused = Values::of(&["another"]).refusing(0, SealRefusal::Locked);
+    let written = f.store.write_token_key(&key, &refused, Some(&Other), &Fake).await.unwrap();
+    assert!(written[0].is_err(), "{written:?}");
+    f.store.write_token_key(&key, &Values::of(&["third"]), None, &Fake).await.unwrap();
+    assert!(Other.holds(&f.store.token(&id('a')).await.unwrap().1.unwrap()));
 }
