@@ -56,6 +56,8 @@ pub struct Config {
     /// Where copies of the master key go, where that is Secret Manager.
     pub backup_gcp: Option<BackupGcp>,
     pub audit_copies: AuditCopies,
+    /// For how long audit records are kept.
+    pub audit_retention: Duration,
     pub network: Network,
     pub socket_users: SocketUsers,
     /// Whose JWTs are taken; each issuer once.
@@ -202,6 +204,8 @@ impl Resolver<'_> {
         let database_retention = self.optional(Setting::DatabaseRetention, values::database_retention);
         let backup_gcp = self.backup_gcp();
         let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
+        let audit_retention =
+            self.value(Setting::AuditRetention, ("400d", DEFAULT_AUDIT_RETENTION), values::audit_retention);
         let socket_users = self.socket_users();
         let issuers = self.oidc();
         let limits = self.limits();
@@ -219,6 +223,7 @@ impl Resolver<'_> {
             database_retention,
             backup_gcp,
             audit_copies: audit_copies?,
+            audit_retention: audit_retention?,
             network: network?,
             socket_users: socket_users?,
             issuers: issuers?,
@@ -405,6 +410,8 @@ enum Asked {
 }
 
 /// A month of database backups and a few days.
+/// What a yearly audit asks for, and some time to hold it.
+const DEFAULT_AUDIT_RETENTION: Duration = Duration::from_hours(400 * 24);
 const DEFAULT_RETAIN_OLD: Duration = Duration::from_hours(35 * 24);
 const DEFAULT_KEEP_VERSIONS: NonZeroU32 = NonZeroU32::new(10).unwrap();
 

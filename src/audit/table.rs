@@ -14,8 +14,8 @@ use serde::Deserialize;
 
 use super::chain::{Origin, members};
 use super::file::lock;
-use super::record::{End, Kind, Start};
-use super::{Head, Record};
+use super::record::{End, HEAD, Kind, Spot, Start};
+use super::{Head, Outcome, Record};
 use crate::crypto::{ChainKey, Mac};
 use crate::model::{Micros, SecretName, Tenant};
 use crate::store::trail::{ChainHead, ChainKind, Linked, TrailRow};
@@ -48,6 +48,13 @@ pub(super) struct Table {
     entered: Mutex<Option<Head>>,
 }
 
+/// A record's number in its start.
+#[derive(Clone, Copy)]
+enum Number {
+    Beginning,
+    Next,
+}
+
 /// What of a record says under which key it is.
 #[derive(Deserialize)]
 struct KeyOf {
@@ -68,6 +75,14 @@ impl Table {
 
     pub(super) fn add_key(&self, key: Arc<ChainKey>) {
         lock(&self.keys).insert(key.version().get(), key);
+    }
+
+    pub(super) fn key_version(&self) -> Option<u64> {
+        lock(&self.keys).last_key_value().map(|(version, _)| *version)
+    }
+
+    pub(super) fn keys(&self) -> BTreeMap<u64, Arc<ChainKey>> {
+        lock(&self.keys).clone()
     }
 
     /// What is known of the database does not hold any more.
@@ -98,36 +113,60 @@ impl Table {
         }
         let mut line = Vec::with_capacity(512);
         record.write_line(&mut line);
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (record_bytes, mac) = self.authenticated(&line, number)?;
         Some(TrailRow {
-            node: self.origin.node,
-            boot: self.origin.boot,
-            number,
-            at: record.at,
             identity: record.identity.clone(),
-            action: record.action.as_str().to_owned(),
             tenant: record.tenant.as_ref().map(Tenant::to_string),
             name: record.name.as_ref().map(SecretName::to_string),
             version: record.version.map(crate::model::SecretVersion::get),
             blob_sha256: record.blob,
             outcome: record.outcome.as_str().to_owned(),
-            record: record_bytes,
-            mac: mac.0,
-            place: None,
+            ..self.blank(&line, record.at, record.action.as_str(), Number::Next)?
         })
     }
 
-    /// A record of this start under the newest key; only what went through here gets a place later.
-    fn authenticated(&self, line: &[u8], number: u64) -> Option<(Vec<u8>, Mac)> {
-        let (_, key) = lock(&self.keys).last_key_value().map(|(version, key)| (*version, Arc::clone(key)))?;
+    /// A row of the daemon's own record of a place in a chain. `None` until the chain has begun.
+    pub(super) fn spot_row(&self, spot: &Spot, action: &'static str, at: Micros) -> Option<TrailRow> {
+        if !self.is_begun() {
+            return None;
+        }
+        let mut line = Vec::new();
+        spot.write_line(action, at, &mut line);
+        self.blank(&line, at, action, Number::Next)
+    }
+
+    /// A record of this start under the newest key, by the daemon; only what went through here gets a place later.
+    fn blank(&self, line: &[u8], at: Micros, action: &str, number: Number) -> Option<TrailRow> {
+        let Origin { node, boot } = self.origin;
+        // A record of a higher number is under no older key.
+        let keys = lock(&self.keys);
+        let (_, key) = keys.last_key_value()?;
+        let number = match number {
+            Number::Beginning => 0,
+            Number::Next => self.next.fetch_add(1, Ordering::Relaxed),
+        };
         let mut record = line.strip_suffix(b"}\n")?.to_vec();
-        record.extend_from_slice(&members(self.origin, &key));
+        record.extend_from_slice(&members(self.origin, key));
         record.extend_from_slice(number.to_string().as_bytes());
         record.push(b'}');
         let mac = key.mac(&record);
+        drop(keys);
         lock(&self.own).hand_out(number, mac);
-        Some((record, mac))
+        Some(TrailRow {
+            node,
+            boot,
+            number,
+            at,
+            identity: "daemon".to_owned(),
+            action: action.to_owned(),
+            tenant: None,
+            name: None,
+            version: None,
+            blob_sha256: None,
+            outcome: Outcome::Ok.as_str().to_owned(),
+            record,
+            mac: mac.0,
+            place: None,
+        })
     }
 
     /// Begins this start's chain after the node's one before, which is brought to its end first: no process of an earlier start lives.
@@ -154,41 +193,32 @@ impl Table {
     }
 
     async fn first_row(&self, store: &dyn Store, at: Micros) -> Result<Option<TrailRow>, StoreError> {
-        let Origin { node, boot } = self.origin;
+        let node = self.origin.node;
         let chains = store.chains().await?;
         let before = chains.iter().rfind(|head| head.node == node && head.kind == ChainKind::Table);
         let end = |head: &ChainHead| End { boot: head.boot, n: head.end.position, link: Mac(head.end.link) };
         let mut line = Vec::new();
         Start { kind: Kind::Table, previous: before.map(end) }.write_line(at, &mut line);
-        let Some((record, mac)) = self.authenticated(&line, 0) else { return Ok(None) };
-        Ok(Some(TrailRow {
-            node,
-            boot,
-            number: 0,
-            at,
-            identity: "daemon".to_owned(),
-            action: super::record::START.to_owned(),
-            tenant: None,
-            name: None,
-            version: None,
-            blob_sha256: None,
-            outcome: super::Outcome::Ok.as_str().to_owned(),
-            record,
-            mac: mac.0,
-            place: None,
-        }))
+        Ok(self.blank(&line, at, super::record::START, Number::Beginning))
     }
 
-    /// Gives committed records their places, and enters how far the chains have come: this one, and the file's.
-    pub(super) async fn link(&self, store: &dyn Store, file: Option<Head>) -> Result<Chained, StoreError> {
+    /// Gives committed records their places.
+    pub(super) async fn link(&self, store: &dyn Store) -> Result<Chained, StoreError> {
         if !self.is_begun() {
             return Ok(Chained::AsWritten);
         }
-        let chained = match self.link_own(store).await? {
-            Chained::AsWritten => lock(&self.own).untold().map_or(Chained::AsWritten, Chained::Changed),
-            changed @ Chained::Changed(_) => changed,
-        };
-        let Some(head) = file.filter(|head| *lock(&self.entered) != Some(*head)) else { return Ok(chained) };
+        match self.link_own(store).await? {
+            Chained::AsWritten => Ok(lock(&self.own).untold().map_or(Chained::AsWritten, Chained::Changed)),
+            changed @ Chained::Changed(_) => Ok(changed),
+        }
+    }
+
+    /// Enters how far the file's chain has come.
+    pub(super) async fn enter(&self, store: &dyn Store, file: Option<Head>) -> Result<(), StoreError> {
+        if !self.is_begun() {
+            return Ok(());
+        }
+        let Some(head) = file.filter(|head| *lock(&self.entered) != Some(*head)) else { return Ok(()) };
         let entry = ChainHead {
             node: self.origin.node,
             boot: self.origin.boot,
@@ -199,7 +229,17 @@ impl Table {
         };
         store.link(&[], &entry).await?;
         *lock(&self.entered) = Some(head);
-        Ok(chained)
+        Ok(())
+    }
+
+    /// Where the chain ends, if it has grown by more than what was heard of the file since the file was told.
+    pub(super) fn news(&self) -> Option<Spot> {
+        let end = lock(&self.own).news()?;
+        Some(Spot { kind: Kind::Table, of: None, position: end.position, link: Mac(end.link) })
+    }
+
+    pub(super) fn was_told(&self, spot: &Spot) {
+        lock(&self.own).was_told(Linked { position: spot.position, link: spot.link.0 });
     }
 
     /// Gives this start's records their places. One that had a place, or was not made here, gets none.
@@ -256,7 +296,12 @@ impl Table {
         let numbers: Vec<u64> = places.iter().map(|(number, _)| *number).collect();
         lock(&self.own).attempt(&head, numbers);
         store.link(&places, &head).await?;
-        lock(&self.own).settle(&head);
+        let mut own = lock(&self.own);
+        own.settle(&head);
+        if rows.iter().any(|row| row.action != HEAD) {
+            own.grew();
+        }
+        drop(own);
         Ok(Chained::AsWritten)
     }
 

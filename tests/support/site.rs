@@ -143,15 +143,18 @@ impl Site {
     /// The lines of the audit file, but for those that begin a chain.
     pub(crate) fn audit_lines(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.data_dir().join("audit.jsonl")).unwrap();
-        text.lines().filter(|line| !line.contains(r#""action":"audit.start""#)).map(str::to_owned).collect()
+        let is_call =
+            |line: &&str| !["start", "head"].iter().any(|of| line.contains(&format!(r#""action":"audit.{of}""#)));
+        text.lines().filter(is_call).map(str::to_owned).collect()
     }
 
-    /// What was recorded, in file and database, by time, but for what begins a chain.
+    /// What was recorded, in file and database, by time, but for what begins a chain and what holds chains together.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let text = if self.is_postgres() { "convert_from(record, 'UTF8')" } else { "CAST(record AS TEXT)" };
         let schema = if self.is_postgres() { "containarium." } else { "" };
-        let rows =
-            self.texts(&format!("SELECT {text} FROM {schema}audit WHERE action <> 'audit.start' ORDER BY record_no"));
+        let rows = self.texts(&format!(
+            "SELECT {text} FROM {schema}audit WHERE action NOT IN ('audit.start', 'audit.head') ORDER BY record_no"
+        ));
         let mut records: Vec<Value> =
             rows.iter().chain(&self.audit_lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
         records.sort_by_key(|record| record["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());

@@ -50,7 +50,7 @@ fn findings(file: &[u8], head: &ChainHead) -> Vec<Finding> {
     let mut verifier = Verifier::new(vec![key()], vec![head.clone()]);
     let lines = file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.enumerate().for_each(|(at, line)| verifier.line(&format!("line {}", at + 1), line));
-    verifier.finish().findings
+    verifier.finish(None).findings
 }
 
 #[test]
@@ -72,4 +72,22 @@ fn a_file_that_is_cut_anywhere_is_found() {
     for at in 0..file.len() - 1 {
         assert_ne!(findings(&file[..at], &head), [], "{at}");
     }
+}
+
+#[test]
+fn lines_of_a_release_before_chains_are_counted_where_a_file_begins_and_found_elsewhere() {
+    let (file, head) = written(3);
+    let old =
+        br#"{"time":"2026-01-01T00:00:00Z","requestId":"r","identity":"uid:0","action":"secret.get","outcome":"ok"}"#;
+    let verified = |lines: &[&[u8]]| {
+        let mut verifier = Verifier::new(vec![key()], vec![head.clone()]);
+        verifier.begin_file();
+        lines.iter().enumerate().for_each(|(at, line)| verifier.line(&format!("line {}", at + 1), line));
+        verifier.finish(None)
+    };
+    let lines: Vec<&[u8]> = file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    let first = verified(&[&[&old[..], old], &lines[..]].concat());
+    assert_eq!((first.findings, first.before_chains), (vec![], 2));
+    let behind = verified(&[&lines[..], &[&old[..]]].concat());
+    assert!(behind.findings[0].what.contains("is no record of a chain"), "{:?}", behind.findings);
 }
