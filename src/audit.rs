@@ -7,14 +7,15 @@ mod chain;
 mod denials;
 mod file;
 mod journal;
+mod prune;
 mod record;
 mod sink;
 mod table;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::crypto::ChainKey;
 use crate::model::Micros;
@@ -23,12 +24,14 @@ use crate::store::{Store, StoreError};
 
 pub use denials::Stranger;
 use denials::{Denials, Turn};
+use file::lock;
 use journal::Journal;
 use sink::TableSink;
 use table::Table;
 
 pub use chain::{Head, Origin};
-pub use record::{End, Kind, Outcome, Record};
+pub use prune::{PruneError, Pruned};
+pub use record::{End, Kind, Outcome, PRUNE, Record};
 pub use table::Chained;
 
 /// The file with those that were put aside before it, in the order in which they were written; none of them need be there.
@@ -71,6 +74,7 @@ pub enum Sink {
 /// Where records go: those of changes into the database, in the transactions of the changes; all others into the first of two sinks, and
 /// where that takes none, into the other.
 pub struct Audit {
+    path: PathBuf,
     file: Arc<file::Writer>,
     denials: Denials,
     table: Arc<Table>,
@@ -80,7 +84,22 @@ pub struct Audit {
     journal: Option<Arc<Journal>>,
     /// Whether a file that failed is being tried again.
     trying: Arc<AtomicBool>,
+    /// One at a time holds the chains together.
+    linking: tokio::sync::Mutex<()>,
+    told: Mutex<Told>,
 }
+
+/// What the table was told of the file.
+#[derive(Default)]
+struct Told {
+    at: Option<Micros>,
+    n: u64,
+    /// Records that the file has since of the table's head; they are no reason to tell the table.
+    heads: u64,
+}
+
+/// How often the table is told at most, in microseconds: it is a row that stays.
+const TABLE_IS_TOLD: u64 = 60_000_000;
 
 impl Audit {
     /// Opens the file for appending, or makes it (0600). Until [`Audit::unlock`] records are held in memory.
@@ -93,6 +112,7 @@ impl Audit {
             Copies::Journal => Some(Arc::new(Journal::start()?)),
         };
         Ok(Self {
+            path: path.to_owned(),
             file: Arc::new(file::Writer::open(path, origin, journal.clone())?),
             denials: Denials::default(),
             table: Arc::new(Table::new(origin)),
@@ -100,6 +120,8 @@ impl Audit {
             first: Sink::File,
             journal,
             trying: Arc::default(),
+            linking: tokio::sync::Mutex::new(()),
+            told: Mutex::default(),
         })
     }
 
@@ -120,6 +142,11 @@ impl Audit {
         self.file.unlock(at, key).await
     }
 
+    /// Which version of the key new records are under; absent while there is none.
+    pub fn key_version(&self) -> Option<u64> {
+        self.table.key_version()
+    }
+
     /// Takes an earlier version of the key, for records that an earlier start left.
     pub fn add_old_key(&self, key: Arc<ChainKey>) {
         self.table.add_key(key);
@@ -134,9 +161,44 @@ impl Audit {
         if self.lacks_key() {
             return Ok(Chained::AsWritten);
         }
-        let chained = self.table.link(store, at, self.file.head()).await?;
+        let _alone = self.linking.lock().await;
+        self.tell_table(store, at).await?;
+        let chained = self.table.link(store, at).await?;
+        self.tell_file(at).await;
+        self.table.enter(store, self.file.head()).await?;
         self.try_again(at).await;
         Ok(chained)
+    }
+
+    /// Writes into the file's chain how far the table's has come, where it has: who can write to the database cannot take that back.
+    async fn tell_file(&self, at: Micros) {
+        // One that fails is tried again beside this, which a disk that hangs would hold up.
+        let Some(spot) = self.table.news().filter(|_| self.file.failing().is_none()) else { return };
+        let mut line = Vec::new();
+        spot.write_line(record::HEAD, at, &mut line);
+        // A failing file is told by the audit itself, and the next second tries again.
+        if self.file.append(at, line, 1).await.is_ok() {
+            self.table.was_told(&spot);
+            lock(&self.told).heads += 1;
+        }
+    }
+
+    /// Writes into the table's chain how far the file's has come, where it has by more than what it was told, and the last time is a
+    /// minute ago: who can write the file cannot take that back.
+    async fn tell_table(&self, store: &dyn Store, at: Micros) -> Result<(), StoreError> {
+        let Some(head) = self.file.head() else { return Ok(()) };
+        {
+            let mut told = lock(&self.told);
+            let since = *told.at.get_or_insert(at);
+            if at.0.abs_diff(since.0) < TABLE_IS_TOLD || head.end.n <= told.n + told.heads {
+                return Ok(());
+            }
+        }
+        let spot = record::Spot { kind: Kind::File, of: None, position: head.end.n, link: head.end.link };
+        let Some(row) = self.table.spot_row(&spot, record::HEAD, at) else { return Ok(()) };
+        store.insert(&[row]).await?;
+        *lock(&self.told) = Told { at: Some(at), n: head.end.n, heads: 0 };
+        Ok(())
     }
 
     /// Goes on in the database from what this process knows, although that says something else: the next [`Audit::link`] does. That

@@ -150,6 +150,7 @@ pub async fn daemon(config: &Config) -> Result<Composed, ComposeError> {
         verifier: Verifier::new(config.for_reading()?, config.google_environment.clone()),
         retain_old: config.retain_old,
         database_retention: config.database_retention,
+        audit_retention: config.audit_retention,
     }));
     Ok(Composed { store, audit, clock, node, service, opener })
 }

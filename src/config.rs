@@ -57,6 +57,8 @@ pub struct Config {
     pub backup_gcp: Option<BackupGcp>,
     pub audit_copies: AuditCopies,
     pub audit_sinks: AuditSinks,
+    /// For how long audit records are kept.
+    pub audit_retention: Duration,
     pub network: Network,
     pub socket_users: SocketUsers,
     /// Whose JWTs are taken; each issuer once.
@@ -225,6 +227,8 @@ impl Resolver<'_> {
         let audit_copies = self.value(Setting::AuditJournal, ("false", AuditCopies::None), values::audit_journal);
         let default_sinks = database.as_ref().map_or(("file", AuditSinks::File), AuditSinks::default_of);
         let audit_sinks = self.lines(Setting::AuditSinks, default_sinks, values::audit_sinks);
+        let audit_retention =
+            self.value(Setting::AuditRetention, ("400d", DEFAULT_AUDIT_RETENTION), values::audit_retention);
         let socket_users = self.socket_users();
         let issuers = self.oidc();
         let limits = self.limits();
@@ -243,6 +247,7 @@ impl Resolver<'_> {
             backup_gcp,
             audit_copies: audit_copies?,
             audit_sinks: audit_sinks?,
+            audit_retention: audit_retention?,
             network: network?,
             socket_users: socket_users?,
             issuers: issuers?,
@@ -442,6 +447,8 @@ enum Asked {
 }
 
 /// A month of database backups and a few days.
+/// What a yearly audit asks for, and some time to hold it.
+const DEFAULT_AUDIT_RETENTION: Duration = Duration::from_hours(400 * 24);
 const DEFAULT_RETAIN_OLD: Duration = Duration::from_hours(35 * 24);
 const DEFAULT_KEEP_VERSIONS: NonZeroU32 = NonZeroU32::new(10).unwrap();
 

@@ -134,12 +134,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     let mut served = tokio::spawn(all_of(network.serve(&config, &app, &serving), on_socket));
     notify(&[NotifyState::Ready]);
     let mut keeping = tokio::spawn(Keeper::new((node, Arc::clone(&service)), opener, opened).run());
-    service.keep_shredding();
-    service.keep_rotating();
-    service.keep_proving();
-    service.keep_looking_for_copies();
-    service.keep_tokens();
-    service.keep_issuers();
+    keep_at_it(&service);
     if let Some(endpoint) = compose::destinations(&config).elsewhere() {
         // Left over from a trial, it would make whatever listens there an off-host copy.
         tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
@@ -201,6 +196,17 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     audit.close().await;
     tracing::info!("stopped");
     ended
+}
+
+/// What the daemon does by itself until it stops.
+fn keep_at_it(service: &Arc<Service>) {
+    service.keep_shredding();
+    service.keep_rotating();
+    service.keep_proving();
+    service.keep_looking_for_copies();
+    service.keep_tokens();
+    service.keep_issuers();
+    service.keep_pruning();
 }
 
 /// Apart from the other work of each second, and in two, since one waits for a disk and the other for the database: whoever waits to hear

@@ -123,6 +123,12 @@ struct Found {
     found: Option<WireMark>,
 }
 
+/// Whose data directory this is, for who only reads; `None` where no readable record says so.
+#[must_use]
+pub fn id_in(dir: &Path) -> Option<NodeId> {
+    read_record(dir).ok().flatten().map(|record| NodeId::new(record.node_id.0))
+}
+
 impl NodeFile {
     /// Opens the record in this data directory, or begins one with these fresh ids where there is none. Nothing is written yet, but for a
     /// torn line or a large log put right: a start that is refused leaves everything as it was.

@@ -25,7 +25,7 @@ pub mod trail;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -100,6 +100,8 @@ pub struct Parts {
     pub retain_old: Duration,
     /// For how long backups of the database are kept, where that is known.
     pub database_retention: Option<Duration>,
+    /// For how long audit records are kept.
+    pub audit_retention: Duration,
 }
 
 /// The one service of a daemon.
@@ -118,6 +120,9 @@ pub struct Service {
     keep_versions: NonZeroU32,
     rotation: Rotation,
     database_retention: Option<Duration>,
+    audit_retention: Duration,
+    /// Counts the seconds in which the audit had its work.
+    seconds: AtomicU64,
     workers: Workers,
     rotating_deks: Job<RotatedDeks>,
     rooms: room::Rooms,
@@ -150,7 +155,7 @@ impl<'a> By<'a> {
     }
 
     fn record(&self, at: Micros, action: Action, tenant: Option<&Tenant>, touched: Touched) -> Record {
-        let Touched { name, version, token, outcome } = touched;
+        let Touched { name, version, token, outcome, count } = touched;
         Record {
             at,
             request_id: self.request_id.to_owned(),
@@ -165,7 +170,7 @@ impl<'a> By<'a> {
             blob: None,
             replaces: None,
             outcome,
-            count: 1,
+            count,
         }
     }
 }
@@ -177,16 +182,25 @@ struct Touched {
     /// A token's public id.
     token: Option<String>,
     outcome: Outcome,
+    /// How many it stands for.
+    count: u64,
 }
 
 impl Touched {
     /// A call that touched no single secret, or failed before it could say more.
     const fn nothing(outcome: Outcome) -> Self {
-        Self { name: None, version: None, token: None, outcome }
+        Self { name: None, version: None, token: None, outcome, count: 1 }
     }
 
     fn one(name: &SecretName, version: Option<SecretVersion>, outcome: Outcome) -> Self {
         Self { name: Some(name.clone()), version, ..Self::nothing(outcome) }
+    }
+
+    /// Names of which nothing came: one record, since whoever may read one tenant could fill the disk with names that are not there.
+    fn none_of<'a>(names: impl ExactSizeIterator<Item = &'a SecretName>, outcome: Outcome) -> Option<Self> {
+        let count = names.len() as u64;
+        let name = names.last().filter(|_| count == 1).cloned();
+        (count > 0).then(|| Self { name, count, ..Self::nothing(outcome) })
     }
 
     fn token(id: &str, outcome: Outcome) -> Self {
@@ -211,6 +225,7 @@ impl Service {
             verifier,
             retain_old,
             database_retention,
+            audit_retention,
         } = parts;
         Self {
             reads: Reads::new(Arc::clone(&store)),
@@ -226,6 +241,8 @@ impl Service {
             keep_versions,
             rotation: Rotation::new(verifier, retain_old),
             database_retention,
+            audit_retention,
+            seconds: AtomicU64::new(0),
             workers: Workers::default(),
             rotating_deks: Job::new("rotate-dek"),
             rooms: room::Rooms::new(),

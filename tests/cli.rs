@@ -242,6 +242,7 @@ fn config_show_tells_each_value_and_its_origin() {
             "backup.gcp.push_on_first_start false default",
             "audit.journal false default",
             "audit.sinks table, file default",
+            "audit.retention 400d default",
             "socket_users - default",
             "oidc - default",
             "limits.connections 1024 default",

@@ -20,6 +20,10 @@ const OWN_RECORDS: u32 = 4;
 /// would fill the disk after all: the others are counted together.
 const MOST_PLACES: usize = 16;
 
+/// How many records of strangers a minute has, before all of them are counted together by the second: what one place makes at most.
+const MOST_A_MINUTE: u32 = 300;
+const MINUTE: u32 = 60;
+
 type Waiter = oneshot::Sender<Result<(), AuditError>>;
 
 /// Where somebody whom nobody knows is.
@@ -49,9 +53,18 @@ enum Kind {
     Crowd,
 }
 
-/// What came in this second.
 #[derive(Default)]
-pub(super) struct Denials(Mutex<HashMap<Kind, Second>>);
+pub(super) struct Denials(Mutex<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    /// What came in this second.
+    seconds: HashMap<Kind, Second>,
+    /// Records of strangers in this minute.
+    of_strangers: u32,
+    /// Seconds of this minute that are over.
+    over: u32,
+}
 
 #[derive(Default)]
 struct Second {
@@ -73,32 +86,48 @@ impl Denials {
     /// Somebody who is known, and may not do it.
     pub(super) fn take(&self, record: Record) -> Turn {
         let kind = Kind::Of(record.identity.clone(), record.action);
-        turn(lock(&self.0).entry(kind).or_default(), record)
+        turn(lock(&self.0).seconds.entry(kind).or_default(), record, OWN_RECORDS)
     }
 
     /// Somebody whom nobody knows.
     pub(super) fn take_stranger(&self, stranger: Stranger, record: Record) -> Turn {
-        let mut seconds = lock(&self.0);
+        let mut counted = lock(&self.0);
+        let Counted { seconds, of_strangers, .. } = &mut *counted;
+        let is_spent = *of_strangers >= MOST_A_MINUTE;
         let kind = Kind::Stranger(stranger);
         let places = || seconds.keys().filter(|kind| matches!(kind, Kind::Stranger(_))).count();
-        let kind = if seconds.contains_key(&kind) || places() < MOST_PLACES { kind } else { Kind::Crowd };
-        turn(seconds.entry(kind).or_default(), record)
+        let is_known = seconds.contains_key(&kind) || places() < MOST_PLACES;
+        let kind = if is_known && !is_spent { kind } else { Kind::Crowd };
+        let turn = turn(seconds.entry(kind).or_default(), record, if is_spent { 0 } else { OWN_RECORDS });
+        if let Turn::Record(_) = turn {
+            *of_strangers += 1;
+        }
+        turn
     }
 
     /// Ends the second: the records that stand for it, and who waits for them.
     pub(super) fn end(&self) -> (Vec<Record>, Vec<Waiter>) {
         let (mut records, mut waiters) = (Vec::new(), Vec::new());
-        for (kind, second) in mem::take(&mut *lock(&self.0)) {
+        let mut counted = lock(&self.0);
+        for (kind, second) in mem::take(&mut counted.seconds) {
             let count = second.waiters.len() as u64;
+            if second.last.is_some() && !matches!(kind, Kind::Of(..)) {
+                counted.of_strangers += 1;
+            }
             records.extend(second.last.map(|last| stand_in(&kind, last, count)));
             waiters.extend(second.waiters);
         }
+        counted.over += 1;
+        if counted.over >= MINUTE {
+            (counted.over, counted.of_strangers) = (0, 0);
+        }
+        drop(counted);
         (records, waiters)
     }
 }
 
-fn turn(second: &mut Second, record: Record) -> Turn {
-    if second.own_records < OWN_RECORDS {
+fn turn(second: &mut Second, record: Record, own_records: u32) -> Turn {
+    if second.own_records < own_records {
         second.own_records += 1;
         return Turn::Record(Box::new(record));
     }
@@ -186,6 +215,27 @@ mod tests {
         let counted: u64 = records.iter().map(|record| record.count).sum();
         assert_eq!(counted + at_once as u64, u64::from(asked));
         assert!(records.iter().any(|record| record.address.is_none() && record.count > 9000), "the crowd: {records:?}");
+    }
+
+    #[test]
+    fn however_long_it_goes_on_a_minute_has_so_many_records_and_the_next_begins_anew() {
+        let denials = Denials::default();
+        let second = |second: u32| {
+            let (mut at_once, mut waiting) = (0, Vec::new());
+            for address in (0..100).map(|n| IpAddr::from(Ipv4Addr::from_bits(second * 100 + n))) {
+                match denials.take_stranger(Stranger::at(address), record(address)) {
+                    Turn::Record(_) => at_once += 1,
+                    Turn::Wait(counted) => waiting.push(counted),
+                }
+            }
+            let records = denials.end().0;
+            let counted: u64 = records.iter().map(|record| record.count).sum();
+            assert_eq!(counted + at_once, 100, "each is counted");
+            at_once + records.len() as u64
+        };
+        let minute: u64 = (0..60).map(second).sum();
+        assert!((300..=400).contains(&minute), "{minute}");
+        assert!(second(60) > 10, "the next one has its own");
     }
 
     #[test]

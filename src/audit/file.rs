@@ -46,6 +46,11 @@ enum Job {
         why: String,
         done: Done,
     },
+    /// Puts the file aside where its first record is from before this time.
+    PutAside {
+        before: Micros,
+        done: Done,
+    },
 }
 
 type Done = oneshot::Sender<Result<(), AuditError>>;
@@ -108,6 +113,10 @@ impl Writer {
     pub(super) async fn refuse(&self, why: String) {
         // It fails by what it asks for.
         let _refused = self.ask(|done| Job::Refuse { why, done }).await;
+    }
+
+    pub(super) async fn put_aside_begun_before(&self, before: Micros) -> Result<(), AuditError> {
+        self.ask(|done| Job::PutAside { before, done }).await
     }
 
     async fn ask(&self, job: impl FnOnce(Done) -> Job) -> Result<(), AuditError> {
@@ -200,6 +209,13 @@ impl Appender {
                     self.write(std::mem::take(&mut writes));
                     self.open(at, key);
                     self.write(Writes { at: Some(at), done: vec![done], ..Writes::default() });
+                }
+                Job::PutAside { before, done } => {
+                    self.write(std::mem::take(&mut writes));
+                    if let Err(error) = self.place.put_aside_begun_before(before) {
+                        tracing::warn!("the audit file could not be put aside: {error}");
+                    }
+                    self.write(Writes { done: vec![done], ..Writes::default() });
                 }
                 Job::Refuse { why, done } => {
                     self.write(std::mem::take(&mut writes));

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::chain::Origin;
 use crate::crypto::Mac;
 use crate::model::{Action, BootId, Micros, SecretName, SecretVersion, Tenant};
 
@@ -174,6 +175,54 @@ fn write_of_table(at: Micros, action: &str, outcome: Outcome, out: &mut Vec<u8>)
         outcome: outcome.as_str(),
     };
     write_json(&line, out);
+}
+
+/// The action of a record of how far the other chain of the same start has come.
+pub(super) const HEAD: &str = "audit.head";
+/// The action of a record of up to where a chain's records may be absent.
+pub const PRUNE: &str = "audit.prune";
+
+/// A place in a chain that a record speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) kind: Kind,
+    /// Whose chain, where it is not one of the record's own start.
+    pub(super) of: Option<Origin>,
+    pub(super) position: u64,
+    pub(super) link: Mac,
+}
+
+impl Spot {
+    /// Appends a record of this action as one line of JSON.
+    pub(super) fn write_line(&self, action: &'static str, at: Micros, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Line {
+            time: String,
+            identity: &'static str,
+            action: &'static str,
+            chain: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            of_node: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            of_boot: Option<String>,
+            position: u64,
+            position_link: String,
+            outcome: &'static str,
+        }
+        let line = Line {
+            time: at.to_string(),
+            identity: "daemon",
+            action,
+            chain: self.kind.as_str(),
+            of_node: self.of.map(|of| of.node.to_string()),
+            of_boot: self.of.map(|of| of.boot.to_string()),
+            position: self.position,
+            position_link: self.link.to_string(),
+            outcome: Outcome::Ok.as_str(),
+        };
+        write_json(&line, out);
+    }
 }
 
 /// The action of a chain's first record.

@@ -14,8 +14,8 @@ use serde::Deserialize;
 
 use super::chain::{Origin, members};
 use super::file::lock;
-use super::record::{self, End, Kind, RESUMED, START, Start};
-use super::{Head, Record};
+use super::record::{self, End, HEAD, Kind, RESUMED, Spot, Start};
+use super::{Head, Outcome, Record};
 use crate::crypto::{ChainKey, Mac};
 use crate::model::{Micros, SecretName, Tenant};
 use crate::store::trail::{ChainHead, ChainKind, Linked, TrailRow};
@@ -44,10 +44,17 @@ pub(super) struct Table {
     /// Whether the chain's beginning is committed.
     begun: AtomicBool,
     own: Mutex<Own>,
-    /// One at a time gives records their places.
-    linking: tokio::sync::Mutex<()>,
+    /// One at a time gives records their places. Never held over what waits for the file.
+    placing: tokio::sync::Mutex<()>,
     /// What was last entered of the file's chain.
     entered: Mutex<Option<Head>>,
+}
+
+/// A record's number in its start.
+#[derive(Clone, Copy)]
+enum Number {
+    Beginning,
+    Next,
 }
 
 /// What of a record says under which key it is.
@@ -64,13 +71,21 @@ impl Table {
             next: AtomicU64::new(1),
             begun: AtomicBool::new(false),
             own: Mutex::default(),
-            linking: tokio::sync::Mutex::default(),
+            placing: tokio::sync::Mutex::default(),
             entered: Mutex::default(),
         }
     }
 
     pub(super) fn add_key(&self, key: Arc<ChainKey>) {
         lock(&self.keys).insert(key.version().get(), key);
+    }
+
+    pub(super) fn key_version(&self) -> Option<u64> {
+        lock(&self.keys).last_key_value().map(|(version, _)| *version)
+    }
+
+    pub(super) fn keys(&self) -> BTreeMap<u64, Arc<ChainKey>> {
+        lock(&self.keys).clone()
     }
 
     /// What is known of the database does not hold any more.
@@ -101,36 +116,60 @@ impl Table {
         }
         let mut line = Vec::with_capacity(512);
         record.write_line(&mut line);
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (record_bytes, mac) = self.authenticated(&line, number)?;
         Some(TrailRow {
-            node: self.origin.node,
-            boot: self.origin.boot,
-            number,
-            at: record.at,
             identity: record.identity.clone(),
-            action: record.action.as_str().to_owned(),
             tenant: record.tenant.as_ref().map(Tenant::to_string),
             name: record.name.as_ref().map(SecretName::to_string),
             version: record.version.map(crate::model::SecretVersion::get),
             blob_sha256: record.blob,
             outcome: record.outcome.as_str().to_owned(),
-            record: record_bytes,
-            mac: mac.0,
-            place: None,
+            ..self.blank(&line, record.at, record.action.as_str(), Number::Next)?
         })
     }
 
-    /// A record of this start under the newest key; only what went through here gets a place later.
-    fn authenticated(&self, line: &[u8], number: u64) -> Option<(Vec<u8>, Mac)> {
-        let (_, key) = lock(&self.keys).last_key_value().map(|(version, key)| (*version, Arc::clone(key)))?;
+    /// A row of the daemon's own record of a place in a chain. `None` until the chain has begun.
+    pub(super) fn spot_row(&self, spot: &Spot, action: &'static str, at: Micros) -> Option<TrailRow> {
+        if !self.is_begun() {
+            return None;
+        }
+        let mut line = Vec::new();
+        spot.write_line(action, at, &mut line);
+        self.blank(&line, at, action, Number::Next)
+    }
+
+    /// A record of this start under the newest key, by the daemon; only what went through here gets a place later.
+    fn blank(&self, line: &[u8], at: Micros, action: &str, number: Number) -> Option<TrailRow> {
+        let Origin { node, boot } = self.origin;
+        // A record of a higher number is under no older key.
+        let keys = lock(&self.keys);
+        let (_, key) = keys.last_key_value()?;
+        let number = match number {
+            Number::Beginning => 0,
+            Number::Next => self.next.fetch_add(1, Ordering::Relaxed),
+        };
         let mut record = line.strip_suffix(b"}\n")?.to_vec();
-        record.extend_from_slice(&members(self.origin, &key));
+        record.extend_from_slice(&members(self.origin, key));
         record.extend_from_slice(number.to_string().as_bytes());
         record.push(b'}');
         let mac = key.mac(&record);
+        drop(keys);
         lock(&self.own).hand_out(number, mac);
-        Some((record, mac))
+        Some(TrailRow {
+            node,
+            boot,
+            number,
+            at,
+            identity: "daemon".to_owned(),
+            action: action.to_owned(),
+            tenant: None,
+            name: None,
+            version: None,
+            blob_sha256: None,
+            outcome: Outcome::Ok.as_str().to_owned(),
+            record,
+            mac: mac.0,
+            place: None,
+        })
     }
 
     /// Begins this start's chain after the node's one before, which is brought to its end first: no process of an earlier start lives.
@@ -163,55 +202,43 @@ impl Table {
         let end = |head: &ChainHead| End { boot: head.boot, n: head.end.position, link: Mac(head.end.link) };
         let mut line = Vec::new();
         Start { kind: Kind::Table, previous: before.map(end) }.write_line(at, &mut line);
-        Ok(self.daemons_row(&line, 0, at, START))
+        Ok(self.blank(&line, at, super::record::START, Number::Beginning))
     }
 
-    /// The row of the record that this table takes records again.
+    /// The row of the record that this table takes records again. `None` until the chain has begun.
     pub(super) fn resumed_row(&self, at: Micros) -> Option<TrailRow> {
+        if !self.is_begun() {
+            return None;
+        }
         let mut line = Vec::new();
         record::write_resumed(at, &mut line);
-        self.daemons_row(&line, self.next.fetch_add(1, Ordering::Relaxed), at, RESUMED)
+        self.blank(&line, at, RESUMED, Number::Next)
     }
 
-    /// The row of a record of the daemon's own.
-    fn daemons_row(&self, line: &[u8], number: u64, at: Micros, action: &str) -> Option<TrailRow> {
-        let (record, mac) = self.authenticated(line, number)?;
-        Some(TrailRow {
-            node: self.origin.node,
-            boot: self.origin.boot,
-            number,
-            at,
-            identity: "daemon".to_owned(),
-            action: action.to_owned(),
-            tenant: None,
-            name: None,
-            version: None,
-            blob_sha256: None,
-            outcome: super::Outcome::Ok.as_str().to_owned(),
-            record,
-            mac: mac.0,
-            place: None,
-        })
-    }
-
-    /// Begins the chain where it has not begun, gives committed records their places, and enters how far the chains have come: this one,
-    /// and the file's.
-    pub(super) async fn link(&self, store: &dyn Store, at: Micros, file: Option<Head>) -> Result<Chained, StoreError> {
-        let _alone = self.linking.lock().await;
+    /// Begins the chain where it has not begun, and gives committed records their places.
+    pub(super) async fn link(&self, store: &dyn Store, at: Micros) -> Result<Chained, StoreError> {
+        let _alone = self.placing.lock().await;
         if !self.is_begun() {
             self.begin(store, at).await?;
         }
         if !self.is_begun() {
             return Ok(Chained::AsWritten);
         }
-        let chained = match self.link_own(store).await? {
+        match self.link_own(store).await? {
             Chained::AsWritten => {
                 let mut own = lock(&self.own);
-                own.elsewhere.take().or_else(|| own.untold()).map_or(Chained::AsWritten, Chained::Changed)
+                Ok(own.elsewhere.take().or_else(|| own.untold()).map_or(Chained::AsWritten, Chained::Changed))
             }
-            changed @ Chained::Changed(_) => changed,
-        };
-        let Some(head) = file.filter(|head| *lock(&self.entered) != Some(*head)) else { return Ok(chained) };
+            changed @ Chained::Changed(_) => Ok(changed),
+        }
+    }
+
+    /// Enters how far the file's chain has come.
+    pub(super) async fn enter(&self, store: &dyn Store, file: Option<Head>) -> Result<(), StoreError> {
+        if !self.is_begun() {
+            return Ok(());
+        }
+        let Some(head) = file.filter(|head| *lock(&self.entered) != Some(*head)) else { return Ok(()) };
         let entry = ChainHead {
             node: self.origin.node,
             boot: self.origin.boot,
@@ -222,7 +249,17 @@ impl Table {
         };
         store.link(&[], &entry).await?;
         *lock(&self.entered) = Some(head);
-        Ok(chained)
+        Ok(())
+    }
+
+    /// Where the chain ends, if it has grown by more than what was heard of the file since the file was told.
+    pub(super) fn news(&self) -> Option<Spot> {
+        let end = lock(&self.own).news()?;
+        Some(Spot { kind: Kind::Table, of: None, position: end.position, link: Mac(end.link) })
+    }
+
+    pub(super) fn was_told(&self, spot: &Spot) {
+        lock(&self.own).was_told(Linked { position: spot.position, link: spot.link.0 });
     }
 
     /// Inserts records that go with no change, with their places, and returns them.
@@ -230,7 +267,7 @@ impl Table {
     /// # Errors
     /// [`StoreError::Refused`] where the database's end of the chain is not this process's; the next [`Table::link`] tells.
     pub(super) async fn append(&self, store: &dyn Store, mut rows: Vec<TrailRow>) -> Result<Vec<TrailRow>, StoreError> {
-        let _alone = self.linking.lock().await;
+        let _alone = self.placing.lock().await;
         let known = lock(&self.own).certain_end();
         let (from, mut head) = match known {
             Some(head) => (head.end, head),
@@ -244,7 +281,10 @@ impl Table {
         }
         lock(&self.own).attempt(&head, rows.iter().map(|row| row.number).collect());
         store.append(&rows, from, &head).await?;
-        lock(&self.own).settle(&head);
+        let mut own = lock(&self.own);
+        own.settle(&head);
+        own.grew();
+        drop(own);
         Ok(rows)
     }
 
@@ -320,7 +360,12 @@ impl Table {
         let numbers: Vec<u64> = places.iter().map(|(number, _)| *number).collect();
         lock(&self.own).attempt(&head, numbers);
         store.link(&places, &head).await?;
-        lock(&self.own).settle(&head);
+        let mut own = lock(&self.own);
+        own.settle(&head);
+        if rows.iter().any(|row| row.action != HEAD) {
+            own.grew();
+        }
+        drop(own);
         Ok(Chained::AsWritten)
     }
 

@@ -40,8 +40,9 @@ enum AuditCommand {
     /// Say whether records or secrets were changed, removed or put back
     ///
     /// Checks every record of the files and the database against the chain keys, each chain against the heads in the database, and the
-    /// ciphertext of each secret version against the record of its write. Ends with 1 where something is found. A record that is
-    /// removed within a second of being written may leave no trace.
+    /// ciphertext of each secret version against the record of its write, and tokens against the record of their revocation. Ends with 1
+    /// where something is found. A record that is removed within a second of being written may leave no trace. Another node's file that
+    /// was not given is named as not looked at, which is no finding.
     #[command(
         after_help = "Examples:\n  containarium audit verify\n  containarium audit verify --file ./from-other-node/audit.jsonl -o json"
     )]
@@ -90,14 +91,25 @@ struct VerifyArgs {
     settings: SettingsArgs,
 }
 
+/// Printed with each verdict: whoever relies on it must know.
+const WINDOW: &str = "what was removed within a second of being written leaves no trace; nor does what was cut off this node's file and the \
+     database both, to the same moment, heads included (hold it against records that were shipped)";
+
 /// `audit verify -o json`
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Verdict {
     ok: bool,
     chains: u64,
     records: u64,
+    /// Lines that a release before chains wrote.
+    before_chains: u64,
     findings: Vec<Place>,
     notes: Vec<Place>,
+    /// Other nodes of which no file was given.
+    not_looked_at: Vec<Place>,
+    /// What no verification finds.
+    cannot_be_found: &'static str,
 }
 
 #[derive(Serialize)]
@@ -155,30 +167,42 @@ async fn check(format: Format, arguments: VerifyArgs) -> Result<(), Failure> {
     if format == Format::Json {
         let findings = verified.findings.into_iter().map(|found| Place { place: found.place, what: found.what });
         let notes = verified.notes.into_iter().map(|known| Place { place: known.place, what: known.what });
+        let elsewhere = verified.not_looked_at.into_iter().map(|node| Place { place: node.place, what: node.what });
         print_json(&Verdict {
             ok: found == 0,
             chains: verified.chains,
             records: verified.records,
+            before_chains: verified.before_chains,
             findings: findings.collect(),
             notes: notes.collect(),
+            not_looked_at: elsewhere.collect(),
+            cannot_be_found: WINDOW,
         })?;
     } else {
         for known in &verified.notes {
             note(&format!("note: {known}"));
+        }
+        if verified.before_chains > 0 {
+            let before = verified.before_chains;
+            note(&format!(
+                "note: {before} lines were written by a release before chains; nothing says that they are whole"
+            ));
+        }
+        for node in &verified.not_looked_at {
+            note(&format!("not looked at: {node}"));
         }
         for finding in &verified.findings {
             print(format!("{}\n", plain(&finding.to_string())).as_bytes())?;
         }
         let counts = format!("{} records in {} chains", verified.records, verified.chains);
         note(&format!("{counts}: {}", if found == 0 { "whole".to_owned() } else { format!("{found} findings") }));
+        note(&format!("not to be found: {WINDOW}"));
     }
     if found == 0 { Ok(()) } else { Err(Failure::new(Exit::Failed, "the audit trail is not as it was written")) }
 }
 
 async fn tail(format: Format, arguments: TailArgs) -> Result<(), Failure> {
-    let mut all = matching(arguments.settings, |_| true).await?;
-    let surplus = all.len().saturating_sub(arguments.lines);
-    show(format, all.split_off(surplus))
+    show(format, matching(arguments.settings, Some(arguments.lines), |_| true).await?)
 }
 
 async fn search(format: Format, arguments: SearchArgs) -> Result<(), Failure> {
@@ -186,7 +210,7 @@ async fn search(format: Format, arguments: SearchArgs) -> Result<(), Failure> {
     let is = |record: &Value, member: &str, wanted: Option<&String>| {
         wanted.is_none_or(|wanted| record.get(member).and_then(Value::as_str) == Some(wanted))
     };
-    let found = matching(settings, |found| {
+    let found = matching(settings, None, |found| {
         is(&found.record, "tenant", tenant.as_ref())
             && is(&found.record, "name", name.as_ref())
             && is(&found.record, "identity", identity.as_ref())
@@ -202,8 +226,12 @@ struct Found {
     record: Value,
 }
 
-/// By time.
-async fn matching(settings: SettingsArgs, is_wanted: impl Fn(&Found) -> bool) -> Result<VecDeque<Found>, Failure> {
+/// By time; the last so many, where that is said.
+async fn matching(
+    settings: SettingsArgs,
+    last: Option<usize>,
+    is_wanted: impl Fn(&Found) -> bool,
+) -> Result<VecDeque<Found>, Failure> {
     let (config, reader) = open(settings).await?;
     let (mut all, mut unreadable) = (Vec::new(), 0_u64);
     let file = config.data_dir.join("audit.jsonl");
@@ -217,6 +245,12 @@ async fn matching(settings: SettingsArgs, is_wanted: impl Fn(&Found) -> bool) ->
         if all.last().is_some_and(|last| !is_wanted(last)) {
             all.pop();
         }
+        // No more is kept in memory than twice what is asked for.
+        if let Some(last) = last
+            && all.len() > last.saturating_mul(2).max(1000)
+        {
+            keep_last(&mut all, last);
+        }
     });
     let read = read.await;
     reader.store.close().await;
@@ -224,8 +258,13 @@ async fn matching(settings: SettingsArgs, is_wanted: impl Fn(&Found) -> bool) ->
     if unreadable > 0 {
         note(&format!("{unreadable} lines are no records; `containarium audit verify` names them"));
     }
-    all.sort_by_key(|found| found.at);
+    keep_last(&mut all, last.unwrap_or(usize::MAX));
     Ok(all.into())
+}
+
+fn keep_last(all: &mut Vec<Found>, last: usize) {
+    all.sort_by_key(|found| found.at);
+    all.drain(..all.len().saturating_sub(last));
 }
 
 fn show(format: Format, found: VecDeque<Found>) -> Result<(), Failure> {

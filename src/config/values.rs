@@ -67,6 +67,12 @@ pub(super) fn audit_journal(text: &str) -> Result<AuditCopies, String> {
     }
 }
 
+pub(super) fn audit_retention(text: &str) -> Result<Duration, String> {
+    let rule = "it must be a duration from \"1s\" to \"36500d\", such as \"400d\"";
+    let allowed = Duration::from_secs(1)..=MAX_RETENTION;
+    duration(text).filter(|time| allowed.contains(time)).ok_or_else(|| rule.to_owned())
+}
+
 pub(super) fn keep_versions(text: &str) -> Result<NonZeroU32, String> {
     text.parse().map_err(|_| format!("it must be a number from 1 to {}", u32::MAX))
 }

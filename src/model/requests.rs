@@ -42,6 +42,8 @@ pub enum Action {
     CancelShred,
     /// Destroys a tenant's DEKs.
     Shred,
+    /// Removes a DEK under which nothing is sealed any more.
+    RemoveDek,
     QuarantineDek,
     ReleaseDek,
     AdminNodes,
@@ -109,6 +111,7 @@ impl Action {
             | Self::ScheduleShred
             | Self::CancelShred
             | Self::Shred
+            | Self::RemoveDek
             | Self::QuarantineDek
             | Self::ReleaseDek
             | Self::AdminForgetNode
@@ -156,6 +159,7 @@ impl Action {
             Self::ScheduleShred => "admin.shred.schedule",
             Self::CancelShred => "admin.shred.cancel",
             Self::Shred => "admin.shred",
+            Self::RemoveDek => "admin.remove-dek",
             Self::QuarantineDek => "admin.quarantine",
             Self::ReleaseDek => "admin.quarantine.release",
             Self::AdminNodes => "admin.nodes",

@@ -1,16 +1,18 @@
 //! The keys that authenticate audit records, and the work of each second that the audit needs.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::node::Node;
 use super::open::AUDIT_CHAIN;
 use super::secrets::open_sealed;
 use super::{Error, Service};
-use crate::audit::{Audit, Chained};
+use crate::audit::{Audit, Chained, PruneError, Pruned};
 use crate::clock::Clock;
 use crate::crypto::ChainKey;
 use crate::keys::Keyring;
-use crate::model::{SecretName, Tenant, VersionBody};
+use crate::model::{Micros, SecretName, Tenant, VersionBody};
 use crate::store::{Found, Place, Store, StoreError, Which};
 
 /// Why there is no key for the audit although keys are open.
@@ -85,7 +87,87 @@ fn open(keys: &Keyring, found: Found) -> Result<ChainKey, ChainError> {
     ChainKey::of(number, &opened.value).ok_or_else(|| failed("it has not 32 bytes"))
 }
 
+/// How often it is looked whether records are older than they are kept for.
+const LOOK_FOR_OLD: Duration = Duration::from_hours(1);
+/// How soon after a look that came to nothing.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Into how many files, at least, the records lie that are kept: a file goes once its last record is old.
+const PARTS: i64 = 10;
+/// Every so many seconds it is looked whether another node renewed the chain key.
+const LOOK_FOR_KEY: u64 = 5;
+
+/// What became of a look for old records.
+enum Looked {
+    Done,
+    /// Nothing can be recorded yet, or written.
+    NotNow,
+}
+
 impl Service {
+    /// Removes audit records that are older than they are kept for, until the daemon stops.
+    pub fn keep_pruning(self: &Arc<Self>) {
+        self.workers.spawn(Arc::clone(self).prune_on());
+    }
+
+    async fn prune_on(self: Arc<Self>) {
+        let mut told = None;
+        loop {
+            let wait = match self.prune_audit().await {
+                Ok(Looked::Done) => LOOK_FOR_OLD,
+                Ok(Looked::NotNow) => LOOK_AGAIN,
+                Err(error) => {
+                    let why = error.to_string();
+                    if told.as_ref() != Some(&why) {
+                        tracing::error!("audit records that are older than they are kept for cannot be removed: {why}");
+                        told = Some(why);
+                    }
+                    LOOK_FOR_OLD
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.workers.stopping() => return,
+            }
+        }
+    }
+
+    async fn prune_audit(&self) -> Result<Looked, PruneError> {
+        if self.audit.lacks_key() || !self.audit.takes_changes() || self.node.may_write().await.is_err() {
+            return Ok(Looked::NotNow);
+        }
+        let at = self.clock.wall();
+        let kept = i64::try_from(self.audit_retention.as_micros()).unwrap_or(i64::MAX);
+        let ago = |time: i64| Micros(at.0.saturating_sub(time));
+        let pruned = self.audit.prune(&*self.store, (at, ago(kept), ago(kept / PARTS))).await?;
+        if pruned != Pruned::default() {
+            tracing::info!(
+                "removed {} audit records and {} audit files that are older than they are kept for",
+                pruned.rows,
+                pruned.files
+            );
+        }
+        Ok(Looked::Done)
+    }
+
+    /// Takes the chain key that another node renewed: the old one may be in foreign hands.
+    async fn follow_key(&self) {
+        if !self.seconds.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_FOR_KEY) {
+            return;
+        }
+        let Ok((tenant, name)) = place() else { return };
+        let found = self.store.read(&[Place { tenant, name, which: Which::Current }]).await;
+        let version = found.ok().and_then(|found| match found.into_iter().next() {
+            Some(Ok(Found::Secret(_, Some(version)))) => Some(version.version),
+            _ => None,
+        });
+        if let Some(version) = version
+            && self.audit.key_version().is_some_and(|own| own < version.get())
+            && let Err(error) = self.renew_chain_key().await
+        {
+            tracing::warn!("the renewed key of the audit could not be taken: {error}");
+        }
+    }
+
     /// Records the callers that were turned away and counted in the second that is over, and lets them have their answers. To be called each
     /// second; waits for the sinks alone.
     pub async fn end_second(&self) {
@@ -96,6 +178,9 @@ impl Service {
     pub async fn tick_audit(&self) {
         if self.keys_are_open() && self.audit.lacks_key() {
             unlock(&self.audit, &self.node, &*self.store, &self.keys, &*self.clock).await;
+        }
+        if self.keys_are_open() {
+            self.follow_key().await;
         }
         // Of a database that went back nothing is changed: it may not be the one that stays.
         if self.node.behind().is_some() {

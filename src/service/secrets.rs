@@ -124,7 +124,7 @@ impl Service {
                     .secrets
                     .iter()
                     .map(|opened| Touched::one(&opened.secret.name, Some(opened.version), Outcome::Ok));
-                let missing = values.missing.iter().map(|name| Touched::one(name, None, Outcome::NotFound));
+                let missing = Touched::none_of(values.missing.iter(), Outcome::NotFound);
                 let mut all: Vec<Touched> = opened.chain(missing).collect();
                 if all.is_empty() {
                     all.push(Touched::nothing(Outcome::Ok));
@@ -317,7 +317,7 @@ impl Service {
                 .iter()
                 .map(|written| Touched::one(&written.secret.name, Some(written.secret.current), Outcome::Ok))
                 .collect(),
-            Err(error) => names.iter().map(|name| Touched::one(name, None, error.outcome())).collect(),
+            Err(error) => Touched::none_of(names.iter(), error.outcome()).into_iter().collect(),
         };
         self.recorded_change(request, grant.identity(), &change, |_| touched, result).await
     }

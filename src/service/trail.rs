@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{ChainError, chain_keys};
-use crate::audit::files_beside;
 use crate::audit::verify::{Verified, Verifier};
+use crate::audit::{PRUNE, files_beside};
 use crate::crypto::{self, Content};
 use crate::keys::keyfile::KeyFiles;
 use crate::keys::provider::{NotOpened, Provider};
 use crate::keys::{CacheLimits, Keyring, Ring};
 use crate::model::{BootId, DekBody, DekRecord, Kid, Micros, NodeId, SecretName, SecretVersion, Tenant, VersionBody};
+use crate::node;
 use crate::store::trail::{ChainHead, ChainKind, TrailRow};
 use crate::store::{Found, Place, Store, StoreError, Which};
 
@@ -52,6 +53,7 @@ pub async fn verify(
     others: &[PathBuf],
 ) -> Result<Verified, TrailError> {
     let keys = keyring(store, files, provider).await?;
+    let own = file.parent().and_then(node::id_in);
     let heads = store.chains().await?;
     let begun = heads.iter().filter(|head| head.kind == ChainKind::Table).map(|head| head.started_at).min();
     let newest = newest_starts(&heads);
@@ -63,16 +65,47 @@ pub async fn verify(
     let mut paths = others.to_vec();
     paths.extend(files_beside(file).map_err(failed(file))?);
     for path in &paths {
+        each_line(path, |_, line| verifier.learn_pruned(line)).map_err(failed(path))?;
+    }
+    for row in store.trail_of(PRUNE).await? {
+        verifier.learn_pruned_row(&row);
+    }
+    for path in &paths {
+        verifier.begin_file();
         each_line(path, |number, line| verifier.line(&format!("{} line {number}", path.display()), line))
             .map_err(failed(path))?;
     }
-    for (node, boot) in store.starts().await? {
-        let is_newest = newest.get(&node.to_string()).is_none_or(|newest| *newest == boot.to_string());
-        verifier.rows(rows_of(store, node, boot).await?, is_newest);
+    let starts = store.starts().await?;
+    for (node, boot) in &starts {
+        each_linked(store, (*node, *boot), |row| verifier.row(row)).await?;
+    }
+    let nodes: BTreeMap<String, NodeId> = starts.iter().map(|(node, _)| (node.to_string(), *node)).collect();
+    for node in nodes.into_values() {
+        each_unlinked(store, node, |row| {
+            let newest = newest.get(&row.node.to_string());
+            verifier.unlinked(row, newest.is_none_or(|newest| *newest == row.boot.to_string()));
+        })
+        .await?;
     }
     let suspects = suspects(store, &verifier).await?;
     judge(store, begun, suspects, &mut verifier).await?;
-    Ok(verifier.finish())
+    judge_tokens(store, &mut verifier).await?;
+    Ok(verifier.finish(own))
+}
+
+/// Tokens that are good and were revoked.
+async fn judge_tokens(store: &dyn Store, verifier: &mut Verifier) -> Result<(), StoreError> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.tokens(after.as_deref(), PAGE).await?;
+        for token in page.items.iter().filter(|token| token.revoked_at.is_none()) {
+            verifier.good_token(&token.id);
+        }
+        after = page.items.last().map(|token| token.id.clone());
+        if !page.more || after.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 /// Live versions of which the records do not say what lies there; among them those that were written meanwhile.
@@ -139,7 +172,7 @@ async fn judge(
         again.push((id, crypto::blob_sha256(&ciphertext), version.created_at.0 < begun));
     }
     for (node, boot) in store.starts().await? {
-        verifier.learn(&rows_of(store, node, boot).await?);
+        each_row(store, (node, boot), |row| verifier.learn(row)).await?;
     }
     for (version, blob, is_old) in again {
         verifier.version(&version, &blob, is_old);
@@ -157,9 +190,7 @@ pub async fn records(store: &dyn Store, file: &Path, mut each: impl FnMut(&[u8])
         each_line(&path, |_, line| each(line)).map_err(failed)?;
     }
     for (node, boot) in store.starts().await? {
-        for row in rows_of(store, node, boot).await? {
-            each(&row.record);
-        }
+        each_row(store, (node, boot), |row| each(&row.record)).await?;
     }
     Ok(())
 }
@@ -186,14 +217,44 @@ fn newest_starts(heads: &[ChainHead]) -> BTreeMap<String, String> {
     of_table.map(|head| (head.node.to_string(), head.boot.to_string())).collect()
 }
 
-async fn rows_of(store: &dyn Store, node: NodeId, boot: BootId) -> Result<Vec<TrailRow>, StoreError> {
-    let mut rows: Vec<TrailRow> = Vec::new();
+/// Rows of a start, by number.
+async fn each_row(
+    store: &dyn Store,
+    (node, boot): (NodeId, BootId),
+    mut each: impl FnMut(&TrailRow),
+) -> Result<(), StoreError> {
+    let mut after = None;
     loop {
-        let page = store.trail(node, boot, rows.last().map(|row| row.number), PAGE).await?;
-        if page.is_empty() {
-            return Ok(rows);
-        }
-        rows.extend(page);
+        let page = store.trail(node, boot, after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.number);
+        page.iter().for_each(&mut each);
+    }
+}
+
+/// Rows of a start that have their places, in the order of these.
+async fn each_linked(
+    store: &dyn Store,
+    (node, boot): (NodeId, BootId),
+    mut each: impl FnMut(&TrailRow),
+) -> Result<(), StoreError> {
+    let mut after = 0;
+    loop {
+        let page = store.linked(node, boot, after, PAGE).await?;
+        let Some(last) = page.last().and_then(|row| row.place) else { return Ok(()) };
+        after = last.position;
+        page.iter().for_each(&mut each);
+    }
+}
+
+/// Rows of a node that have no place.
+async fn each_unlinked(store: &dyn Store, node: NodeId, mut each: impl FnMut(&TrailRow)) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = store.unlinked(node, after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some((last.boot, last.number));
+        page.iter().for_each(&mut each);
     }
 }
 

@@ -159,6 +159,19 @@ pub trait Trail: Send + Sync {
         limit: u32,
     ) -> Result<Vec<TrailRow>, StoreError>;
 
+    /// Records of a start that have a place behind this one, in their order.
+    async fn linked(&self, node: NodeId, boot: BootId, after: u64, limit: u32) -> Result<Vec<TrailRow>, StoreError>;
+
+    /// Every record of this action.
+    async fn trail_of(&self, action: &str) -> Result<Vec<TrailRow>, StoreError>;
+
+    /// Inserts the record that says so and removes a start's records up to this place, but for those of versions that are live, of
+    /// revocations, and of removals: what they say is still needed. One transaction. How many were removed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was removed.
+    async fn prune(&self, of: (NodeId, BootId), upto: u64, record: &TrailRow) -> Result<u64, StoreError>;
+
     /// Starts of nodes that have records here, whether or not they have a head.
     async fn starts(&self) -> Result<Vec<(NodeId, BootId)>, StoreError>;
 }

@@ -20,9 +20,13 @@ on_both_stores!(
     what_is_done_to_the_database_is_found,
     a_record_taken_out_from_under_a_running_daemon_is_missed_and_the_hole_is_never_closed,
     a_head_that_was_set_back_under_a_running_daemon_is_refused,
+    what_is_cut_off_the_table_with_its_head_while_no_daemon_runs_is_found_by_the_file,
+    a_token_that_was_revoked_and_put_back_is_found,
+    what_is_older_than_it_is_kept_for_is_removed_and_the_trail_stays_whole,
     a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next,
     an_old_row_of_a_secret_put_back_is_found,
     a_trail_verifies_after_an_older_database_was_put_back_and_accepted,
+    names_of_a_batch_that_are_not_there_share_a_record,
     records_are_found_by_what_they_say,
     records_are_copied_into_the_log_where_that_is_asked_for,
 );
@@ -71,11 +75,7 @@ fn a_change_lies_in_the_database_with_its_record_and_is_linked_within_a_second(s
     let head = "SELECT count(*) FROM audit_chains c JOIN audit a ON a.boot_id = c.boot_id \
                 AND a.position = c.position AND a.link = c.link WHERE c.kind = 'table'";
     assert_eq!(site.number(head), 1);
-    let begun = Instant::now();
-    while site.number("SELECT count(*) FROM audit_chains WHERE kind = 'file' AND position = 3") == 0 {
-        assert!(begun.elapsed() < PATIENCE, "the file's head is not entered");
-        std::thread::yield_now();
-    }
+    headed(site);
     assert_eq!(daemon.stop().code(), Some(0));
 }
 
@@ -245,9 +245,9 @@ fn used(site: &Site) -> Daemon {
 /// Waits until the heads are those of what was written.
 fn headed(site: &Site) {
     linked(site);
-    let entered = heads_of_the_files_end(site);
     let begun = Instant::now();
-    while site.number(&entered) == 0 {
+    // Looked for anew: the file goes on by itself where the table did.
+    while site.number(&heads_of_the_files_end(site)) == 0 {
         assert!(begun.elapsed() < PATIENCE, "the file's head is not entered");
         std::thread::yield_now();
     }
@@ -287,14 +287,17 @@ fn what_is_done_to_the_file_is_found(site: &Site) {
     let file = site.data_dir().join("audit.jsonl");
     let text = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 4, "{text}");
+    // The beginning, three reads, and how far the other chain had come.
+    let all = lines.len();
+    assert!((5..=8).contains(&all), "{text}");
     let joined = |lines: &[&str]| lines.join("\n") + "\n";
+    let cut = format!("its chain was cut: it has {} records, and had {all}", all - 1);
     let cases = [
         ("was changed", text.replacen("alice", "alicf", 1)),
-        ("records 3 to 3 were removed", joined(&[lines[0], lines[1], lines[3]])),
-        ("records 2 to 2 were removed", joined(&[lines[0], lines[2], lines[1], lines[3]])),
+        ("records 3 to 3 were removed", joined(&[&lines[..2], &lines[3..]].concat())),
+        ("records 2 to 2 were removed", joined(&[&lines[..1], &[lines[2], lines[1]], &lines[3..]].concat())),
         ("those before it are missing", joined(&lines[1..])),
-        ("its chain was cut: it has 3 records, and had 4", joined(&lines[..3])),
+        (&*cut, joined(&lines[..all - 1])),
         ("is no record of a chain", format!("{text}{{}}\n")),
         ("the file is missing", String::new()),
     ];
@@ -308,6 +311,61 @@ fn what_is_done_to_the_file_is_found(site: &Site) {
     std::fs::remove_file(&file).unwrap();
     finds(site, "the file is missing");
     assert_eq!(verify(site, &["--file", moved.to_str().unwrap()]), (Some(0), vec![]));
+}
+
+/// As JSON: the nodes that were not looked at.
+fn not_looked_at(site: &Site, more: &[&str]) -> Vec<Value> {
+    let output = site.cli(["audit", "verify", "-o", "json"].iter().chain(more), b"");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((said["ok"].as_bool(), output.status.code()), (Some(true), Some(0)), "{said}");
+    assert!(said["cannotBeFound"].as_str().unwrap().contains("within a second"));
+    said["notLookedAt"].as_array().unwrap().clone()
+}
+
+#[test]
+fn another_nodes_file_that_was_not_given_is_not_looked_at_and_named() {
+    let first = Site::postgres();
+    let one = first.start();
+    one.set("alice", "KEY", b"value");
+    let second = super::nodes::beside(&first);
+    let two = second.start();
+    assert_eq!(two.value("alice", "KEY").unwrap(), b"value");
+    headed(&first);
+    headed(&second);
+    let found = not_looked_at(&first, &[]);
+    let id = first.texts("SELECT node_id FROM nodes ORDER BY seen_at").len();
+    assert_eq!((found.len(), id), (1, 2), "{found:?}");
+    assert!(found[0]["what"].as_str().unwrap().contains("--file"), "{found:?}");
+    let file = second.data_dir().join("audit.jsonl");
+    assert_eq!(not_looked_at(&first, &["--file", file.to_str().unwrap()]), Vec::<Value>::new());
+    assert_eq!((one.stop().code(), two.stop().code()), (Some(0), Some(0)));
+}
+
+#[test]
+fn a_chain_key_that_one_node_renewed_is_taken_by_the_others() {
+    let first = Site::postgres();
+    let one = first.start();
+    one.set("alice", "KEY", b"value");
+    let second = super::nodes::beside(&first);
+    let two = second.start();
+    let nodes = two.get("/v1/admin/nodes").json();
+    let this = |node: &&Value| node["this"] == true;
+    let id = nodes["nodes"].as_array().unwrap().iter().find(this).unwrap()["nodeId"].as_str().unwrap().to_owned();
+    two.signal(rustix::process::Signal::STOP);
+    first.run_sql(&format!("UPDATE nodes SET seen_at = seen_at - 31000000 WHERE node_id = '{id}'"));
+    let mut arguments = vec!["--compromised", "--without-node", &*id];
+    arguments.extend(super::rotation::WAIVE);
+    assert_eq!(super::rotation::rotated(&first, &arguments)["end"], "rotated");
+    two.signal(rustix::process::Signal::CONT);
+    let key = std::fs::read(first.key_file()).unwrap();
+    assert!(second.cli(["admin", "install-key"], &key).status.success());
+    let begun = Instant::now();
+    while !second.audit_lines().iter().any(|line| line.contains(r#""key":2,"#)) {
+        two.get("/v1/secrets/alice/KEY");
+        assert!(begun.elapsed() < PATIENCE, "it goes on under the old key:\n{}", second.log());
+        std::thread::yield_now();
+    }
+    assert_eq!(one.stop().code(), Some(0));
 }
 
 fn what_is_done_to_the_database_is_found(site: &Site) {
@@ -405,6 +463,91 @@ fn a_head_that_was_set_back_under_a_running_daemon_is_refused(site: &Site) {
     assert!(found.iter().any(|found| found.contains("records 3 to 4 were removed")), "{found:?}");
 }
 
+fn what_is_cut_off_the_table_with_its_head_while_no_daemon_runs_is_found_by_the_file(site: &Site) {
+    assert_eq!(used(site).stop().code(), Some(0));
+    whole(site);
+    site.keep_copy();
+    site.run_sql("DELETE FROM audit WHERE position > 2");
+    set_head_back(site);
+    finds(site, "its chain was cut: it has 2 records, and had 4 at least");
+    site.put_copy_back();
+    site.run_sql("DELETE FROM audit");
+    site.run_sql("DELETE FROM audit_chains WHERE kind = 'table'");
+    let (code, found) = verify(site, &[]);
+    assert_eq!(code, Some(1));
+    assert!(found.iter().any(|found| found.contains("its chain and its head were removed")), "{found:?}");
+}
+
+fn a_token_that_was_revoked_and_put_back_is_found(site: &Site) {
+    let daemon = tokens::start(site);
+    let (_, id) = tokens::make(&daemon, &json!({}));
+    site.run_sql("CREATE TABLE kept AS SELECT * FROM tokens");
+    let order = json!({ "id": id }).to_string();
+    assert_eq!(daemon.request("POST", "/v1/admin/tokens/revoke", order.as_bytes()).status, 200);
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    site.damage_sql("DELETE FROM tokens");
+    site.damage_sql("INSERT INTO tokens SELECT * FROM kept");
+    finds(site, &format!("token {id}\": \"was revoked, and is good again"));
+}
+
+/// Lets so much time go by that what was written is older than it is kept for.
+fn let_a_second_go_by() {
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+}
+
+fn what_is_older_than_it_is_kept_for_is_removed_and_the_trail_stays_whole(site: &Site) {
+    let daemon = used(site);
+    daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
+    headed(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let boot = site.texts("SELECT boot_id FROM audit_chains WHERE kind = 'table'").remove(0);
+    let left = format!("SELECT count(*) FROM audit WHERE boot_id = '{boot}'");
+    assert_eq!(site.number(&left), 5);
+    std::fs::write(site.config_file(), "[audit]\nretention = \"1s\"\n").unwrap();
+    let_a_second_go_by();
+    let daemon = site.start();
+    let begun = Instant::now();
+    while site.number(&left) > 2 || !site.data_dir().join("audit-00000001.jsonl").exists() {
+        assert!(begun.elapsed() < PATIENCE, "nothing is removed:\n{}", site.log());
+        std::thread::yield_now();
+    }
+    let kept = format!("SELECT count(*) FROM audit WHERE boot_id = '{boot}' AND action = 'secret.set'");
+    assert_eq!((site.number(&left), site.number(&kept)), (2, 2), "the writes of the versions that are there stay");
+    daemon.get("/v1/secrets/alice/KEY");
+    headed(site);
+    whole(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let_a_second_go_by();
+    let daemon = site.start();
+    let begun = Instant::now();
+    while site.data_dir().join("audit-00000001.jsonl").exists() {
+        assert!(begun.elapsed() < PATIENCE, "the file is not removed:\n{}", site.log());
+        std::thread::yield_now();
+    }
+    daemon.get("/v1/secrets/alice/KEY");
+    headed(site);
+    assert_eq!(daemon.stop().code(), Some(0));
+    whole(site);
+    // What stays is needed still, and what is behind what was removed is followed on.
+    site.keep_copy();
+    site.run_sql(&format!(
+        "DELETE FROM audit WHERE boot_id <> '{boot}' AND action NOT IN ('audit.prune', 'audit.start')"
+    ));
+    site.run_sql("DELETE FROM audit WHERE action = 'audit.prune'");
+    assert_eq!(verify(site, &[]).0, Some(1));
+    site.put_copy_back();
+    whole(site);
+    let file = std::fs::read_dir(site.data_dir()).unwrap().map(|entry| entry.unwrap().path());
+    for path in file.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("audit")) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert!(verify(site, &[]).1.iter().any(|found| found.contains("the file is missing")));
+}
+
 fn a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next(site: &Site) {
     assert_eq!(used(site).stop().code(), Some(0));
     let boot = site.texts("SELECT boot_id FROM audit_chains WHERE kind = 'table'").remove(0);
@@ -415,7 +558,11 @@ fn a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next(site: &S
     whole(site);
     site.run_sql(&format!("DELETE FROM audit WHERE boot_id = '{boot}'"));
     site.run_sql(&format!("DELETE FROM audit_chains WHERE boot_id = '{boot}' AND kind = 'table'"));
-    finds(site, "of which no record is there");
+    let (code, found) = verify(site, &[]);
+    assert_eq!((code, found.len()), (Some(1), 2), "{found:?}");
+    for what in ["its file says that they were there", "of which no record is there"] {
+        assert!(found.iter().any(|found| found.contains(what)), "{what} is not in {found:?}");
+    }
 }
 
 fn an_old_row_of_a_secret_put_back_is_found(site: &Site) {
@@ -476,6 +623,23 @@ fn a_trail_verifies_after_an_older_database_was_put_back_and_accepted(site: &Sit
     headed(site);
     whole(site);
     assert_eq!(daemon.stop().code(), Some(0));
+}
+
+fn names_of_a_batch_that_are_not_there_share_a_record(site: &Site) {
+    let daemon = site.start();
+    daemon.set("alice", "KEY", b"one");
+    let before = site.audit_lines().len();
+    let names: Vec<String> = (0..1000).map(|number| format!("NONE_{number}")).collect();
+    let ask = |names: &[String]| {
+        let body = json!({ "names": names }).to_string();
+        assert_eq!(daemon.request("POST", "/v1/secrets/alice/batch-get", body.as_bytes()).status, 200);
+    };
+    ask(&names);
+    ask(&names[..1]);
+    let records: Vec<Value> =
+        site.audit_lines()[before..].iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shown: Vec<Value> = records.iter().map(|r| json!([r["name"], r["count"], r["outcome"]])).collect();
+    assert_eq!(shown, [json!([null, 1000, "not_found"]), json!(["NONE_0", null, "not_found"])]);
 }
 
 fn records_are_found_by_what_they_say(site: &Site) {

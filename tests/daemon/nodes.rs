@@ -479,7 +479,7 @@ fn the_generation_rises_when_an_hour_went_by(site: &Site) {
 }
 
 /// A second node on the same PostgreSQL, with the first one's key.
-fn beside(site: &Site) -> Site {
+pub(super) fn beside(site: &Site) -> Site {
     let other = site.sharing();
     let key = std::fs::read(site.key_file()).unwrap();
     let installed = other.cli(["admin", "install-key"], &key);

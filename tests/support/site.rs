@@ -148,7 +148,9 @@ impl Site {
     /// The lines of the audit file, but for those that begin a chain.
     pub(crate) fn audit_lines(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.data_dir().join("audit.jsonl")).unwrap();
-        text.lines().filter(|line| !line.contains(r#""action":"audit.start""#)).map(str::to_owned).collect()
+        let is_call =
+            |line: &&str| !["start", "head"].iter().any(|of| line.contains(&format!(r#""action":"audit.{of}""#)));
+        text.lines().filter(is_call).map(str::to_owned).collect()
     }
 
     /// Every record, in file and database, as it was written.
@@ -156,7 +158,7 @@ impl Site {
         [self.audit_rows(), self.audit_lines()].concat().join("\n")
     }
 
-    /// What was recorded, in file and database, by time, but for what begins a chain.
+    /// What was recorded, in file and database, by time, but for what begins a chain and what holds chains together.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let mut records: Vec<Value> = [self.audit_rows(), self.audit_lines()]
             .concat()
@@ -170,7 +172,9 @@ impl Site {
     fn audit_rows(&self) -> Vec<String> {
         let text = if self.is_postgres() { "convert_from(record, 'UTF8')" } else { "CAST(record AS TEXT)" };
         let schema = if self.is_postgres() { "containarium." } else { "" };
-        self.texts(&format!("SELECT {text} FROM {schema}audit WHERE action <> 'audit.start' ORDER BY record_no"))
+        self.texts(&format!(
+            "SELECT {text} FROM {schema}audit WHERE action NOT IN ('audit.start', 'audit.head') ORDER BY record_no"
+        ))
     }
 
     /// Where the daemon's standard error goes, one start after the other.

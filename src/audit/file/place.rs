@@ -1,7 +1,7 @@
 //! The file in its place: appended to, made durable, put aside when it is large.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::audit::record::End;
 use crate::crypto::Mac;
-use crate::model::{BootId, NodeId};
+use crate::model::{BootId, Micros, NodeId};
 
 /// A file of this size is put aside, and the chain goes on in a new one.
 const LARGE: u64 = 64 * 1024 * 1024;
@@ -48,6 +48,22 @@ impl Place {
     /// Appends all of it or none, durably: what a full disk cut short is taken back, so that the file always ends with a whole line.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         self.try_append(lines).map_err(|error| named(&self.path, &error))
+    }
+
+    /// So that what is kept for so long has a file that can be removed whole.
+    pub(super) fn put_aside_begun_before(&mut self, before: Micros) -> io::Result<()> {
+        #[derive(Deserialize)]
+        struct First {
+            time: jiff::Timestamp,
+        }
+        self.in_its_place()?;
+        let mut line = Vec::new();
+        BufReader::new(File::open(&self.path)?).take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+        let first = serde_json::from_slice::<First>(&line).ok();
+        if first.is_some_and(|first| first.time.as_microsecond() < before.0) && self.cut.is_none() {
+            self.put_aside()?;
+        }
+        Ok(())
     }
 
     fn try_append(&mut self, lines: &[u8]) -> io::Result<()> {

@@ -15,22 +15,33 @@ const MOST_ATTEMPTS: usize = 64;
 pub(super) struct Own {
     /// Where the chain ends.
     end: Option<ChainHead>,
-    /// The database is believed once: it was put back, and an operator accepted that.
-    adopts: bool,
-    /// The database is not believed once: what it says was refused.
-    insists: bool,
+    next: Next,
     /// What links would have made it, whose outcome is not known.
     attempts: Vec<(ChainHead, Vec<u64>)>,
     /// By number, the MACs of records that have no place yet.
     waiting: BTreeMap<u64, Mac>,
     /// The chain's first record, once it was tried to insert it.
     pub(super) start: Option<TrailRow>,
+    /// Whether it has grown by more than records of heads since the file was told.
+    grown: bool,
     /// What was found that this process did not write.
     pub(super) changed: Option<String>,
     /// Whether that was handed on.
     told: bool,
     /// That the database says another end, where that was seen by who does not hand it on.
     pub(super) elsewhere: Option<String>,
+}
+
+/// From where the next link goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Next {
+    /// From where both agree.
+    #[default]
+    Agreed,
+    /// From what the database says: it was put back, and an operator accepted that.
+    Adopted,
+    /// From what is known: what the database says was refused.
+    Insisted,
 }
 
 /// Where to go on.
@@ -54,13 +65,13 @@ impl Own {
         self.waiting.get(&row.number).is_some_and(|mac| mac.0 == row.mac)
     }
 
-    pub(super) const fn adopts(&self) -> bool {
-        self.adopts
+    pub(super) fn adopts(&self) -> bool {
+        self.next == Next::Adopted
     }
 
     /// The database was put back: what it holds is what is known.
     pub(super) fn forget(&mut self) {
-        (self.end, self.start, self.adopts, self.insists, self.elsewhere) = (None, None, true, false, None);
+        (self.end, self.start, self.next, self.elsewhere) = (None, None, Next::Adopted, None);
         self.attempts.clear();
     }
 
@@ -79,19 +90,32 @@ impl Own {
 
     /// Whether that is news.
     pub(super) fn insist(&mut self, what: String) -> bool {
-        self.insists = true;
+        self.next = Next::Insisted;
         self.found(what);
         !std::mem::replace(&mut self.told, true)
     }
 
     /// The chain's end, where the database is known to have the same, unless somebody else changed it.
     pub(super) fn certain_end(&self) -> Option<ChainHead> {
-        self.end.clone().filter(|_| self.attempts.is_empty() && !self.adopts && !self.insists)
+        self.end.clone().filter(|_| self.attempts.is_empty() && self.next == Next::Agreed)
+    }
+
+    pub(super) fn grew(&mut self) {
+        self.grown = true;
+    }
+
+    /// Where the chain ends, if the file has not been told.
+    pub(super) fn news(&self) -> Option<Linked> {
+        self.end.as_ref().filter(|_| self.grown).map(|head| head.end)
+    }
+
+    pub(super) fn was_told(&mut self, end: Linked) {
+        self.grown &= self.end.as_ref().map(|head| head.end) != Some(end);
     }
 
     /// Holds what the database says against what is known.
     pub(super) fn stand(&mut self, found: Option<&ChainHead>) -> Stand {
-        if self.adopts {
+        if self.adopts() {
             self.end = found.cloned();
         } else if let Some(found) = found
             && self.attempts.iter().any(|(head, _)| head == found)
@@ -100,7 +124,7 @@ impl Own {
         }
         let known = self.end.as_ref().map(|head| head.end);
         let is_known = known == found.map(|head| head.end);
-        if self.insists || is_known {
+        if self.next == Next::Insisted || is_known {
             return self.end.clone().map_or(Stand::NotBegun, Stand::At);
         }
         let place = |end: Option<Linked>| end.map_or(0, |end| end.position);
@@ -125,7 +149,7 @@ impl Own {
             self.waiting.remove(number);
         }
         self.attempts.clear();
-        (self.adopts, self.insists) = (false, false);
+        self.next = Next::Agreed;
         self.end = Some(head.clone());
     }
 }

@@ -12,7 +12,45 @@ use crate::store::trail::Linked;
 const ORIGIN: Origin = Origin { node: NodeId::new([1; 16]), boot: BootId::new([2; 16]) };
 
 fn key() -> ChainKey {
-    ChainKey::of(SecretVersion::new(1).unwrap(), &SecretValue::new(Zeroizing::new(vec![7; 32]))).unwrap()
+    version(1)
+}
+
+fn version(version: u64) -> ChainKey {
+    ChainKey::of(SecretVersion::new(version).unwrap(), &SecretValue::new(Zeroizing::new(vec![7; 32]))).unwrap()
+}
+
+/// The table's chain with records of these actions, each under a version of the key, and its head. `extra`: what the last says besides.
+fn table(records: &[(&str, u64)], extra: &str) -> (Vec<TrailRow>, ChainHead) {
+    let (mut rows, mut link) = (Vec::new(), Mac::NONE);
+    for (at, (action, of)) in records.iter().enumerate() {
+        let (key, n) = (version(*of), at as u64);
+        let extra = if at + 1 == records.len() { extra } else { "" };
+        let open =
+            format!(r#"{{"time":"2026-01-01T00:00:00Z","identity":"daemon","action":"{action}","outcome":"ok"{extra}"#);
+        let members = crate::audit::chain::members(ORIGIN, &key);
+        let record = [open.as_bytes(), &members[..], format!("{n}}}").as_bytes()].concat();
+        let mac = key.mac(&record);
+        link = key.link(link, mac);
+        rows.push(TrailRow {
+            node: ORIGIN.node,
+            boot: ORIGIN.boot,
+            number: n,
+            at: Micros(0),
+            identity: "daemon".to_owned(),
+            action: (*action).to_owned(),
+            tenant: None,
+            name: None,
+            version: None,
+            blob_sha256: None,
+            outcome: "ok".to_owned(),
+            record,
+            mac: mac.0,
+            place: Some(Linked { position: n + 1, link: link.0 }),
+        });
+    }
+    let end = rows.last().unwrap().place.unwrap();
+    let (Origin { node, boot }, kind) = (ORIGIN, ChainKind::Table);
+    (rows, ChainHead { node, boot, kind, started_at: Micros(0), previous: None, end })
 }
 
 /// A file's bytes, and the head that the database holds.
@@ -50,7 +88,7 @@ fn findings(file: &[u8], head: &ChainHead) -> Vec<Finding> {
     let mut verifier = Verifier::new(vec![key()], vec![head.clone()]);
     let lines = file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.enumerate().for_each(|(at, line)| verifier.line(&format!("line {}", at + 1), line));
-    verifier.finish().findings
+    verifier.finish(None).findings
 }
 
 #[test]
@@ -72,4 +110,53 @@ fn a_file_that_is_cut_anywhere_is_found() {
     for at in 0..file.len() - 1 {
         assert_ne!(findings(&file[..at], &head), [], "{at}");
     }
+}
+
+#[test]
+fn lines_of_a_release_before_chains_are_counted_where_a_file_begins_and_found_elsewhere() {
+    let (file, head) = written(3);
+    let old =
+        br#"{"time":"2026-01-01T00:00:00Z","requestId":"r","identity":"uid:0","action":"secret.get","outcome":"ok"}"#;
+    let verified = |lines: &[&[u8]]| {
+        let mut verifier = Verifier::new(vec![key()], vec![head.clone()]);
+        verifier.begin_file();
+        lines.iter().enumerate().for_each(|(at, line)| verifier.line(&format!("line {}", at + 1), line));
+        verifier.finish(None)
+    };
+    let lines: Vec<&[u8]> = file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    let first = verified(&[&[&old[..], old], &lines[..]].concat());
+    assert_eq!((first.findings, first.before_chains), (vec![], 2));
+    let behind = verified(&[&lines[..], &[&old[..]]].concat());
+    assert!(behind.findings[0].what.contains("is no record of a chain"), "{:?}", behind.findings);
+}
+
+#[test]
+fn a_file_that_is_cut_back_with_its_head_is_found_by_the_tables_chain() {
+    let (file, was) = written(5);
+    let told = format!(r#","chain":"file","position":5,"positionLink":"{}""#, Mac(was.end.link));
+    let (rows, table_head) = table(&[(START, 1), (HEAD, 1)], &told);
+    let lines: Vec<&[u8]> = file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    let verified = |left: usize| {
+        let (_, head) = written(left as u64);
+        let mut verifier = Verifier::new(vec![key()], vec![head, table_head.clone()]);
+        lines[..left].iter().for_each(|line| verifier.line("a line", line));
+        rows.iter().for_each(|row| verifier.row(row));
+        verifier.finish(None).findings
+    };
+    assert_eq!(verified(5), []);
+    let found = verified(4);
+    assert!(found.len() == 1 && found[0].what.contains("it has 4 records, and had 5"), "{found:?}");
+}
+
+#[test]
+fn a_record_under_an_old_key_behind_one_under_a_newer_is_found() {
+    let verified = |records: &[(&str, u64)]| {
+        let (rows, head) = table(records, "");
+        let mut verifier = Verifier::new(vec![version(1), version(2)], vec![head]);
+        rows.iter().for_each(|row| verifier.row(row));
+        verifier.finish(None).findings
+    };
+    assert_eq!(verified(&[(START, 1), ("secret.set", 1), ("secret.set", 2), ("secret.set", 2)]), []);
+    let found = verified(&[(START, 1), ("secret.set", 2), ("secret.set", 1)]);
+    assert!(found.len() == 1 && found[0].what.contains("under version 1 of the chain key"), "{found:?}");
 }

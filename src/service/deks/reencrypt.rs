@@ -12,7 +12,7 @@ use super::super::{Error, Service};
 use super::{blocked, named};
 use crate::crypto::{self, Dek, SecretPlace, SecretValue};
 use crate::keys::{Keyring, KeysError};
-use crate::model::{DekBody, DekRecord, DekVersion, SecretName, SecretVersion, Tenant};
+use crate::model::{Action, DekBody, DekRecord, DekVersion, SecretName, SecretVersion, Tenant};
 use crate::store::deks::{RemoveDekOutcome, ResealOutcome, Resealer, SealedVersion};
 use crate::store::{SealRefusal, Store, StoreError};
 
@@ -145,8 +145,8 @@ impl Walk<'_> {
     }
 
     async fn remove(&mut self, dek: &DekRecord) -> Result<RemoveDekOutcome, Error> {
-        self.service.node.may_write().await?;
-        let outcome = self.service.store.remove_dek(self.tenant, dek.version).await?;
+        let change = self.service.own_change(Action::RemoveDek, Some(self.tenant)).await?;
+        let outcome = change.store().remove_dek(self.tenant, dek.version).await?;
         if outcome == RemoveDekOutcome::Removed {
             self.service.keys.forget(dek);
             self.done.removed += 1;

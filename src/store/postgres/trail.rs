@@ -61,6 +61,18 @@ impl Trail for PostgresStore {
         run_read(&self.pool, &Rows { node, boot, after, limit }).await
     }
 
+    async fn linked(&self, node: NodeId, boot: BootId, after: u64, limit: u32) -> Result<Vec<TrailRow>, StoreError> {
+        run_read(&self.pool, &Placed { node, boot, after, limit }).await
+    }
+
+    async fn trail_of(&self, action: &str) -> Result<Vec<TrailRow>, StoreError> {
+        run_read(&self.pool, &OfAction(action)).await
+    }
+
+    async fn prune(&self, of: (NodeId, BootId), upto: u64, record: &TrailRow) -> Result<u64, StoreError> {
+        run_tx(self, "prune", &mut Prune { of, upto, record }).await
+    }
+
     async fn starts(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
         run_read(&self.pool, &Starts).await
     }
@@ -185,6 +197,69 @@ impl Read for Rows {
             .bind(self.after.map_or(Ok(-1), trail_column)?)
             .bind(i64::from(self.limit));
         records(query.fetch_all(connection).await?)
+    }
+}
+
+struct Placed {
+    node: NodeId,
+    boot: BootId,
+    after: u64,
+    limit: u32,
+}
+
+#[async_trait]
+impl Read for Placed {
+    type Output = Vec<TrailRow>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<TrailRow>, Failure> {
+        const SQL: &str = concat!(
+            trail_columns!(),
+            "WHERE node_id = $1 AND boot_id = $2 AND position > $3 ORDER BY position LIMIT $4"
+        );
+        let query = sqlx::query_as(SQL)
+            .bind(self.node.to_string())
+            .bind(self.boot.to_string())
+            .bind(trail_column(self.after)?)
+            .bind(i64::from(self.limit));
+        records(query.fetch_all(connection).await?)
+    }
+}
+
+struct OfAction<'a>(&'a str);
+
+#[async_trait]
+impl Read for OfAction<'_> {
+    type Output = Vec<TrailRow>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<TrailRow>, Failure> {
+        const SQL: &str = concat!(trail_columns!(), "WHERE action = $1 ORDER BY node_id, boot_id, record_no");
+        records(sqlx::query_as(SQL).bind(self.0).fetch_all(connection).await?)
+    }
+}
+
+struct Prune<'a> {
+    of: (NodeId, BootId),
+    upto: u64,
+    record: &'a TrailRow,
+}
+
+#[async_trait]
+impl Work for Prune<'_> {
+    type Output = u64;
+
+    async fn run(&mut self, tx: &mut PgConnection) -> Result<End<u64>, Failure> {
+        insert(&mut *tx, std::slice::from_ref(self.record)).await?;
+        let removed = sqlx::query(
+            "DELETE FROM containarium.audit a WHERE node_id = $1 AND boot_id = $2 AND position <= $3 \
+             AND action NOT IN ('audit.prune', 'token.revoke') AND NOT EXISTS (SELECT 1 FROM containarium.secret_versions v \
+             WHERE v.tenant = a.tenant AND v.name = a.name AND v.version = a.version AND v.ciphertext IS NOT NULL)",
+        )
+        .bind(self.of.0.to_string())
+        .bind(self.of.1.to_string())
+        .bind(trail_column(self.upto)?)
+        .execute(tx)
+        .await?;
+        Ok(End::Commit(removed.rows_affected()))
     }
 }
 

@@ -86,6 +86,31 @@ impl Trail for SqliteStore {
         rows.into_iter().map(TrailColumns::row).collect()
     }
 
+    async fn linked(&self, node: NodeId, boot: BootId, after: u64, limit: u32) -> Result<Vec<TrailRow>, StoreError> {
+        const SQL: &str = concat!(
+            trail_columns!(),
+            "WHERE node_id = ?1 AND boot_id = ?2 AND position > ?3 ORDER BY position LIMIT ?4"
+        );
+        let query = sqlx::query_as(SQL)
+            .bind(node.to_string())
+            .bind(boot.to_string())
+            .bind(trail_column(after)?)
+            .bind(i64::from(limit));
+        let rows: Vec<TrailColumns> = query.fetch_all(&self.readers).await.map_err(store_error)?;
+        rows.into_iter().map(TrailColumns::row).collect()
+    }
+
+    async fn trail_of(&self, action: &str) -> Result<Vec<TrailRow>, StoreError> {
+        const SQL: &str = concat!(trail_columns!(), "WHERE action = ?1 ORDER BY node_id, boot_id, record_no");
+        let rows: Vec<TrailColumns> =
+            sqlx::query_as(SQL).bind(action).fetch_all(&self.readers).await.map_err(store_error)?;
+        rows.into_iter().map(TrailColumns::row).collect()
+    }
+
+    async fn prune(&self, of: (NodeId, BootId), upto: u64, record: &TrailRow) -> Result<u64, StoreError> {
+        committed!(self, |tx| prune(tx, of, upto, record))
+    }
+
     async fn starts(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
         let rows: Vec<StartColumns> =
             sqlx::query_as("SELECT DISTINCT node_id, boot_id FROM audit ORDER BY node_id, boot_id")
@@ -147,6 +172,27 @@ async fn append(
         return Err(head_is_elsewhere());
     }
     insert(connection, rows).await
+}
+
+async fn prune(
+    connection: &mut SqliteConnection,
+    (node, boot): (NodeId, BootId),
+    upto: u64,
+    record: &TrailRow,
+) -> Result<u64, StoreError> {
+    insert(connection, std::slice::from_ref(record)).await?;
+    let removed = sqlx::query(
+        "DELETE FROM audit WHERE node_id = ?1 AND boot_id = ?2 AND position <= ?3 AND action NOT IN ('audit.prune', 'token.revoke') \
+         AND NOT EXISTS (SELECT 1 FROM secret_versions v WHERE v.tenant = audit.tenant AND v.name = audit.name \
+         AND v.version = audit.version AND v.ciphertext IS NOT NULL)",
+    )
+    .bind(node.to_string())
+    .bind(boot.to_string())
+    .bind(trail_column(upto)?)
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
+    Ok(removed.rows_affected())
 }
 
 async fn link(connection: &mut SqliteConnection, places: &[(u64, Linked)], head: &ChainHead) -> Result<(), StoreError> {
