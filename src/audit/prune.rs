@@ -18,6 +18,9 @@ use crate::store::{Store, StoreError};
 
 /// Rows that are read at a time.
 const PAGE: u32 = 500;
+/// Rows that are removed by one transaction, and that one record says are gone: a day of reads may be millions, and no statement may take
+/// that long.
+const MOST: u64 = 50_000;
 
 /// Why not all that is old was removed.
 #[derive(Debug, thiserror::Error)]
@@ -56,15 +59,18 @@ impl Audit {
         if self.lacks_key() || !self.takes_changes() {
             return Ok(pruned);
         }
-        let _alone = self.linking.lock().await;
         self.file.put_aside_begun_before(aside).await?;
         let keys = Arc::new(self.table.keys());
         pruned.files = self.prune_files(&keys, at, before).await?;
         let floors = floors(store, &keys).await?;
         for head in store.chains().await?.iter().filter(|head| head.kind == ChainKind::Table) {
             let origin = Origin { node: head.node, boot: head.boot };
-            let floor = floors.get(&(origin.node.to_string(), origin.boot.to_string())).copied();
-            pruned.rows += self.prune_chain(store, &keys, head, floor, (at, before)).await?;
+            let mut floor = floors.get(&(origin.node.to_string(), origin.boot.to_string())).copied();
+            while let Some(end) = old_end(store, &keys, head, floor, before).await? {
+                let Some(removed) = self.prune_chain(store, head, end, at).await? else { break };
+                pruned.rows += removed;
+                floor = Some(end);
+            }
         }
         Ok(pruned)
     }
@@ -72,16 +78,15 @@ impl Audit {
     async fn prune_chain(
         &self,
         store: &dyn Store,
-        keys: &KeyRing,
         head: &ChainHead,
-        floor: Option<(u64, Mac)>,
-        (at, before): (Micros, Micros),
-    ) -> Result<u64, PruneError> {
-        let Some((position, link)) = old_end(store, keys, head, floor, before).await? else { return Ok(0) };
+        (position, link): (u64, Mac),
+        at: Micros,
+    ) -> Result<Option<u64>, PruneError> {
+        let _alone = self.linking.lock().await;
         let of = Some(Origin { node: head.node, boot: head.boot });
         let spot = Spot { kind: Kind::Table, of, position, link };
-        let Some(row) = self.table.spot_row(&spot, PRUNE, at) else { return Ok(0) };
-        Ok(store.prune((head.node, head.boot), position, &row).await?)
+        let Some(row) = self.table.spot_row(&spot, PRUNE, at) else { return Ok(None) };
+        Ok(Some(store.prune((head.node, head.boot), position, &row).await?))
     }
 
     async fn prune_files(&self, keys: &Arc<KeyRing>, at: Micros, before: Micros) -> Result<u64, PruneError> {
@@ -119,7 +124,7 @@ async fn floors(store: &dyn Store, keys: &KeyRing) -> Result<BTreeMap<(String, S
     Ok(floors)
 }
 
-/// The last record of a chain that is old, as all before it are; `None` where none is.
+/// The last record of a chain that is old, as all before it are, and no further than [`MOST`] behind the floor; `None` where none is.
 async fn old_end(
     store: &dyn Store,
     keys: &KeyRing,
@@ -128,10 +133,11 @@ async fn old_end(
     before: Micros,
 ) -> Result<Option<(u64, Mac)>, PruneError> {
     let mut end = floor;
+    let most = floor.map_or(0, |(n, _)| n) + MOST;
     loop {
         let rows = store.linked(head.node, head.boot, end.map_or(0, |(n, _)| n), PAGE).await?;
         for row in &rows {
-            if row.at >= before {
+            if row.at >= before || end.is_some_and(|(n, _)| n >= most) {
                 return Ok(end.filter(|_| end != floor));
             }
             end = Some(next(keys, end, row, before)?);

@@ -464,6 +464,7 @@ fn a_head_that_was_set_back_under_a_running_daemon_is_refused(site: &Site) {
 }
 
 fn what_is_cut_off_the_table_with_its_head_while_no_daemon_runs_is_found_by_the_file(site: &Site) {
+    site.record_in_the_file();
     assert_eq!(used(site).stop().code(), Some(0));
     whole(site);
     site.keep_copy();
@@ -498,6 +499,7 @@ fn let_a_second_go_by() {
 }
 
 fn what_is_older_than_it_is_kept_for_is_removed_and_the_trail_stays_whole(site: &Site) {
+    site.record_in_the_file();
     let daemon = used(site);
     daemon.request("POST", "/v1/secrets/alice/KEY/destroy", br#"{"versions":[1]}"#);
     headed(site);
@@ -626,6 +628,7 @@ fn a_trail_verifies_after_an_older_database_was_put_back_and_accepted(site: &Sit
 }
 
 fn names_of_a_batch_that_are_not_there_share_a_record(site: &Site) {
+    site.record_in_the_file();
     let daemon = site.start();
     daemon.set("alice", "KEY", b"one");
     let before = site.audit_lines().len();
