@@ -8,6 +8,7 @@ use crate::access::{Access, IssuerKeysError, Issuers, RevokedHere, Tokens, check
 use crate::audit::{Audit, Copies as RecordCopies, Origin};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AuditCopies, Config, Database, ExistingKey, NotText};
+use crate::keys::identity::AgeIdentity;
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
@@ -208,8 +209,8 @@ fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
 
 /// Who opens wrapped key files.
 #[must_use]
-pub const fn provider(kms_endpoint: Option<String>, age_identity: Option<PathBuf>) -> Provider {
-    Provider { kms_endpoint, age_identity }
+pub fn provider(kms_endpoint: Option<String>, age_identity: Option<PathBuf>) -> Provider {
+    Provider { kms_endpoint, age_identity: age_identity.map(AgeIdentity::at) }
 }
 
 /// As the settings say.

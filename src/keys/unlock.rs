@@ -214,11 +214,13 @@ fn dice() -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use ::age::secrecy::ExposeSecret;
 
     use super::*;
+    use crate::keys::identity::AgeIdentity;
     use crate::keys::provider::Attempt;
     use crate::model::Wrapping;
 
@@ -252,7 +254,7 @@ mod tests {
     async fn a_file_that_did_not_open_is_left_alone_for_a_while_and_another_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let identity = dir.path().join("identity.txt");
-        let provider = Provider { age_identity: Some(identity.clone()), ..Provider::default() };
+        let provider = Provider { age_identity: Some(AgeIdentity::at(identity.clone())), ..Provider::default() };
         let unlocker = Unlocker::new(provider);
         let clock = Hands(AtomicU64::new(0));
         let made = ::age::x25519::Identity::generate();
@@ -263,6 +265,7 @@ mod tests {
         assert!(matches!(&why.attempts[..], [Attempt::Identity { .. }]), "{why}");
         // Now it would open, and is not tried before its time.
         std::fs::write(&identity, made.to_string().expose_secret()).unwrap();
+        std::fs::set_permissions(&identity, PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(unlocker.open_wrapped(&wrapped, &clock).await.err(), Some(why));
         let mut other = wrapped.clone();
         other.recipients.push(Wrapping::Age { recipient: "age1q".to_owned(), ciphertext: vec![1], proven_at: None });

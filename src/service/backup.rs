@@ -24,6 +24,8 @@ use crate::store::Survey;
 
 use super::Error;
 
+pub use crate::keys::identity::{AgeIdentity, IdentityError};
+
 pub use list::{BackupList, KeyCopies, ListedSecret, ListedVersion};
 pub use push::{KeyCopyOutcome, Outcome, PushedKeys};
 pub use read_back::{BadCopy, ReadBack};

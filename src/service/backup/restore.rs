@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 
 use super::fetch::{self, FetchError, Fetched, FetchedKey, Opener, PassedOver};
 use super::verify::{self, VerifyError};
-use super::{Class, Destinations, kids};
+use super::{AgeIdentity, Class, Destinations, kids};
 
 /// What the key files are held against.
 pub enum Against<'a> {
@@ -146,12 +146,12 @@ impl RestoreError {
 ///
 /// # Errors
 /// [`RestoreError::Copy`].
-pub fn read_copy(
+pub async fn read_copy(
     copy: &mut (impl Read + Send),
-    identities: Option<&mut (dyn Read + Send)>,
+    identity: Option<&AgeIdentity>,
     from: String,
 ) -> Result<FromCopy, RestoreError> {
-    let read = verify::read(copy, identities).map_err(RestoreError::Copy)?;
+    let read = verify::read(copy, identity).await.map_err(RestoreError::Copy)?;
     Ok(FromCopy { copy: read.copy, from })
 }
 

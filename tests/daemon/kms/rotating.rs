@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use containarium::keys::identity::AgeIdentity;
 use containarium::keys::provider::Provider;
 
 use super::*;
@@ -379,9 +380,9 @@ fn a_node_whose_permission_was_taken_away_is_waited_for() {
         done(&second.cli(["admin", "install-key"], &staged));
         until("it is looked at", || doctor().contains(&format!("{kid}: ")).then_some(()));
         // Nor does a raw copy of the key beside it stand in for it.
-        let identity = Some(first.path("identity.txt"));
-        let provider = Provider { age_identity: identity, ..Provider::default() };
-        let opened = provider.open_with_age(&WrappedMaster::parse(&staged).unwrap()).unwrap();
+        let identity = AgeIdentity::at(first.path("identity.txt"));
+        let provider = Provider { age_identity: Some(identity), ..Provider::default() };
+        let opened = cloud.runtime.block_on(provider.open_with_age(&WrappedMaster::parse(&staged).unwrap())).unwrap();
         let mut raw = Vec::new();
         KeyfileImage::of(&opened.ok().unwrap().master).write_to(&mut raw).unwrap();
         let beside = retained(&second, "zz-raw");
