@@ -16,6 +16,7 @@ on_both_stores![
     giving_up_leaves_every_version_where_it_is,
     where_no_secret_is_configured_nothing_is_staged_for_one,
     an_old_key_is_destroyed_once_its_copy_in_the_cloud_was_read_back,
+    what_became_of_the_copies_of_an_old_key_that_is_kept_is_told,
 ];
 
 /// What the fake was asked that would take a version away.
@@ -174,6 +175,57 @@ fn an_old_key_is_destroyed_once_its_copy_in_the_cloud_was_read_back(site: &Site)
     assert!(!staged_file(site, &old).exists());
     assert_eq!(taken_away(&cloud), 0, "the copy off the host outlives it");
     check(&daemon, 2);
+}
+
+fn what_became_of_the_copies_of_an_old_key_that_is_kept_is_told(site: &Site) {
+    let cloud = Cloud::of(site);
+    let daemon = site.start();
+    fill(&daemon, 2);
+    let old = active(&daemon);
+    let push = || assert!(site.cli(["backup", "push"], b"").status.success());
+    let list = || assert_eq!(site.cli(["backup", "list"], b"").status.code(), Some(0));
+    let verify = || as_restorer(site, &["backup", "verify"]).status.success();
+    let unread = |count: u64| {
+        let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+        let line = format!("\ncontainarium_key_backup_copies_unread {count}\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    };
+    push();
+    rotated(site, &[]);
+    let at = format!("{SECRET}/versions/1");
+    let told = format!("the copy of the retired master key {old} at {at}");
+    let is_told = || doctor(site).check("key-backup").1.contains(&told);
+    list();
+    assert!(!is_told());
+    cloud.set_state(1, "disable");
+    list();
+    doctor(site).finds("key-backup", "warning", &[&told, "is disabled there", "backups of the database from its time"]);
+    cloud.set_state(1, "enable");
+    list();
+    assert!(!is_told() && verify());
+    unread(0);
+    cloud.fault_of_version("flipped-bit", SECRET, 1);
+    assert!(!verify());
+    let bad = format!("the copy of master key {old} at {at} was no good");
+    doctor(site).finds("key-backup-read-back", "warning", &[&bad, "containarium backup export --kid KID"]);
+    unread(1);
+    // Another copy of it, wherever, is as good.
+    let sheet = site.cli(["backup", "export", "--paper", "--kid", &old], b"").stdout;
+    assert!(site.cli(["backup", "verify", "--from", "-"], &sheet).status.success());
+    doctor(site).finds("key-backup-read-back", "ok", &[]);
+    unread(0);
+    cloud.set_state(1, "destroy");
+    list();
+    assert!(!is_told());
+    // Of the key in use a bad copy is told by the metrics too, and stands for nothing in them.
+    cloud.fault_of_version("flipped-bit", SECRET, 2);
+    assert!(!verify());
+    unread(1);
+    let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    for gauge in ["confirmed_timestamp_seconds", "verified_timestamp_seconds"] {
+        assert!(metrics.contains(&format!("\ncontainarium_key_backup_{gauge} 0\n")), "{metrics}");
+    }
+    assert!(metrics.contains("\ncontainarium_key_backup_copies_missing 1\n"), "{metrics}");
 }
 
 #[test]
