@@ -26,6 +26,8 @@ use super::Error;
 
 pub use crate::keys::identity::{AgeIdentity, IdentityError};
 
+pub(super) use look::Standing;
+
 pub use list::{BackupList, KeyCopies, ListedSecret, ListedVersion};
 pub use push::{KeyCopyOutcome, Outcome, PushedKeys};
 pub use read_back::{BadCopy, ReadBack};
@@ -35,6 +37,9 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long after a copy was last seen (confirmed, or read back) it is still taken for one. Doctor fails by then.
 pub(super) const SEEN_WITHIN: Duration = Duration::from_hours(100 * 24);
+
+/// How long after a copy in Secret Manager was last seen what cannot be undone still goes by it. The daemon looks once a day.
+pub(super) const SEEN_LATELY: Duration = Duration::from_hours(3 * 24);
 
 /// `escrows.target` of a copy in Secret Manager.
 pub(super) const SECRET_MANAGER: &str = "secret-manager";
@@ -187,10 +192,7 @@ pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &s
 /// before the key was wrapped are thrown away some day, as they should be, and nobody tells us; so one counts only as long as it was
 /// seen lately. An unknown sum is no copy's.
 pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Option<[u8; 32]>, now: Micros) -> bool {
-    let limit = i64::try_from(SEEN_WITHIN.as_micros()).unwrap_or(i64::MAX);
-    let is_recent = |escrow: &EscrowRecord| {
-        escrow.confirmed_at.max(escrow.read_back_at).is_some_and(|seen| now.0.saturating_sub(seen.0) <= limit)
-    };
+    let is_recent = |escrow: &EscrowRecord| is_within(SEEN_WITHIN, escrow.confirmed_at.max(escrow.read_back_at), now);
     raw_sha256.is_some()
         && escrows.iter().any(|escrow| {
             escrow.kind == EscrowKind::Copy
@@ -199,6 +201,11 @@ pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Op
                 && escrow.content_sha256 == raw_sha256
                 && is_recent(escrow)
         })
+}
+
+fn is_within(limit: Duration, at: Option<Micros>, now: Micros) -> bool {
+    let limit = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX);
+    at.is_some_and(|at| now.0.saturating_sub(at.0) <= limit)
 }
 
 /// The versions of KMS keys that a copy needs; none where it is the key itself.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::keys::unlock::Proof as KmsProof;
 use crate::model::{EscrowRecord, KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
-use crate::service::backup::{Destinations, SEEN_WITHIN, is_raw_escrowed, is_version_of, list};
+use crate::service::backup::{Destinations, SEEN_LATELY, SEEN_WITHIN, is_raw_escrowed, is_version_of, list};
 
 use super::ledger::{Ledger, Proof};
 use super::{Check, Unasked};
@@ -15,7 +15,7 @@ use super::{Check, Unasked};
 const READ_BACK_WARNING: Duration = days(35);
 const READ_BACK_FAILURE: Duration = SEEN_WITHIN;
 /// It is looked once a day whether copies are still where they were put.
-const SEEN_WARNING: Duration = days(3);
+const SEEN_WARNING: Duration = SEEN_LATELY;
 /// What is written after the last copy of the database is lost with the database.
 const DATABASE_BACKUP_WARNING: Duration = days(2);
 /// The drill is monthly.

@@ -127,6 +127,28 @@ fn a_copy_that_one_kms_key_alone_opens_is_an_escrow_where_a_raw_one_is_or_the_op
 }
 
 #[test]
+fn a_raw_copy_that_is_gone_or_was_not_seen_lately_makes_no_backup_of_what_one_kms_key_opens() {
+    let site = Site::sqlite();
+    let cloud = Cloud::of(&site);
+    let _daemon = site.start();
+    let push = || site.cli(["backup", "push"], b"");
+    done(&push());
+    done(&as_operator(&site, &["kms", "wrap"]));
+    // Nobody has told the daemon.
+    cloud.runtime.block_on(cloud.google.set_state(SECRET, 1, "disable"));
+    fails(&push(), 6, &["nothing but one KMS key"]);
+    cloud.runtime.block_on(cloud.google.set_state(SECRET, 1, "enable"));
+    cloud.fault("403", "list");
+    let days = 4_i64 * 24 * 60 * 60 * 1_000_000;
+    site.run_sql(&format!("UPDATE escrows SET confirmed_at = confirmed_at - {days}, looked_at = NULL, lost_as = NULL"));
+    fails(&push(), 6, &["nothing but one KMS key", "not seen for 3 days", "cannot be looked at now", "was denied"]);
+    site.run_sql(&format!("UPDATE escrows SET confirmed_at = confirmed_at + {days}"));
+    cloud.heal();
+    done(&push());
+    assert_eq!(site.number("SELECT count(*) FROM escrows WHERE confirmed_at IS NOT NULL"), 2);
+}
+
+#[test]
 fn an_identity_that_comes_through_a_pipe_opens_all_that_a_command_opens() {
     let site = Site::sqlite();
     let cloud = wrapped_site(&site);
