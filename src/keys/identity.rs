@@ -33,8 +33,8 @@ pub struct AgeIdentity {
 pub enum IdentityError {
     #[error("{0}")]
     Read(#[from] io::Error),
-    #[error("it is a pipe, and nobody has written an identity into it within {} s", PATIENCE.as_secs())]
-    Silent,
+    #[error("it is a pipe, and nobody has written an identity into it within {} s", .0.as_secs_f64())]
+    Silent(Duration),
     #[error("{why}: `chmod 0600 {}`", .path.display())]
     Open { path: PathBuf, why: &'static str },
     #[error("{0}")]
@@ -55,7 +55,7 @@ impl AgeIdentity {
     /// [`IdentityError`], all but `Open`.
     pub async fn brought(path: PathBuf) -> Result<Self, IdentityError> {
         let identities = match std::fs::metadata(&path)? {
-            found if found.file_type().is_fifo() => from_pipe(&path).await?,
+            found if found.file_type().is_fifo() => from_pipe(&path, PATIENCE).await?,
             _ => read(&mut File::open(&path)?)?,
         };
         Ok(Self { path, kept: Arc::new(OnceCell::new_with(Some(Arc::new(identities)))) })
@@ -74,7 +74,7 @@ impl AgeIdentity {
         }
         let found = std::fs::metadata(&self.path)?;
         if found.file_type().is_fifo() {
-            let once = || async { from_pipe(&self.path).await.map(Arc::new) };
+            let once = || async { from_pipe(&self.path, PATIENCE).await.map(Arc::new) };
             return self.kept.get_or_try_init(once).await.map(Arc::clone);
         }
         let mut file = File::open(&self.path)?;
@@ -101,14 +101,14 @@ impl fmt::Debug for AgeIdentity {
 }
 
 /// Not by `File::open`, which waits for a writer for ever.
-async fn from_pipe(path: &Path) -> Result<Identities, IdentityError> {
+async fn from_pipe(path: &Path, patience: Duration) -> Result<Identities, IdentityError> {
     let pipe = pipe::OpenOptions::new().open_receiver(path)?;
     // More than is read, so that the bytes are never moved.
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * IDENTITIES_LIMIT));
     let most = u64::try_from(IDENTITIES_LIMIT + 1).unwrap_or(u64::MAX);
-    match tokio::time::timeout(PATIENCE, pipe.take(most).read_to_end(&mut bytes)).await {
+    match tokio::time::timeout(patience, pipe.take(most).read_to_end(&mut bytes)).await {
         Ok(read) => read?,
-        Err(_) => return Err(IdentityError::Silent),
+        Err(_) => return Err(IdentityError::Silent(patience)),
     };
     read(&mut bytes.as_slice())
 }
@@ -149,12 +149,16 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_pipe_in_which_nothing_comes_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = fifo(dir.path());
-        assert!(matches!(AgeIdentity::at(path.clone()).identities().await, Err(IdentityError::Silent)));
-        assert!(matches!(AgeIdentity::brought(path).await, Err(IdentityError::Silent)));
+        let patience = Duration::from_millis(20);
+        assert!(matches!(from_pipe(&path, patience).await, Err(IdentityError::Silent(_))));
+        // Nor is a writer waited for that writes nothing.
+        let _writer = File::options().read(true).write(true).open(&path).unwrap();
+        let error = from_pipe(&path, patience).await.err().unwrap().to_string();
+        assert!(error.contains("nobody has written an identity into it within 0.02 s"), "{error}");
     }
 
     #[tokio::test]

@@ -14,17 +14,17 @@ pub mod restore;
 pub mod verify;
 
 use std::fs::File;
-use std::path::Path;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::backup::{BackupError, Kind, SecretManagerTarget};
 use crate::crypto::{Content, KeyfileImage};
+use crate::keys::identity::AgeIdentity;
 use crate::model::{EscrowKind, EscrowRecord, Kid, MasterKeyRecord, MasterKeyState, Micros};
 use crate::store::Survey;
 
 use super::Error;
-
-pub use crate::keys::identity::{AgeIdentity, IdentityError};
 
 pub(super) use look::Standing;
 
@@ -87,6 +87,25 @@ impl Destinations {
 /// The system's, and `TimedOut`.
 pub fn open(path: &Path) -> std::io::Result<File> {
     crate::backup::open(path, DEADLINE)
+}
+
+/// The age identities that an operator brought, read already.
+pub struct BroughtIdentity(AgeIdentity);
+
+impl BroughtIdentity {
+    /// # Errors
+    /// Why they cannot be used.
+    pub async fn read(path: PathBuf) -> Result<Self, String> {
+        AgeIdentity::brought(path).await.map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl Deref for BroughtIdentity {
+    type Target = AgeIdentity;
+
+    fn deref(&self) -> &AgeIdentity {
+        &self.0
+    }
 }
 
 /// What a caller can make of trouble.

@@ -9,13 +9,14 @@ use std::time::Duration;
 use crate::backup::{BackupError, read_copy};
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::{self, Content, DekPlace, ImageError, Kek, KeyfileImage, OpenError};
+use crate::keys::identity::{AgeIdentity, IdentityError};
 use crate::keys::provider::{NotOpened, Provider};
 use crate::model::{DekBody, DekRecord, DekState, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::masters::DekCursor;
 use crate::store::{Store, StoreError};
 
 use super::backup::fetch::{self, FetchError, Opener, PassedOver};
-use super::backup::{self, AgeIdentity, Destinations, IdentityError, ReadBack, SECRET_MANAGER, kms_versions};
+use super::backup::{self, Destinations, ReadBack, SECRET_MANAGER, kms_versions};
 
 /// DEKs that are read at once.
 const PAGE: u32 = 1000;

@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 
 use crate::config::{Config, Environment, load};
 use crate::model::Kid;
-use crate::service::backup::{AgeIdentity, open as open_copy};
+use crate::service::backup::{BroughtIdentity, open as open_copy};
 
 use super::super::failure::{Exit, Failure};
 use super::super::settings::SettingsArgs;
@@ -27,7 +27,7 @@ pub(super) struct CopyArgs {
 pub(super) struct Copy {
     pub(super) file: File,
     /// Read already: a wrapped key in the copy may have a recipient of it too, and a pipe gives it once.
-    pub(super) identity: Option<AgeIdentity>,
+    pub(super) identity: Option<BroughtIdentity>,
     /// The path; `None` for standard input.
     pub(super) path: Option<PathBuf>,
 }
@@ -64,9 +64,9 @@ impl Copy {
     }
 }
 
-async fn identity_in(path: PathBuf) -> Result<AgeIdentity, Failure> {
+async fn identity_in(path: PathBuf) -> Result<BroughtIdentity, Failure> {
     let name = path.display().to_string();
-    AgeIdentity::brought(path).await.map_err(|error| {
+    BroughtIdentity::read(path).await.map_err(|error| {
         Failure::usage(format!("the age identity {name} cannot be used: {error}"))
             .mend("name an identity file as age-keygen writes it: --identity FILE")
     })

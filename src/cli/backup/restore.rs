@@ -75,8 +75,8 @@ pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
     }
     let wanted = match (arguments.version, arguments.kid, copy) {
         (_, _, Some(mut copy)) => {
-            rescue.provider = rescue.provider.with_identity(copy.identity.as_ref());
-            let (name, identity) = (copy.name(), copy.identity.as_ref());
+            rescue.provider = rescue.provider.with_identity(copy.identity.as_deref());
+            let (name, identity) = (copy.name(), copy.identity.as_deref());
             let read = read_copy(&mut copy.file, identity, name).await;
             Wanted::Copy(read.map_err(|error| failed(&error))?)
         }

@@ -79,10 +79,10 @@ async fn compare(config: &Config, copy: Option<Copy>, only_way: OnlyWay) -> Resu
     let verified = match copy {
         None => read_back(&*reader.store, &reader.destinations, &reader.provider, only_way).await,
         Some(mut copy) => {
-            let (locator, provider) = (copy.locator(), reader.provider.with_identity(copy.identity.as_ref()));
+            let (locator, provider) = (copy.locator(), reader.provider.with_identity(copy.identity.as_deref()));
             let brought = Brought {
                 file: &mut copy.file,
-                identity: copy.identity.as_ref(),
+                identity: copy.identity.as_deref(),
                 provider: &provider,
                 only_way,
                 locator,

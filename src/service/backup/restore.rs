@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use crate::backup::{BackupError, KeyCopy, Opens};
 use crate::clock::Clock;
 use crate::crypto::{Content, ImageError};
+use crate::keys::identity::AgeIdentity;
 use crate::keys::keyfile::{KeyFile, KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
 use crate::keys::provider::{NotOpened, Provider};
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
@@ -22,7 +23,7 @@ use crate::store::{Store, StoreError};
 
 use super::fetch::{self, FetchError, Fetched, FetchedKey, Opener, PassedOver};
 use super::verify::{self, VerifyError};
-use super::{AgeIdentity, Class, Destinations, kids};
+use super::{Class, Destinations, kids};
 
 /// What the key files are held against.
 pub enum Against<'a> {

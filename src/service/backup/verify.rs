@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backup::{BackupError, Form, KeyCopy, ReadCopy, WhatItWas, read_copy};
 use crate::crypto::{Content, ImageError, KeyfileImage};
+use crate::keys::identity::{AgeIdentity, IdentityError};
 use crate::keys::keyfile::lies_beside;
 use crate::keys::provider::{NotOpened, OpenedBy, Provider};
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState, Micros};
@@ -15,8 +16,8 @@ use crate::store::{Store, StoreError, Survey};
 use super::fetch::Opener;
 use super::read_back::MAX_WHY;
 use super::{
-    AgeIdentity, BadCopy, Class, Destinations, IdentityError, ReadBack, SECRET_MANAGER, Trouble, is_raw_escrowed,
-    is_version_of, kids, kms_versions, version_number,
+    BadCopy, Class, Destinations, ReadBack, SECRET_MANAGER, Trouble, is_raw_escrowed, is_version_of, kids,
+    kms_versions, version_number,
 };
 
 /// What reading back came to.

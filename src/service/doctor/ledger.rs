@@ -119,8 +119,7 @@ impl Ledger {
     pub(super) fn forlorn(&self) -> Vec<Proof<'_>> {
         let retired = self.survey.master_keys.iter().filter(|key| key.state == MasterKeyState::Retired);
         let retired = retired.filter(|key| !self.survey.needed().contains(&key.kid));
-        let is_forlorn =
-            |proof: &Proof<'_>| !proof.has_good_copy() && !(proof.lost.is_empty() && proof.copies.is_empty());
+        let is_forlorn = |proof: &Proof<'_>| !proof.has_good_copy() && proof.lost.len() + proof.copies.len() > 0;
         retired.map(|key| self.proof(key)).filter(is_forlorn).collect()
     }
 
