@@ -8,6 +8,7 @@ use crate::access::{Access, IssuerKeysError, Issuers, RevokedHere, TokenKey, Tok
 use crate::audit::{Audit, Copies as RecordCopies, Origin, Sink};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AuditCopies, AuditSinks, Config, Database, ExistingKey, NotText};
+use crate::keys::identity::AgeIdentity;
 use crate::keys::keyfile::{KeyFiles, KeyfileError};
 use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
@@ -216,8 +217,8 @@ fn rescued(config: &Config, files: KeyFiles, database: Rescued) -> Rescue {
 
 /// Who opens wrapped key files.
 #[must_use]
-pub const fn provider(kms_endpoint: Option<String>, age_identity: Option<PathBuf>) -> Provider {
-    Provider { kms_endpoint, age_identity }
+pub fn provider(kms_endpoint: Option<String>, age_identity: Option<PathBuf>) -> Provider {
+    Provider { kms_endpoint, age_identity: age_identity.map(AgeIdentity::at) }
 }
 
 /// As the settings say.

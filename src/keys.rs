@@ -5,6 +5,7 @@
 //! each ciphertext decides whether it may be used.
 
 mod cache;
+pub mod identity;
 pub mod keyfile;
 pub mod provider;
 mod repair;

@@ -76,6 +76,10 @@ impl Metrics {
             "Confirmed copies that configured secrets lack, one for each key that is needed and secret."
         );
         metrics::describe_gauge!(
+            COPIES_UNREAD,
+            "Recorded copies of master keys that were no good when they were read back last: another key, damaged, or opened by nothing."
+        );
+        metrics::describe_gauge!(
             CHECK,
             "What the doctor finds, for each check: 0 ok, 1 a warning, 2 a failure; NaN where it could not be looked at."
         );
@@ -116,6 +120,7 @@ const KEY_CREATED: &str = "containarium_master_key_created_timestamp_seconds";
 const KEY_CONFIRMED: &str = "containarium_key_backup_confirmed_timestamp_seconds";
 const KEY_VERIFIED: &str = "containarium_key_backup_verified_timestamp_seconds";
 const COPIES_MISSING: &str = "containarium_key_backup_copies_missing";
+const COPIES_UNREAD: &str = "containarium_key_backup_copies_unread";
 const CHECK: &str = "containarium_doctor_verdict";
 const DATABASE_BACKUP: &str = "containarium_database_backup_timestamp_seconds";
 const DRILL: &str = "containarium_drill_timestamp_seconds";
@@ -201,6 +206,7 @@ pub struct BackupGauges {
     pub key_confirmed: i64,
     pub key_verified: i64,
     pub copies_missing: u64,
+    pub copies_unread: u64,
     pub database: i64,
     pub drill: i64,
     /// DEKs.
@@ -234,6 +240,7 @@ pub fn backup_gauges(backups: &BackupGauges) {
     metrics::gauge!(KEY_CONFIRMED).set(seconds(backups.key_confirmed));
     metrics::gauge!(KEY_VERIFIED).set(seconds(backups.key_verified));
     metrics::gauge!(COPIES_MISSING).set(backups.copies_missing as f64);
+    metrics::gauge!(COPIES_UNREAD).set(backups.copies_unread as f64);
     metrics::gauge!(DATABASE_BACKUP).set(seconds(backups.database));
     metrics::gauge!(DRILL).set(seconds(backups.drill));
     metrics::gauge!(DRILL_FAILED).set(backups.drill_failed as f64);

@@ -98,8 +98,8 @@ impl Identities {
     }
 }
 
-/// Hundreds of identities.
-const IDENTITIES_LIMIT: usize = 65_536;
+/// The most bytes that an identity file may have: hundreds of identities.
+pub const IDENTITIES_LIMIT: usize = 65_536;
 
 /// Whether it begins as an age file does, with or without armor.
 pub(super) fn is_age(bytes: &[u8]) -> bool {

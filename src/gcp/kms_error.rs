@@ -131,6 +131,20 @@ impl KmsError {
         }
     }
 
+    /// Whether it is an answer about what was to be opened: that this key does not open it, or not any more. One whose version is disabled opens
+    /// nothing until somebody changes that.
+    #[must_use]
+    pub const fn is_of_the_ciphertext(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSuchKey { .. }
+                | Self::VersionDisabled { .. }
+                | Self::VersionDestroyed { .. }
+                | Self::VersionUnusable { .. }
+                | Self::DoesNotDecrypt { .. }
+        )
+    }
+
     pub(super) fn of(failure: Failure, call: &KmsCall, endpoint: &str, limit: Duration) -> Self {
         let (call, endpoint) = (call.clone(), endpoint.to_owned());
         match failure {

@@ -85,6 +85,7 @@ fn gauges(times: &BackupTimes) -> BackupGauges {
         key_confirmed: micros(times.key_confirmed),
         key_verified: micros(times.key_read_back),
         copies_missing: times.copies_missing,
+        copies_unread: times.copies_unread,
         database: micros(times.database),
         drill: micros(times.drill),
         drill_failed: times.drill_failed,

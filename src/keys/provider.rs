@@ -3,12 +3,14 @@
 //! What comes back is believed by nobody's word but its own: 32 bytes whose kid is the file's. Where an age identity is configured and
 //! the file has a recipient of age, that is tried first: it is on this host, it was given on purpose, and Google may be the reason why.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::backup::age::{self, AgeError, Identities, Recipient};
+use super::identity::AgeIdentity;
+use crate::backup::age::{self, AgeError, Recipient};
 use crate::crypto::{self, ImageError, KeyfileImage, MasterKey};
 use crate::gcp::{Endpoint, EndpointError, Kms, KmsError, KmsTrouble, Limits};
 use crate::model::{Kid, KmsKey, WrappedMaster, Wrapping};
@@ -16,13 +18,12 @@ use crate::model::{Kid, KmsKey, WrappedMaster, Wrapping};
 /// How long one call to Cloud KMS may take, its retries and waits in it.
 pub const KMS_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Who opens wrapped key files here. Each call makes its own connection and reads the identity file anew: both may change while a
-/// daemon runs.
+/// Who opens wrapped key files here. Each call makes its own connection: it may change while a daemon runs.
 #[derive(Debug, Clone, Default)]
 pub struct Provider {
     /// Google's own where `None`.
     pub kms_endpoint: Option<String>,
-    pub age_identity: Option<PathBuf>,
+    pub age_identity: Option<AgeIdentity>,
 }
 
 /// A key that was opened.
@@ -65,8 +66,28 @@ pub enum Attempt {
     Identity { path: PathBuf, why: String },
     #[error("age: {0}")]
     Age(String),
-    #[error("only an age identity opens it, and none is configured (--age-identity FILE)")]
+    /// It has a recipient of age.
+    #[error("an age identity opens it, and none is configured (--age-identity FILE)")]
     NoIdentity,
+}
+
+/// KMS keys that did not answer, and what was said of each: one that is away is waited for once in what a command does, and no other key
+/// is taken to be away with it.
+#[derive(Debug, Default)]
+pub struct Away(Mutex<HashMap<KmsKey, KmsError>>);
+
+impl Away {
+    fn said(&self, key: &KmsKey) -> Option<KmsError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn note(&self, key: &KmsKey, attempt: &Attempt) {
+        if let Attempt::Kms(error) = attempt
+            && error.trouble() == KmsTrouble::Unavailable
+        {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), error.clone());
+        }
+    }
 }
 
 /// Why a key was not wrapped. Nothing was written.
@@ -117,6 +138,18 @@ impl NotOpened {
         });
         googles.unwrap_or(Trouble::Failed)
     }
+
+    /// Whether each of its recipients was asked, and each said for good that it opens no such thing: what nobody opens is no copy of a key. A
+    /// KMS key that is away, that may not be used, or whose answer was damaged says nothing of what was to be opened.
+    #[must_use]
+    pub fn is_for_good(&self) -> bool {
+        let is_verdict = |attempt: &Attempt| match attempt {
+            Attempt::Kms(error) => error.is_of_the_ciphertext(),
+            Attempt::NotAKey { .. } | Attempt::AnotherKey { .. } => true,
+            Attempt::Endpoint(_) | Attempt::Identity { .. } | Attempt::Age(_) | Attempt::NoIdentity => false,
+        };
+        !self.attempts.is_empty() && self.attempts.iter().all(is_verdict)
+    }
 }
 
 impl NotWrapped {
@@ -135,10 +168,10 @@ fn list(attempts: &[Attempt]) -> String {
 }
 
 impl Provider {
-    /// The same with this age identity, where one is named.
+    /// The same with this age identity, where there is one.
     #[must_use]
-    pub fn with_identity(&self, identity: Option<&Path>) -> Self {
-        let age_identity = identity.map(Path::to_owned).or_else(|| self.age_identity.clone());
+    pub fn with_identity(&self, identity: Option<&AgeIdentity>) -> Self {
+        let age_identity = identity.or(self.age_identity.as_ref()).cloned();
         Self { age_identity, ..self.clone() }
     }
 
@@ -147,20 +180,36 @@ impl Provider {
     /// # Errors
     /// [`NotOpened`].
     pub async fn open(&self, wrapped: &WrappedMaster) -> Result<Opened, NotOpened> {
+        self.open_knowing(wrapped, &Away::default()).await
+    }
+
+    /// As [`Provider::open`], and asks no KMS key again that is known to be away.
+    ///
+    /// # Errors
+    /// [`NotOpened`].
+    pub async fn open_knowing(&self, wrapped: &WrappedMaster, away: &Away) -> Result<Opened, NotOpened> {
         let mut attempts = Vec::new();
-        if let Some(opened) = self.open_with_age(wrapped) {
-            match opened {
-                Ok(opened) => return Ok(opened),
-                Err(attempt) => attempts.push(attempt),
-            }
+        let with_age = self.open_with_age(wrapped).await;
+        let untried = with_age.is_none() && wrapped.age().next().is_some();
+        match with_age {
+            Some(Ok(opened)) => return Ok(opened),
+            Some(Err(attempt)) => attempts.push(attempt),
+            None => {}
         }
         for (key, ciphertext) in wrapped.kms() {
+            if let Some(error) = away.said(key) {
+                attempts.push(Attempt::Kms(error));
+                continue;
+            }
             match self.open_with(key, ciphertext, wrapped.kid).await {
                 Ok(opened) => return Ok(opened),
-                Err(attempt) => attempts.push(attempt),
+                Err(attempt) => {
+                    away.note(key, &attempt);
+                    attempts.push(attempt);
+                }
             }
         }
-        if attempts.is_empty() {
+        if untried {
             attempts.push(Attempt::NoIdentity);
         }
         Err(NotOpened { kid: wrapped.kid, attempts })
@@ -201,12 +250,11 @@ impl Provider {
     }
 
     /// Opens it with the age identity alone: `None` where none is configured or the file has no recipient of age.
-    #[must_use]
-    pub fn open_with_age(&self, wrapped: &WrappedMaster) -> Option<Result<Opened, Attempt>> {
-        let path = self.age_identity.as_ref()?;
+    pub async fn open_with_age(&self, wrapped: &WrappedMaster) -> Option<Result<Opened, Attempt>> {
+        let identity = self.age_identity.as_ref()?;
         let mut last = None;
         for ciphertext in wrapped.age() {
-            match age_opened(path, ciphertext, wrapped.kid) {
+            match age_opened(identity, ciphertext, wrapped.kid).await {
                 Ok(master) => return Some(Ok(Opened { master, by: OpenedBy::Age })),
                 Err(attempt) => last = Some(attempt),
             }
@@ -281,10 +329,10 @@ fn judged(image: &KeyfileImage, kid: Kid, by: &By<'_>) -> Result<MasterKey, Atte
     if found == kid { Ok(master) } else { Err(Attempt::AnotherKey { by: by.to_string(), found }) }
 }
 
-fn age_opened(path: &Path, ciphertext: &[u8], kid: Kid) -> Result<MasterKey, Attempt> {
+async fn age_opened(identity: &AgeIdentity, ciphertext: &[u8], kid: Kid) -> Result<MasterKey, Attempt> {
+    let path = identity.path();
     let unusable = |why: String| Attempt::Identity { path: path.to_owned(), why };
-    let mut file = File::open(path).map_err(|error| unusable(error.to_string()))?;
-    let identities = Identities::read(&mut file).map_err(|error| unusable(error.to_string()))?;
+    let identities = identity.identities().await.map_err(|error| unusable(error.to_string()))?;
     let image = age::open(ciphertext, &identities).map_err(|error| Attempt::Age(error.to_string()))?;
     judged(&image, kid, &By::Age(path))
 }

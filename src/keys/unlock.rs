@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::keyfile::{KeyFile, MainFile, Scan};
-use super::provider::{NotOpened, OpenedBy, Provider};
+use super::provider::{NotOpened, Opened, OpenedBy, Provider};
 use crate::clock::Clock;
 use crate::crypto::{self, Content, MasterKey};
 use crate::model::{Kid, Micros, WrappedMaster};
@@ -14,6 +16,8 @@ use crate::model::{Kid, Micros, WrappedMaster};
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait: a daemon comes back within a minute after KMS did.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// How long a file that is opened in a task of its own is waited for: as long as an answer takes as a rule.
+const A_MOMENT: Duration = Duration::from_secs(1);
 /// Failures that are remembered; a deployment has a few wrapped files.
 const REMEMBERED: usize = 64;
 
@@ -23,7 +27,11 @@ pub struct Unlocker {
     provider: Provider,
     failed: Mutex<HashMap<[u8; 32], Failed>>,
     proofs: Mutex<HashMap<[u8; 32], Proof>>,
+    opening: Mutex<HashMap<[u8; 32], Opening>>,
 }
+
+/// A file that is being opened, in a task of its own.
+type Opening = JoinHandle<Result<Opened, NotOpened>>;
 
 /// What is known of whether a wrapped key file still opens with KMS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +56,14 @@ struct Failed {
     why: NotOpened,
 }
 
+/// What there is of a key that was asked for and not waited for.
+pub enum Soon {
+    Open(MasterKey),
+    Closed(NotOpened),
+    /// Who is to open it has not answered yet; whoever asks again has the answer when it is there.
+    Asked,
+}
+
 /// How a key came to be open.
 pub struct Unlocked {
     pub kid: Kid,
@@ -59,7 +75,7 @@ pub struct Unlocked {
 impl Unlocker {
     #[must_use]
     pub fn new(provider: Provider) -> Self {
-        Self { provider, failed: Mutex::default(), proofs: Mutex::default() }
+        Self { provider, failed: Mutex::default(), proofs: Mutex::default(), opening: Mutex::default() }
     }
 
     #[must_use]
@@ -95,19 +111,49 @@ impl Unlocker {
         if let Some(why) = self.waiting(&id, clock.monotonic()) {
             return Err(why);
         }
-        match self.provider.open(wrapped).await {
+        let opened = self.provider.open(wrapped).await;
+        self.noted(id, opened, clock).map(|opened| (opened.master, opened.by))
+    }
+
+    /// As [`Unlocker::open_wrapped`], in a task of its own, for which it waits a moment: who has a heartbeat to give waits for no KMS.
+    pub async fn open_soon(&self, wrapped: &WrappedMaster, clock: &dyn Clock) -> Soon {
+        let id = id_of(wrapped);
+        if let Some(why) = self.waiting(&id, clock.monotonic()) {
+            return Soon::Closed(why);
+        }
+        let begun = self.with_opening(|opening| {
+            // What was opened and not asked for again is nobody's.
+            opening.retain(|other, task| *other == id || !task.is_finished());
+            opening.remove(&id)
+        });
+        let mut task = begun.unwrap_or_else(|| {
+            let (provider, wrapped) = (self.provider.clone(), wrapped.clone());
+            tokio::spawn(async move { provider.open(&wrapped).await })
+        });
+        match tokio::time::timeout(A_MOMENT, &mut task).await {
+            Err(_) => {
+                self.with_opening(|opening| opening.insert(id, task));
+                Soon::Asked
+            }
+            Ok(Err(_)) => Soon::Asked,
+            Ok(Ok(opened)) => match self.noted(id, opened, clock) {
+                Ok(opened) => Soon::Open(opened.master),
+                Err(why) => Soon::Closed(why),
+            },
+        }
+    }
+
+    fn noted(&self, id: [u8; 32], opened: Result<Opened, NotOpened>, clock: &dyn Clock) -> Result<Opened, NotOpened> {
+        match &opened {
             Ok(opened) => {
                 self.with_failed(|failed| failed.remove(&id));
                 if matches!(opened.by, OpenedBy::Kms { .. }) {
                     self.note_proof(id, Ok(()), clock);
                 }
-                Ok((opened.master, opened.by))
             }
-            Err(why) => {
-                self.remember(id, why.clone(), clock.monotonic());
-                Err(why)
-            }
+            Err(why) => self.remember(id, why.clone(), clock.monotonic()),
         }
+        opened
     }
 
     /// Opens a new key's file as [`Provider::open_new`] does, which is its first proof.
@@ -176,6 +222,10 @@ impl Unlocker {
         work(&mut self.proofs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn with_opening<T>(&self, work: impl FnOnce(&mut HashMap<[u8; 32], Opening>) -> T) -> T {
+        work(&mut self.opening.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn waiting(&self, id: &[u8; 32], now: Duration) -> Option<NotOpened> {
         self.with_failed(|failed| failed.get(id).filter(|failed| now < failed.next).map(|failed| failed.why.clone()))
     }
@@ -214,11 +264,13 @@ fn dice() -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use ::age::secrecy::ExposeSecret;
 
     use super::*;
+    use crate::keys::identity::AgeIdentity;
     use crate::keys::provider::Attempt;
     use crate::model::Wrapping;
 
@@ -249,10 +301,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_kms_that_does_not_answer_is_asked_once_and_not_waited_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked = std::sync::Arc::new(AtomicU64::new(0));
+        let counted = std::sync::Arc::clone(&asked);
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            loop {
+                kept.push(listener.accept().await.unwrap());
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let unlocker = Unlocker::new(Provider { kms_endpoint: Some(endpoint), ..Provider::default() });
+        let key = "projects/acme-prod/locations/europe-west1/keyRings/r/cryptoKeys/k";
+        let (key, key_version) = (crate::model::KmsKey::parse(key).unwrap(), format!("{key}/cryptoKeyVersions/1"));
+        let recipients = vec![Wrapping::GcpKms { key, key_version, ciphertext: vec![1] }];
+        let wrapped = WrappedMaster { kid: Kid::new([1; 16]), recipients };
+        let clock = Hands(AtomicU64::new(0));
+        for _ in 0..2 {
+            assert!(matches!(unlocker.open_soon(&wrapped, &clock).await, Soon::Asked));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
     async fn a_file_that_did_not_open_is_left_alone_for_a_while_and_another_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let identity = dir.path().join("identity.txt");
-        let provider = Provider { age_identity: Some(identity.clone()), ..Provider::default() };
+        let provider = Provider { age_identity: Some(AgeIdentity::at(identity.clone())), ..Provider::default() };
         let unlocker = Unlocker::new(provider);
         let clock = Hands(AtomicU64::new(0));
         let made = ::age::x25519::Identity::generate();
@@ -263,6 +340,7 @@ mod tests {
         assert!(matches!(&why.attempts[..], [Attempt::Identity { .. }]), "{why}");
         // Now it would open, and is not tried before its time.
         std::fs::write(&identity, made.to_string().expose_secret()).unwrap();
+        std::fs::set_permissions(&identity, PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(unlocker.open_wrapped(&wrapped, &clock).await.err(), Some(why));
         let mut other = wrapped.clone();
         other.recipients.push(Wrapping::Age { recipient: "age1q".to_owned(), ciphertext: vec![1], proven_at: None });

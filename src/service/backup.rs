@@ -14,15 +14,19 @@ pub mod restore;
 pub mod verify;
 
 use std::fs::File;
-use std::path::Path;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::backup::{BackupError, Kind, SecretManagerTarget};
 use crate::crypto::{Content, KeyfileImage};
+use crate::keys::identity::AgeIdentity;
 use crate::model::{EscrowKind, EscrowRecord, Kid, MasterKeyRecord, MasterKeyState, Micros};
 use crate::store::Survey;
 
 use super::Error;
+
+pub(super) use look::Standing;
 
 pub use list::{BackupList, KeyCopies, ListedSecret, ListedVersion};
 pub use push::{KeyCopyOutcome, Outcome, PushedKeys};
@@ -33,6 +37,9 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long after a copy was last seen (confirmed, or read back) it is still taken for one. Doctor fails by then.
 pub(super) const SEEN_WITHIN: Duration = Duration::from_hours(100 * 24);
+
+/// How long after a copy in Secret Manager was last seen what cannot be undone still goes by it. The daemon looks once a day.
+pub(super) const SEEN_LATELY: Duration = Duration::from_hours(3 * 24);
 
 /// `escrows.target` of a copy in Secret Manager.
 pub(super) const SECRET_MANAGER: &str = "secret-manager";
@@ -80,6 +87,25 @@ impl Destinations {
 /// The system's, and `TimedOut`.
 pub fn open(path: &Path) -> std::io::Result<File> {
     crate::backup::open(path, DEADLINE)
+}
+
+/// The age identities that an operator brought, read already.
+pub struct BroughtIdentity(AgeIdentity);
+
+impl BroughtIdentity {
+    /// # Errors
+    /// Why they cannot be used.
+    pub async fn read(path: PathBuf) -> Result<Self, String> {
+        AgeIdentity::brought(path).await.map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl Deref for BroughtIdentity {
+    type Target = AgeIdentity;
+
+    fn deref(&self) -> &AgeIdentity {
+        &self.0
+    }
 }
 
 /// What a caller can make of trouble.
@@ -185,10 +211,7 @@ pub(super) fn confirmed_in<'a>(escrows: &'a [EscrowRecord], kid: Kid, secret: &s
 /// before the key was wrapped are thrown away some day, as they should be, and nobody tells us; so one counts only as long as it was
 /// seen lately. An unknown sum is no copy's.
 pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Option<[u8; 32]>, now: Micros) -> bool {
-    let limit = i64::try_from(SEEN_WITHIN.as_micros()).unwrap_or(i64::MAX);
-    let is_recent = |escrow: &EscrowRecord| {
-        escrow.confirmed_at.max(escrow.read_back_at).is_some_and(|seen| now.0.saturating_sub(seen.0) <= limit)
-    };
+    let is_recent = |escrow: &EscrowRecord| is_within(SEEN_WITHIN, escrow.confirmed_at.max(escrow.read_back_at), now);
     raw_sha256.is_some()
         && escrows.iter().any(|escrow| {
             escrow.kind == EscrowKind::Copy
@@ -197,6 +220,11 @@ pub(super) fn is_raw_escrowed(escrows: &[EscrowRecord], kid: Kid, raw_sha256: Op
                 && escrow.content_sha256 == raw_sha256
                 && is_recent(escrow)
         })
+}
+
+fn is_within(limit: Duration, at: Option<Micros>, now: Micros) -> bool {
+    let limit = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX);
+    at.is_some_and(|at| now.0.saturating_sub(at.0) <= limit)
 }
 
 /// The versions of KMS keys that a copy needs; none where it is the key itself.

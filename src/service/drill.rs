@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::backup::age::Identities;
 use crate::backup::{BackupError, read_copy};
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::{self, Content, DekPlace, ImageError, Kek, KeyfileImage, OpenError};
+use crate::keys::identity::{AgeIdentity, IdentityError};
 use crate::keys::provider::{NotOpened, Provider};
 use crate::model::{DekBody, DekRecord, DekState, Kid, MasterKeyRecord, MasterKeyState};
 use crate::store::masters::DekCursor;
@@ -94,6 +94,8 @@ pub struct TriedKey {
 pub enum DrillError {
     #[error("cannot read {}: {cause}", path.display())]
     File { path: PathBuf, cause: std::io::Error },
+    #[error("the age identity {} cannot be used: {cause}", path.display())]
+    Identity { path: PathBuf, cause: IdentityError },
     #[error("{}: {cause}", path.display())]
     Copy { path: PathBuf, cause: Box<BackupError> },
     #[error("{} is not a copy of a master key: {cause}", path.display())]
@@ -108,25 +110,34 @@ pub enum DrillError {
     Store(#[from] StoreError),
 }
 
-/// The keys from copies in files of whatever form; age files are opened with the identities in `identity`, and wrapped key files by
-/// `provider`, with those identities too.
+/// The keys from copies in files of whatever form; age files are opened with the identities in `identity`, which is read once, and wrapped
+/// key files by `provider`, with those identities too.
 ///
 /// # Errors
-/// [`DrillError`] `File`, `Copy`, `Image`, `Wrapped`.
+/// [`DrillError`] `File`, `Identity`, `Copy`, `Image`, `Wrapped`.
 pub async fn keys_from(
     files: &[PathBuf],
-    identity: Option<&Path>,
+    identity: Option<PathBuf>,
     provider: &Provider,
 ) -> Result<DrillKeys, DrillError> {
-    let provider = provider.with_identity(identity);
+    let identity = match identity {
+        Some(path) => {
+            Some(AgeIdentity::brought(path.clone()).await.map_err(|cause| DrillError::Identity { path, cause })?)
+        }
+        None => None,
+    };
+    let provider = provider.with_identity(identity.as_ref());
     let open = |path: &Path| backup::open(path).map_err(|cause| DrillError::File { path: path.to_owned(), cause });
-    let identities = match identity {
-        Some(path) => Some(Identities::read(&mut open(path)?).map_err(|cause| of_copy(path, cause))?),
+    let identities = match &identity {
+        Some(identity) => {
+            let path = identity.path().to_owned();
+            Some(identity.identities().await.map_err(|cause| DrillError::Identity { path, cause })?)
+        }
         None => None,
     };
     let mut keys = Vec::with_capacity(files.len());
     for path in files {
-        let read = read_copy(&mut open(path)?, identities.as_ref()).map_err(|cause| of_copy(path, cause))?;
+        let read = read_copy(&mut open(path)?, identities.as_deref()).map_err(|cause| of_copy(path, cause))?;
         let kek = opened(read.copy.image(), path, &provider).await?;
         keys.push(DrillKey { from: path.display().to_string(), kek, read_back: None });
     }

@@ -316,6 +316,7 @@ impl Bench<'_> {
                     opens: self
                         .provider
                         .open_with_age(&wrapped.alone(wrapping))
+                        .await
                         .map(|opened| opened.map(drop).map_err(|why| why.to_string())),
                 },
                 Wrapping::GcpKms { key, key_version, .. } => {
@@ -382,7 +383,7 @@ async fn wrap(
     let mut wrapped = provider.wrap(master, keys, recipients).await?;
     let (mut proven, mut failed) = (Vec::new(), Vec::new());
     for recipient in &wrapped.recipients {
-        match provider.open_with_age(&wrapped.alone(recipient)) {
+        match provider.open_with_age(&wrapped.alone(recipient)).await {
             Some(Ok(_)) => proven.push(recipient.clone()),
             Some(Err(attempt)) => failed.push(attempt),
             None => {}

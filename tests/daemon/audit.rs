@@ -325,9 +325,11 @@ fn not_looked_at(site: &Site, more: &[&str]) -> Vec<Value> {
 #[test]
 fn another_nodes_file_that_was_not_given_is_not_looked_at_and_named() {
     let first = Site::postgres();
+    first.record_in_the_file();
     let one = first.start();
     one.set("alice", "KEY", b"value");
     let second = super::nodes::beside(&first);
+    second.record_in_the_file();
     let two = second.start();
     assert_eq!(two.value("alice", "KEY").unwrap(), b"value");
     headed(&first);
@@ -344,9 +346,11 @@ fn another_nodes_file_that_was_not_given_is_not_looked_at_and_named() {
 #[test]
 fn a_chain_key_that_one_node_renewed_is_taken_by_the_others() {
     let first = Site::postgres();
+    first.record_in_the_file();
     let one = first.start();
     one.set("alice", "KEY", b"value");
     let second = super::nodes::beside(&first);
+    second.record_in_the_file();
     let two = second.start();
     let nodes = two.get("/v1/admin/nodes").json();
     let this = |node: &&Value| node["this"] == true;
@@ -507,7 +511,7 @@ fn what_is_older_than_it_is_kept_for_is_removed_and_the_trail_stays_whole(site: 
     let boot = site.texts("SELECT boot_id FROM audit_chains WHERE kind = 'table'").remove(0);
     let left = format!("SELECT count(*) FROM audit WHERE boot_id = '{boot}'");
     assert_eq!(site.number(&left), 5);
-    std::fs::write(site.config_file(), "[audit]\nretention = \"1s\"\n").unwrap();
+    std::fs::write(site.config_file(), "[audit]\nretention = \"1s\"\nsinks = [\"file\"]\n").unwrap();
     let_a_second_go_by();
     let daemon = site.start();
     let begun = Instant::now();

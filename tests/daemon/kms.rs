@@ -3,7 +3,9 @@
 mod changing;
 mod returning;
 mod rotating;
+mod verifying;
 
+use std::path::Path;
 use std::process::Output;
 
 use containarium::crypto::KeyfileImage;
@@ -28,7 +30,7 @@ impl Cloud {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let google = runtime.block_on(Google::start());
         let identity = ::age::x25519::Identity::generate();
-        std::fs::write(site.path("identity.txt"), identity.to_string().expose_secret()).unwrap();
+        write_identity(&site.path("identity.txt"), identity.to_string().expose_secret());
         let cloud = Self { google, runtime, recipient: identity.to_public().to_string() };
         cloud.configure(site);
         cloud
@@ -70,6 +72,11 @@ impl Cloud {
         let identity = site.path("identity.txt").display().to_string();
         done(&as_operator(site, &["kms", "wrap", "--age", &self.recipient, "--age-identity", &identity]));
     }
+}
+
+fn write_identity(path: &Path, identity: &str) {
+    std::fs::write(path, identity).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 /// A command with the operator's credentials.
@@ -215,7 +222,7 @@ fn an_age_identity_opens_it_while_kms_is_away() {
     let check = kms_check(&daemon);
     assert_eq!(check["verdict"], "failure", "{check}");
     daemon.stop();
-    std::fs::write(&identity, "AGE-SECRET-KEY-1").unwrap();
+    write_identity(identity.as_ref(), "AGE-SECRET-KEY-1");
     let daemon = site.start_with(site.command(["daemon", "--age-identity", &identity]));
     let (status, why) = readyz(&daemon);
     assert_eq!(status, 503);

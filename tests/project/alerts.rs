@@ -15,7 +15,8 @@ fn rules() -> String {
 /// The metrics that a text names: names of this product that end as metrics do.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let ends = ["_seconds", "_total", "_info", "_open", "_failed", "_phase", "_entries", "_missing", "_verdict"];
+    let ends =
+        ["_seconds", "_total", "_info", "_open", "_failed", "_phase", "_entries", "_missing", "_unread", "_verdict"];
     words
         .filter(|word| word.starts_with("containarium_") && ends.iter().any(|end| word.ends_with(end)))
         .map(str::to_owned)

@@ -119,6 +119,11 @@ impl Google {
         self.rule(json!({"fault": fault, "operation": "access", "path": path})).await;
     }
 
+    /// From now on, whenever this KMS key is to decrypt.
+    pub(crate) async fn fault_of_kms(&self, fault: &str, key: &str) {
+        self.rule(json!({"fault": fault, "operation": "decrypt", "path": format!("/{key}:decrypt")})).await;
+    }
+
     async fn rule(&self, rule: Value) {
         let (status, answer) = self.request(Method::POST, &format!("{}/faults", self.url("control")), Some(rule)).await;
         assert_eq!(status, 200, "{answer}");

@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 
 use crate::config::{Config, Environment, load};
 use crate::model::Kid;
-use crate::service::backup::open as open_copy;
+use crate::service::backup::{BroughtIdentity, open as open_copy};
 
 use super::super::failure::{Exit, Failure};
 use super::super::settings::SettingsArgs;
@@ -26,26 +26,28 @@ pub(super) struct CopyArgs {
 /// An opened copy.
 pub(super) struct Copy {
     pub(super) file: File,
-    pub(super) identity: Option<File>,
-    /// Where that is: a wrapped key in the copy may have a recipient of it too.
-    pub(super) identity_path: Option<PathBuf>,
+    /// Read already: a wrapped key in the copy may have a recipient of it too, and a pipe gives it once.
+    pub(super) identity: Option<BroughtIdentity>,
     /// The path; `None` for standard input.
     pub(super) path: Option<PathBuf>,
 }
 
 impl CopyArgs {
     /// `None` where no copy is named.
-    pub(super) fn open(self) -> Result<Option<Copy>, Failure> {
+    pub(super) async fn open(self) -> Result<Option<Copy>, Failure> {
         let Some(from) = self.from else { return Ok(None) };
-        let (identity, identity_path) = (self.identity.as_deref().map(open).transpose()?, self.identity);
+        let identity = match self.identity {
+            Some(path) => Some(identity_in(path).await?),
+            None => None,
+        };
         if from == Path::new("-") {
             // Without Rust's buffer for it, which would keep a copy that nobody wipes.
             let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
             let file =
                 stdin.map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?;
-            return Ok(Some(Copy { file, identity, identity_path, path: None }));
+            return Ok(Some(Copy { file, identity, path: None }));
         }
-        Ok(Some(Copy { file: open(&from)?, identity, identity_path, path: Some(from) }))
+        Ok(Some(Copy { file: open(&from)?, identity, path: Some(from) }))
     }
 }
 
@@ -60,6 +62,14 @@ impl Copy {
         let path = self.path.as_ref()?;
         Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string())
     }
+}
+
+async fn identity_in(path: PathBuf) -> Result<BroughtIdentity, Failure> {
+    let name = path.display().to_string();
+    BroughtIdentity::read(path).await.map_err(|error| {
+        Failure::usage(format!("the age identity {name} cannot be used: {error}"))
+            .mend("name an identity file as age-keygen writes it: --identity FILE")
+    })
 }
 
 fn open(path: &Path) -> Result<File, Failure> {

@@ -1,7 +1,7 @@
 //! `containarium backup drill`
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use serde::Serialize;
@@ -95,7 +95,7 @@ pub(super) async fn run(arguments: DrillArgs) -> Result<(), Failure> {
     let DrillArgs { database, secret, from, identity, record: is_to_record, settings, .. } = arguments;
     let config = config(settings)?;
     let client = is_to_record.then(|| Client::new(config.socket.clone()));
-    let copies = copies(&config, secret.as_deref(), &from, identity.as_deref()).await?;
+    let copies = copies(&config, secret.as_deref(), &from, identity).await?;
     let (source, drilled) = run_drill(&config, database.as_deref(), copies).await?;
     let recorded = match client {
         Some(client) => Some(record(&client, &source, &drilled).await),
@@ -128,7 +128,7 @@ async fn copies(
     config: &Config,
     secret: Option<&str>,
     from: &[PathBuf],
-    identity: Option<&Path>,
+    identity: Option<PathBuf>,
 ) -> Result<Copies, Failure> {
     let provider = compose::provider_of(config);
     if !from.is_empty() {
@@ -171,6 +171,7 @@ const SETTINGS: &str =
 fn failed(error: &DrillError) -> Failure {
     let (exit, mend) = match error {
         DrillError::File { .. } => (Exit::NotFound, "name a file that is there and may be read"),
+        DrillError::Identity { .. } => (Exit::Usage, "name an identity file as age-keygen writes it: --identity FILE"),
         DrillError::Copy { .. } => (Exit::Usage, "give the copy as it was made; an age file needs --identity FILE"),
         DrillError::Image { .. } => (
             Exit::Failed,

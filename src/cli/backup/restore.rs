@@ -67,7 +67,7 @@ struct RestoredItem {
 
 pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
     let format = arguments.output.format();
-    let copy = arguments.copy.open()?;
+    let copy = arguments.copy.open().await?;
     let config = config(arguments.settings)?;
     let mut rescue = compose::rescue(&config).await.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     if let Some(secret) = &arguments.secret {
@@ -75,10 +75,10 @@ pub(super) async fn restore(arguments: RestoreArgs) -> Result<(), Failure> {
     }
     let wanted = match (arguments.version, arguments.kid, copy) {
         (_, _, Some(mut copy)) => {
-            rescue.provider = rescue.provider.with_identity(copy.identity_path.as_deref());
-            let (name, mut identity) = (copy.name(), copy.identity.take());
-            let identity = identity.as_mut().map(|file| file as &mut (dyn std::io::Read + Send));
-            Wanted::Copy(read_copy(&mut copy.file, identity, name).map_err(|error| failed(&error))?)
+            rescue.provider = rescue.provider.with_identity(copy.identity.as_deref());
+            let (name, identity) = (copy.name(), copy.identity.as_deref());
+            let read = read_copy(&mut copy.file, identity, name).await;
+            Wanted::Copy(read.map_err(|error| failed(&error))?)
         }
         (Some(number), _, _) => Wanted::Version(number),
         (_, Some(kid), _) => Wanted::Kid(kid),

@@ -24,7 +24,7 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     copy: CopyArgs,
     /// Let a wrapped copy count although nothing but one KMS key is known to open it
-    #[arg(long, requires = "from")]
+    #[arg(long)]
     kms_is_the_only_way_back: bool,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -51,7 +51,7 @@ struct BadItem {
 
 pub(super) async fn verify(arguments: VerifyArgs) -> Result<(), Failure> {
     let format = arguments.output.format();
-    let copy = arguments.copy.open()?;
+    let copy = arguments.copy.open().await?;
     let config = config(arguments.settings)?;
     let only_way = OnlyWay::of_flag(arguments.kms_is_the_only_way_back);
     let verified = compare(&config, copy, only_way).await?;
@@ -77,13 +77,12 @@ async fn compare(config: &Config, copy: Option<Copy>, only_way: OnlyWay) -> Resu
             .mend("run it with the daemon's settings; `containarium config show` prints them")
     })?;
     let verified = match copy {
-        None => read_back(&*reader.store, &reader.destinations, &reader.provider).await,
+        None => read_back(&*reader.store, &reader.destinations, &reader.provider, only_way).await,
         Some(mut copy) => {
-            let (locator, provider) = (copy.locator(), reader.provider.with_identity(copy.identity_path.as_deref()));
-            let mut identity = copy.identity.take();
+            let (locator, provider) = (copy.locator(), reader.provider.with_identity(copy.identity.as_deref()));
             let brought = Brought {
                 file: &mut copy.file,
-                identities: identity.as_mut().map(|file| file as &mut (dyn std::io::Read + Send)),
+                identity: copy.identity.as_deref(),
                 provider: &provider,
                 only_way,
                 locator,
@@ -104,7 +103,7 @@ fn failed(error: &VerifyError) -> Failure {
         VerifyError::NotConfigured => {
             "name a secret in `[backup.gcp] secrets`, or the copy to read: `containarium backup verify --from FILE`"
         }
-        VerifyError::Identities(_) => "name an identity file as age-keygen writes it: --identity FILE",
+        VerifyError::Identity(_) => "name an identity file as age-keygen writes it: --identity FILE",
         VerifyError::Copy(_) => "mend the copy as said, or make another: `containarium backup export`",
         VerifyError::Image(_) => "that copy is worth nothing; make another: `containarium backup export`",
         VerifyError::BesideKeyFile { .. } => {
@@ -141,6 +140,14 @@ fn failure(bad: &[Unproven]) -> Option<Failure> {
         (Blame::Way, _) => {
             "nothing was learnt of the copy, which may be good: see what answers there (`containarium config show` prints the endpoint), \
              then verify again"
+        }
+        (Blame::Opener, _) => {
+            "give what opens it, --age-identity FILE, and see how the key files do: `containarium kms status`. What nothing opens any more is \
+             no copy: make one that opens while a key file does, `containarium kms rewrap` and `containarium backup push`, then verify again"
+        }
+        (Blame::OnlyKms, _) => {
+            "prove it with an age identity that opens it, --age-identity FILE, or accept it: `containarium backup verify \
+             --kms-is-the-only-way-back`"
         }
         (Blame::Copy, _) => "make a good copy: `containarium backup push`, then verify again",
     };

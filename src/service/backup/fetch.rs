@@ -2,11 +2,10 @@
 //! and for a drill. One secret is searched after the other, the newest version first, until nothing is missing.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use crate::backup::{KeyCopy, Opens, Unopened};
 use crate::crypto::{Content, ImageError, KeyfileImage};
-use crate::keys::provider::{NotOpened, Provider, Trouble as KeyTrouble};
+use crate::keys::provider::{Away, NotOpened, Opened, Provider};
 use crate::model::{Kid, WrappedMaster};
 
 use super::{Class, Destinations, Trouble, kids};
@@ -104,19 +103,23 @@ impl FetchedKey {
     }
 }
 
-/// Opens wrapped copies with what this process has. A Cloud KMS that is away is waited for once, not again for each copy.
+/// Opens wrapped copies with what this process has. A KMS key that is away is waited for once, not again for each copy.
 pub(in crate::service) struct Opener<'a> {
     provider: &'a Provider,
-    away: Mutex<Option<NotOpened>>,
+    away: Away,
 }
 
 impl<'a> Opener<'a> {
-    pub(in crate::service) const fn new(provider: &'a Provider) -> Self {
-        Self { provider, away: Mutex::new(None) }
+    pub(in crate::service) fn new(provider: &'a Provider) -> Self {
+        Self { provider, away: Away::default() }
     }
 
-    fn away(&self) -> Option<NotOpened> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The key itself.
+    ///
+    /// # Errors
+    /// [`NotOpened`].
+    pub(in crate::service) async fn open(&self, wrapped: &WrappedMaster) -> Result<Opened, NotOpened> {
+        self.provider.open_knowing(wrapped, &self.away).await
     }
 }
 
@@ -124,19 +127,7 @@ impl Opens for Opener<'_> {
     type Why = NotOpened;
 
     async fn opens(&self, wrapped: &WrappedMaster) -> Result<(), NotOpened> {
-        if let Some(away) = self.away() {
-            return match self.provider.open_with_age(wrapped) {
-                Some(Ok(_)) => Ok(()),
-                _ => Err(NotOpened { kid: wrapped.kid, attempts: away.attempts }),
-            };
-        }
-        let opened = self.provider.open(wrapped).await.map(drop);
-        if let Err(why) = &opened
-            && why.trouble() == KeyTrouble::Unavailable
-        {
-            *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
-        }
-        opened
+        self.open(wrapped).await.map(drop)
     }
 }
 

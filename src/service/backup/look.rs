@@ -9,10 +9,49 @@ use crate::model::{Action, CopyLoss, EscrowRecord, Kid, Micros};
 use crate::service::{Error, Service};
 use crate::store::masters::CopyFinding;
 
-use super::{Class, Trouble, is_version_of};
+use super::{Class, SECRET_MANAGER, SEEN_LATELY, Trouble, is_version_of, is_within};
 
 /// A secret and its versions, or why they are not known.
 pub(super) type Answered = (String, Result<Vec<Listed>, Trouble>);
+
+/// The recorded copies as they are seen now, for what cannot be undone, or is not looked at again.
+pub(super) struct SeenNow {
+    pub(super) escrows: Vec<EscrowRecord>,
+    pub(super) now: Micros,
+    /// Why secrets were not seen.
+    pub(super) unanswered: Vec<String>,
+}
+
+impl SeenNow {
+    /// Without the copies in Secret Manager that nobody has seen lately: whoever must decide and cannot look goes by none of them. What lies
+    /// elsewhere nobody can look at but its keeper.
+    pub(super) fn seen_lately(&self) -> Vec<EscrowRecord> {
+        let is_seen = |escrow: &&EscrowRecord| {
+            escrow.target != SECRET_MANAGER || is_within(SEEN_LATELY, escrow.last_seen_at(), self.now)
+        };
+        self.escrows.iter().filter(is_seen).cloned().collect()
+    }
+
+    /// Why what was not seen was not.
+    pub(super) fn why_unseen(&self) -> String {
+        if self.unanswered.is_empty() {
+            "its secret is none of `[backup.gcp] secrets`".to_owned()
+        } else {
+            self.unanswered.join("; ")
+        }
+    }
+}
+
+/// What is known of a key's copies that were read back, once it was looked again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::service) enum Standing {
+    /// One stands that was seen lately, or lies where nobody can look but its keeper.
+    Stands,
+    /// There is none, or none any more.
+    Lost,
+    /// One was not missed, and not seen lately either.
+    Unseen { locator: String, seen: Micros, why: String },
+}
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_hours(24);
@@ -70,6 +109,12 @@ const fn loss(finding: &CopyFinding) -> Option<CopyLoss> {
         CopyFinding::Lost(loss) => Some(*loss),
         CopyFinding::There | CopyFinding::Unread(_) => None,
     }
+}
+
+/// Why secrets are not known.
+fn unanswered(answered: &[Answered]) -> Vec<String> {
+    let unknown = answered.iter().filter(|(_, listed)| whole(listed).is_none());
+    unknown.filter_map(|(_, listed)| listed.as_ref().err()).map(|trouble| trouble.why.clone()).collect()
 }
 
 /// When somebody had it in hand.
@@ -132,10 +177,50 @@ impl Service {
         }
         let answered = self.listed().await.map_err(|error| error.to_string())?;
         self.note_seen(&escrows, &answered).await.map_err(|error| error.to_string())?;
-        let unknown = answered.iter().filter(|(_, listed)| whole(listed).is_none());
-        let why: Vec<&str> =
-            unknown.filter_map(|(_, listed)| listed.as_ref().err()).map(|trouble| trouble.why.as_str()).collect();
+        let why = unanswered(&answered);
         if why.is_empty() { Ok(()) } else { Err(why.join("; ")) }
+    }
+
+    /// Looks at the configured secrets at once, where a copy is recorded in them, and writes down what is seen.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]. A secret that does not answer is in what was seen.
+    pub(super) async fn copies_now(&self) -> Result<SeenNow, Error> {
+        let escrows = self.store.escrows().await?;
+        let is_there =
+            escrows.iter().any(|escrow| self.destinations.secrets().iter().any(|secret| is_version_of(escrow, secret)));
+        let answered = if is_there { self.listed().await? } else { Vec::new() };
+        self.note_seen(&escrows, &answered).await?;
+        let now = self.store.now().await?;
+        let escrows = escrows.into_iter().map(|escrow| seen_in(escrow, &answered, now)).collect();
+        Ok(SeenNow { escrows, now, unanswered: unanswered(&answered) })
+    }
+
+    /// The recorded copies, as they are seen now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub(in crate::service) async fn copies_as_seen(&self) -> Result<Vec<EscrowRecord>, Error> {
+        self.copies_now().await.map(|seen| seen.escrows)
+    }
+
+    /// Whether a copy of this key that was read back is there, now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub(in crate::service) async fn proven_copies(&self, kid: Kid) -> Result<Standing, Error> {
+        let seen = self.copies_now().await?;
+        let is_proven =
+            |escrow: &&EscrowRecord| escrow.kid == kid && escrow.read_back_at.is_some() && escrow.can_be_relied_on();
+        if seen.seen_lately().iter().any(|escrow| is_proven(&escrow)) {
+            return Ok(Standing::Stands);
+        }
+        let unseen = seen.escrows.iter().filter(is_proven).max_by_key(|escrow| escrow.last_seen_at());
+        Ok(unseen.map_or(Standing::Lost, |escrow| Standing::Unseen {
+            locator: escrow.locator.clone().unwrap_or_default(),
+            seen: last_had(escrow).max(escrow.looked_at.unwrap_or(Micros(0))),
+            why: seen.why_unseen(),
+        }))
     }
 
     /// Writes down what lists say of copies that were recorded before they were asked for. A database that may not be written is left

@@ -18,7 +18,8 @@ use crate::store::Store;
 use crate::store::masters::{EscrowStage, NewEscrow};
 
 use super::{
-    Class, DEADLINE, SECRET_MANAGER, SEEN_WITHIN, Trouble, is_raw_escrowed, is_version_of, kms_versions, to_copy,
+    Class, DEADLINE, SECRET_MANAGER, SEEN_LATELY, SEEN_WITHIN, Trouble, is_raw_escrowed, is_version_of, kms_versions,
+    to_copy,
 };
 
 /// How long a push waits for another: two calls to Google that are not answered. Whoever asked for it may ask again; a rotation that
@@ -225,14 +226,23 @@ impl Service {
             Ok(Content::Wrapped(wrapped)) if !wrapped.has_another_way() => {}
             _ => return Ok(None),
         }
-        let (escrows, now) = (self.store.escrows().await?, self.store.now().await?);
-        if is_raw_escrowed(&escrows, kid, self.raw_sha256(kid), now) {
+        let (seen, raw_sha256) = (self.copies_now().await?, self.raw_sha256(kid));
+        if is_raw_escrowed(&seen.seen_lately(), kid, raw_sha256, seen.now) {
             return Ok(None);
         }
+        let unseen = if is_raw_escrowed(&seen.escrows, kid, raw_sha256, seen.now) {
+            format!(
+                " (a raw copy in Secret Manager was not seen for {} days, and cannot be looked at now: {})",
+                SEEN_LATELY.as_secs() / 86_400,
+                seen.why_unseen()
+            )
+        } else {
+            String::new()
+        };
         Ok(Some(Trouble {
             class: Class::Conflict,
             why: format!(
-                "nothing but one KMS key is known to open the file of master key {kid}, so a copy of it is lost with that key and is no backup. \
+                "nothing but one KMS key is known to open the file of master key {kid}, so a copy of it is lost with that key and is no backup{unseen}. \
                  Add a recipient of age and prove it, `containarium kms rewrap --age RECIPIENT --age-identity FILE`; or, where a raw copy of \
                  the key is kept, read it back, which counts for {} days: `containarium backup verify --from FILE`; or accept it: \
                  `containarium backup push --kms-is-the-only-way-back`",

@@ -10,7 +10,7 @@ use crate::store::masters::{CopyFinding, EscrowStage, NewEscrow};
 /// The longest locator that is kept: a path, or the name of a version.
 const MAX_LOCATOR: usize = 4096;
 /// The longest reason that is kept.
-const MAX_WHY: usize = 2048;
+pub(super) const MAX_WHY: usize = 2048;
 /// What a copy can be.
 const TARGETS: [&str; 4] = [super::SECRET_MANAGER, "age", "paper", "file"];
 

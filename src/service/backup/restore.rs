@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use crate::backup::{BackupError, KeyCopy, Opens};
 use crate::clock::Clock;
 use crate::crypto::{Content, ImageError};
+use crate::keys::identity::AgeIdentity;
 use crate::keys::keyfile::{KeyFile, KeyFiles, KeyLock, KeyfileError, MainFile, Scan};
 use crate::keys::provider::{NotOpened, Provider};
 use crate::model::{EscrowRecord, Kid, MasterKeyRecord, MasterKeyState};
@@ -146,12 +147,12 @@ impl RestoreError {
 ///
 /// # Errors
 /// [`RestoreError::Copy`].
-pub fn read_copy(
+pub async fn read_copy(
     copy: &mut (impl Read + Send),
-    identities: Option<&mut (dyn Read + Send)>,
+    identity: Option<&AgeIdentity>,
     from: String,
 ) -> Result<FromCopy, RestoreError> {
-    let read = verify::read(copy, identities).map_err(RestoreError::Copy)?;
+    let read = verify::read(copy, identity).await.map_err(RestoreError::Copy)?;
     Ok(FromCopy { copy: read.copy, from })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::keys::unlock::Proof as KmsProof;
 use crate::model::{EscrowRecord, KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
-use crate::service::backup::{Destinations, SEEN_WITHIN, is_raw_escrowed, is_version_of, list};
+use crate::service::backup::{Destinations, SEEN_LATELY, SEEN_WITHIN, is_raw_escrowed, is_version_of, list};
 
 use super::ledger::{Ledger, Proof};
 use super::{Check, Unasked};
@@ -15,7 +15,7 @@ use super::{Check, Unasked};
 const READ_BACK_WARNING: Duration = days(35);
 const READ_BACK_FAILURE: Duration = SEEN_WITHIN;
 /// It is looked once a day whether copies are still where they were put.
-const SEEN_WARNING: Duration = days(3);
+const SEEN_WARNING: Duration = SEEN_LATELY;
 /// What is written after the last copy of the database is lost with the database.
 const DATABASE_BACKUP_WARNING: Duration = days(2);
 /// The drill is monthly.
@@ -191,12 +191,23 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
             ));
         }
     }
+    let of_needed = findings.len();
+    for proof in &ledger.forlorn() {
+        for (escrow, loss) in proof.lost.iter().filter_map(|escrow| Some((escrow, escrow.lost?))) {
+            findings.push(format!(
+                "the copy of the retired master key {} at {} is {loss} there, and no other is known: backups of the database from its \
+                 time need it",
+                proof.key.kid,
+                locator(escrow)
+            ));
+        }
+    }
     if let Some(endpoint) = destinations.elsewhere() {
         findings.push(format!(
             "copies go to {endpoint} and not to Google: whatever listens there is sent the keys, and counts as their copy off this host"
         ));
     }
-    let there: Vec<String> = proofs.iter().filter(|proof| !proof.copies.is_empty()).map(describe).collect();
+    let there: Vec<String> = proofs.iter().filter(|proof| proof.has_good_copy()).map(describe).collect();
     if findings.is_empty() {
         return Check::ok(NAME, there.join("; "));
     }
@@ -206,6 +217,8 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
         "containarium backup push with `[backup.gcp] secrets`, or containarium backup export and then containarium backup verify --from FILE"
     } else if unproven.is_empty() && unseen_since {
         "containarium backup list (it says what keeps a secret from being listed), then containarium backup push"
+    } else if of_needed == 0 {
+        COPY_RETIRED
     } else if unproven.is_empty() {
         "containarium backup push"
     } else {
@@ -213,6 +226,9 @@ pub(super) fn key_backup(ledger: &Ledger, destinations: &Destinations) -> Check 
     };
     Check::warning(NAME, [there, findings].concat().join("; ")).mended_by(mend)
 }
+
+/// What is pushed is what the database needs; of another key that lies here a copy is made by hand.
+const COPY_RETIRED: &str = "containarium backup export --kid KID, and then containarium backup verify --from FILE";
 
 /// The copy in a configured secret that was seen last, and when, where that is too long ago: nobody would know of its loss.
 fn unseen<'a>(proof: &Proof<'a>, secrets: &[String], now: Micros) -> Option<(&'a EscrowRecord, Micros)> {
@@ -233,7 +249,7 @@ fn describe(proof: &Proof<'_>) -> String {
             None => escrow.target.clone(),
         }
     };
-    let copies: Vec<String> = proof.copies.iter().map(copy).collect();
+    let copies: Vec<String> = proof.good().map(|escrow| copy(&escrow)).collect();
     format!("master key {}: {}", proof.key.kid, copies.join(", "))
 }
 
@@ -278,9 +294,10 @@ pub(super) fn kms(
 /// A copy that was never read back ages from when its key was made: from then on only a hope stands for it.
 pub(super) fn key_backup_read_back(ledger: &Ledger, secrets: &[String]) -> Check {
     const NAME: &str = "key-backup-read-back";
-    let proofs = ledger.proofs();
+    let (proofs, forlorn) = (ledger.proofs(), ledger.forlorn());
     let bad: Vec<String> = proofs
         .iter()
+        .chain(&forlorn)
         .flat_map(|proof| proof.unread().into_iter().map(move |(escrow, unread)| (proof.key.kid, escrow, unread)))
         .map(|(kid, escrow, unread)| {
             format!("the copy of master key {kid} at {} was no good at {}: {}", locator(escrow), unread.at, unread.why)
@@ -289,7 +306,10 @@ pub(super) fn key_backup_read_back(ledger: &Ledger, secrets: &[String]) -> Check
     if !bad.is_empty() {
         let is_covered = proofs.iter().all(|proof| proof.unread().is_empty() || proof.has_good_copy());
         let make = if is_covered { Check::warning } else { Check::failure };
-        return make(NAME, bad.join("; ")).mended_by("containarium backup push, then containarium backup verify");
+        let is_of_needed = proofs.iter().any(|proof| !proof.unread().is_empty());
+        let mend =
+            if is_of_needed { "containarium backup push, then containarium backup verify" } else { COPY_RETIRED };
+        return make(NAME, bad.join("; ")).mended_by(mend);
     }
     let proofs = proofs.into_iter();
     let aged = proofs.map(|proof| (age(ledger.now, proof.read_back.unwrap_or(proof.key.created_at)), proof));

@@ -28,6 +28,8 @@ pub struct BackupTimes {
     pub key_read_back: Option<Micros>,
     /// Copies that configured secrets lack, of each key that is needed.
     pub copies_missing: u64,
+    /// Copies that were no good when they were last to be read back, where none of the same place was read back since.
+    pub copies_unread: u64,
     pub database: Option<Micros>,
     pub drill: Option<Micros>,
     /// Of the last drill.
@@ -40,6 +42,7 @@ pub struct BackupTimes {
 /// What a key's copies have come to.
 pub(super) struct Proof<'a> {
     pub(super) key: &'a MasterKeyRecord,
+    /// Of copies that nothing bad is known of, as is `read_back`.
     pub(super) confirmed: Option<Micros>,
     pub(super) read_back: Option<Micros>,
     /// Its confirmed copies, but for those that were lost since.
@@ -49,9 +52,9 @@ pub(super) struct Proof<'a> {
 }
 
 impl<'a> Proof<'a> {
-    /// Of these secrets the ones that have no confirmed copy of the key.
+    /// Of these secrets the ones that have no confirmed copy of the key, or none that is good.
     pub(super) fn lacking<'s>(&self, secrets: &'s [String]) -> impl Iterator<Item = &'s str> {
-        let has = |secret: &str| self.copies.iter().any(|copy| is_version_of(copy, secret));
+        let has = |secret: &str| self.good().any(|copy| is_version_of(copy, secret));
         secrets.iter().map(String::as_str).filter(move |secret| !has(secret))
     }
 
@@ -76,7 +79,11 @@ impl<'a> Proof<'a> {
 
     /// Whether a copy is there that nothing bad is known of.
     pub(super) fn has_good_copy(&self) -> bool {
-        self.copies.iter().any(|escrow| escrow.unread.is_none())
+        self.good().next().is_some()
+    }
+
+    pub(super) fn good(&self) -> impl Iterator<Item = &'a EscrowRecord> {
+        self.copies.iter().copied().filter(|escrow| escrow.can_be_relied_on())
     }
 }
 
@@ -107,14 +114,24 @@ impl Ledger {
         self.needed().into_iter().map(|key| self.proof(key)).collect()
     }
 
+    /// Of keys that are retired and not destroyed those that had copies, and have none any more that nothing bad is known of: backups of
+    /// the database from their time need them. One copy, wherever it is, is enough for those.
+    pub(super) fn forlorn(&self) -> Vec<Proof<'_>> {
+        let retired = self.survey.master_keys.iter().filter(|key| key.state == MasterKeyState::Retired);
+        let retired = retired.filter(|key| !self.survey.needed().contains(&key.kid));
+        let is_forlorn = |proof: &Proof<'_>| !proof.has_good_copy() && proof.lost.len() + proof.copies.len() > 0;
+        retired.map(|key| self.proof(key)).filter(is_forlorn).collect()
+    }
+
     fn proof<'a>(&'a self, key: &'a MasterKeyRecord) -> Proof<'a> {
         let of_key = || self.escrows.iter().filter(|escrow| escrow.kid == key.kid && escrow.confirmed_at.is_some());
         let of_kind = of_key().filter(|escrow| escrow.kind == EscrowKind::Copy);
         let (copies, lost): (Vec<_>, Vec<_>) = of_kind.partition(|escrow| escrow.stands());
+        let good = || copies.iter().filter(|escrow| escrow.can_be_relied_on());
         Proof {
             key,
-            confirmed: copies.iter().filter_map(|escrow| escrow.confirmed_at).max(),
-            read_back: copies.iter().filter_map(|escrow| escrow.read_back_at).max(),
+            confirmed: good().filter_map(|escrow| escrow.confirmed_at).max(),
+            read_back: good().filter_map(|escrow| escrow.read_back_at).max(),
             waived: of_key().any(|escrow| escrow.kind == EscrowKind::Waiver),
             copies,
             lost,
@@ -146,6 +163,7 @@ impl Ledger {
             key_confirmed: worst(|proof| proof.confirmed),
             key_read_back: worst(|proof| proof.read_back),
             copies_missing: proofs.iter().map(|proof| proof.lacking(secrets).count() as u64).sum(),
+            copies_unread: proofs.iter().chain(&self.forlorn()).map(|proof| proof.unread().len() as u64).sum(),
             database: self.database_backup.as_ref().map(|backup| backup.taken_at),
             drill: self.drill.as_ref().map(|drill| drill.ran_at),
             drill_failed: self.drill.as_ref().map_or(0, |drill| drill.deks_failed),

@@ -6,8 +6,12 @@ use super::{Node, NodeError, Progress};
 use crate::crypto::{self, Content, KeyfileImage, MasterKey};
 use crate::keys::Keys;
 use crate::keys::keyfile::{KeyFiles, KeyfileError, MainFile, Scan};
+use crate::keys::unlock::Soon;
 use crate::model::{Kid, MasterKeyRecord, MasterKeyState, WrappedMaster};
 use crate::store::Survey;
+
+/// A tick waits for no KMS: other nodes would take this one for dead.
+const UNANSWERED: &str = "who is to open it was asked, and has not answered yet";
 
 /// The key files, looked at.
 pub(super) struct Look {
@@ -109,13 +113,18 @@ impl Node {
                     continue;
                 }
             };
-            match self.unlocker.open_wrapped(&wrapped, &*self.clock).await {
-                Ok((master, _)) => match self.keep_taken(&wrapped).await {
+            match self.unlocker.open_soon(&wrapped, &*self.clock).await {
+                Soon::Open(master) => match self.keep_taken(&wrapped).await {
                     Ok(Kept::Now) => taken.masters.push(master),
                     Ok(Kept::Later) => {}
                     Err(why) => look.problems.push(why),
                 },
-                Err(why) => look.problems.push(format!("the new key is not taken over from the database: {why}")),
+                Soon::Closed(why) => {
+                    look.problems.push(format!("the new key is not taken over from the database: {why}"));
+                }
+                Soon::Asked => {
+                    look.problems.push(format!("the new key is not taken over from the database yet: {UNANSWERED}"));
+                }
             }
         }
         taken
@@ -154,9 +163,10 @@ impl Node {
             }
             match &file.content {
                 Content::Raw(master) => raw.push(master),
-                Content::Wrapped(wrapped) => match self.unlocker.open_wrapped(wrapped, &*self.clock).await {
-                    Ok((master, _)) => opened.push(master),
-                    Err(why) => unopened.push(format!("{}: {why}", file.path.display())),
+                Content::Wrapped(wrapped) => match self.unlocker.open_soon(wrapped, &*self.clock).await {
+                    Soon::Open(master) => opened.push(master),
+                    Soon::Closed(why) => unopened.push(format!("{}: {why}", file.path.display())),
+                    Soon::Asked => unopened.push(format!("{}: {UNANSWERED}", file.path.display())),
                 },
             }
         }

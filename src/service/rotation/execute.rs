@@ -266,7 +266,7 @@ impl Carrier {
                 failpoint::reached("rotation.finished");
             }
             Step::Abort(kid, given_up) => self.abort(&fence, kid, given_up).await?,
-            Step::Destroy { kid, waiver } => self.destroy(kid, waiver, &order.who).await?,
+            Step::Destroy { kid, waiver } => self.destroy(kid, waiver, order).await?,
         }
         self.run.carried = true;
         Ok(())

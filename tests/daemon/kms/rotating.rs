@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use containarium::keys::identity::AgeIdentity;
 use containarium::keys::provider::Provider;
 
 use super::*;
@@ -351,6 +352,32 @@ fn a_node_takes_no_file_from_the_database_that_it_does_not_open() {
     }
 }
 
+#[test]
+fn a_node_waits_for_no_kms_where_it_has_a_heartbeat_to_give() {
+    let first = Site::postgres();
+    let cloud = wrapped_site(&first);
+    let _one = first.start();
+    let second = first.sharing();
+    cloud.configure(&second);
+    done(&second.cli(["admin", "install-key"], &key_file(&first)));
+    let config = second.path("owner.toml").display().to_string();
+    let two = second.start_with(second.command(["daemon", "--config", &config]));
+    cloud.runtime.block_on(cloud.google.fault_for("slow", "decrypt", "owner"));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| rotate(&first, &[]));
+        let kid = until("the key is staged", || staged_kid(&first));
+        // Its tick came to its end while the answer is waited for.
+        until("it says what it waits for", || {
+            let checks = two.get("/v1/admin/doctor").json()["checks"].to_string();
+            checks.contains("was asked, and has not answered yet").then_some(())
+        });
+        cloud.heal();
+        done(&asked.join().unwrap());
+        until("it is active there", || (active(&two) == kid).then_some(()));
+    });
+    assert_eq!(two.value("alice", "A").unwrap(), b"one");
+}
+
 /// Whether it has the file or not: who cannot open the new key does not count as holding it.
 #[test]
 fn a_node_whose_permission_was_taken_away_is_waited_for() {
@@ -379,9 +406,9 @@ fn a_node_whose_permission_was_taken_away_is_waited_for() {
         done(&second.cli(["admin", "install-key"], &staged));
         until("it is looked at", || doctor().contains(&format!("{kid}: ")).then_some(()));
         // Nor does a raw copy of the key beside it stand in for it.
-        let identity = Some(first.path("identity.txt"));
-        let provider = Provider { age_identity: identity, ..Provider::default() };
-        let opened = provider.open_with_age(&WrappedMaster::parse(&staged).unwrap()).unwrap();
+        let identity = AgeIdentity::at(first.path("identity.txt"));
+        let provider = Provider { age_identity: Some(identity), ..Provider::default() };
+        let opened = cloud.runtime.block_on(provider.open_with_age(&WrappedMaster::parse(&staged).unwrap())).unwrap();
         let mut raw = Vec::new();
         KeyfileImage::of(&opened.ok().unwrap().master).write_to(&mut raw).unwrap();
         let beside = retained(&second, "zz-raw");

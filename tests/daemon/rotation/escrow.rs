@@ -16,6 +16,8 @@ on_both_stores![
     giving_up_leaves_every_version_where_it_is,
     where_no_secret_is_configured_nothing_is_staged_for_one,
     an_old_key_is_destroyed_once_its_copy_in_the_cloud_was_read_back,
+    an_old_key_is_not_destroyed_for_a_copy_that_is_gone_or_was_not_seen_lately,
+    what_became_of_the_copies_of_an_old_key_that_is_kept_is_told,
 ];
 
 /// What the fake was asked that would take a version away.
@@ -174,6 +176,123 @@ fn an_old_key_is_destroyed_once_its_copy_in_the_cloud_was_read_back(site: &Site)
     assert!(!staged_file(site, &old).exists());
     assert_eq!(taken_away(&cloud), 0, "the copy off the host outlives it");
     check(&daemon, 2);
+}
+
+fn an_old_key_is_not_destroyed_for_a_copy_that_is_gone_or_was_not_seen_lately(site: &Site) {
+    let cloud = Cloud::with(site, &[SECRET], "[keys]\nretain_old = \"0s\"\n");
+    let daemon = site.start();
+    fill(&daemon, 2);
+    let away = elsewhere();
+    let copied = away.path().join("key").display().to_string();
+    let days = 4_i64 * 24 * 60 * 60 * 1_000_000;
+    for round in ["looked", "verified", "fed", "waived"] {
+        let old = active(&daemon);
+        let raw = std::fs::read(site.key_file()).unwrap();
+        assert!(site.cli(["backup", "push"], b"").status.success());
+        let at = site
+            .texts(&format!(
+                "SELECT locator FROM escrows WHERE {} = '{old}' AND target = 'secret-manager'",
+                hex_of(site, "kid")
+            ))
+            .remove(0);
+        let number: u64 = at.rsplit_once('/').unwrap().1.parse().unwrap();
+        rotated(site, &[]);
+        assert!(as_restorer(site, &["backup", "verify"]).status.success());
+        if round == "looked" {
+            // Nobody has told the daemon.
+            cloud.set_state(number, "disable");
+            let (code, said) = refused(site, &["--destroy-old", "--yes"]);
+            assert_eq!(code, Some(6), "{said}");
+            assert!(said.contains("was read back: read the one in Secret Manager back"), "{said}");
+            assert_eq!(escrows(site, &old, "lost_as IS NOT NULL"), 1, "what was seen is written down");
+            cloud.set_state(number, "enable");
+        } else {
+            // Where it cannot be looked, what was seen lately will do, and what was seen long ago will not.
+            cloud.fault("403", "list");
+            site.run_sql(&format!(
+                "UPDATE escrows SET confirmed_at = confirmed_at - {days}, read_back_at = read_back_at - {days}, looked_at = NULL"
+            ));
+            let (code, said) = refused(site, &["--destroy-old", "--yes"]);
+            assert_eq!(code, Some(6), "{said}");
+            for words in
+                [&*at, "was last seen at", "cannot be looked at", "was denied", "within 3 days", "--prove-from FILE"]
+            {
+                assert!(said.contains(words), "{words}: {said}");
+            }
+            assert!(staged_file(site, &old).exists());
+        }
+        let mut words = vec!["--destroy-old", "--yes"];
+        match round {
+            "verified" => assert!(as_restorer(site, &["backup", "verify"]).status.success()),
+            "fed" => {
+                std::fs::write(&copied, &raw).unwrap();
+                words.extend(["--prove-from", &copied]);
+            }
+            "waived" => words.extend(["--escrow", "waive-off-host-copy"]),
+            _ => {}
+        }
+        assert_eq!(rotated(site, &words)["kid"], old.as_str(), "{round}");
+        assert!(!staged_file(site, &old).exists());
+        assert_eq!(escrows(site, &old, "kind = 'waiver'"), i64::from(round == "waived"));
+        if round != "looked" {
+            site.run_sql(&format!(
+                "UPDATE escrows SET confirmed_at = confirmed_at + {days}, read_back_at = read_back_at + {days}"
+            ));
+        }
+        cloud.heal();
+    }
+    check(&daemon, 2);
+}
+
+fn what_became_of_the_copies_of_an_old_key_that_is_kept_is_told(site: &Site) {
+    let cloud = Cloud::of(site);
+    let daemon = site.start();
+    fill(&daemon, 2);
+    let old = active(&daemon);
+    let push = || assert!(site.cli(["backup", "push"], b"").status.success());
+    let list = || assert_eq!(site.cli(["backup", "list"], b"").status.code(), Some(0));
+    let verify = || as_restorer(site, &["backup", "verify"]).status.success();
+    let unread = |count: u64| {
+        let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+        let line = format!("\ncontainarium_key_backup_copies_unread {count}\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    };
+    push();
+    rotated(site, &[]);
+    let at = format!("{SECRET}/versions/1");
+    let told = format!("the copy of the retired master key {old} at {at}");
+    let is_told = || doctor(site).check("key-backup").1.contains(&told);
+    list();
+    assert!(!is_told());
+    cloud.set_state(1, "disable");
+    list();
+    doctor(site).finds("key-backup", "warning", &[&told, "is disabled there", "backups of the database from its time"]);
+    cloud.set_state(1, "enable");
+    list();
+    assert!(!is_told() && verify());
+    unread(0);
+    cloud.fault_of_version("flipped-bit", SECRET, 1);
+    assert!(!verify());
+    let bad = format!("the copy of master key {old} at {at} was no good");
+    doctor(site).finds("key-backup-read-back", "warning", &[&bad, "containarium backup export --kid KID"]);
+    unread(1);
+    // Another copy of it, wherever, is as good.
+    let sheet = site.cli(["backup", "export", "--paper", "--kid", &old], b"").stdout;
+    assert!(site.cli(["backup", "verify", "--from", "-"], &sheet).status.success());
+    doctor(site).finds("key-backup-read-back", "ok", &[]);
+    unread(0);
+    cloud.set_state(1, "destroy");
+    list();
+    assert!(!is_told());
+    // Of the key in use a bad copy is told by the metrics too, and stands for nothing in them.
+    cloud.fault_of_version("flipped-bit", SECRET, 2);
+    assert!(!verify());
+    unread(1);
+    let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    for gauge in ["confirmed_timestamp_seconds", "verified_timestamp_seconds"] {
+        assert!(metrics.contains(&format!("\ncontainarium_key_backup_{gauge} 0\n")), "{metrics}");
+    }
+    assert!(metrics.contains("\ncontainarium_key_backup_copies_missing 1\n"), "{metrics}");
 }
 
 #[test]

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use super::super::Damaged;
 use super::super::plan::{Blocked, Tried, Waiver};
 use super::super::verify::VerifyError;
 use super::super::walk::{self, Walked};
+use super::super::{Damaged, Escrow, Order};
 use super::escrow::waiver;
 use super::trouble::blocked;
 use super::{Carrier, Trouble, elsewhere};
 use crate::failpoint;
 use crate::model::{Action, KeyPhase, Kid, Tenant};
 use crate::service::Error;
-use crate::store::masters::{DestroyOutcome, Fence, Fenced, RetireOutcome};
+use crate::service::backup::Standing;
+use crate::store::masters::{DestroyOutcome, Fence, Fenced, NewEscrow, RetireOutcome};
 
 /// Tenants that are read at a time.
 const TENANTS: u32 = 500;
@@ -133,11 +134,11 @@ impl Carrier {
         }))
     }
 
-    pub(super) async fn destroy(&mut self, kid: Kid, by: Waiver, who: &str) -> Result<(), Trouble> {
+    pub(super) async fn destroy(&mut self, kid: Kid, by: Waiver, order: &Order) -> Result<(), Trouble> {
         failpoint::reached("rotation.destroying");
         let waiver = match by {
-            Waiver::None => None,
-            Waiver::ByOperator => Some(waiver(kid, who)?),
+            Waiver::None => self.unless_seen(kid, order).await?,
+            Waiver::ByOperator => Some(waiver(kid, &order.who)?),
         };
         let change = self.change(Action::DestroyMaster, None).await?;
         self.run.tried = Some(Tried::Destroy(kid));
@@ -154,6 +155,21 @@ impl Carrier {
             DestroyOutcome::Quarantined(deks) => Err(Blocked::Quarantined { kid, deks }),
         }
         .map_err(|why| Trouble::Failed(blocked(&why)))
+    }
+}
+
+impl Carrier {
+    /// Nothing where a copy that was read back is there now: what the daemon saw of it may be a day old, and a key is destroyed for good. The
+    /// operator's waiver where one was given.
+    async fn unless_seen(&self, kid: Kid, order: &Order) -> Result<Option<NewEscrow>, Trouble> {
+        self.reporter.say(format!("looking for the copies of master key {kid}"), 0, None);
+        let why = match self.service.proven_copies(kid).await? {
+            Standing::Stands => return Ok(None),
+            _ if order.asked.escrow() == Escrow::Waive => return waiver(kid, &order.who).map(Some),
+            Standing::Lost => Blocked::NotReadBack(kid),
+            Standing::Unseen { locator, seen, why } => Blocked::NotSeen { kid, locator, seen, why },
+        };
+        Err(Trouble::Failed(blocked(&why)))
     }
 }
 

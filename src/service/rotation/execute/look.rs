@@ -59,10 +59,15 @@ impl Carrier {
             KeyPhase::Reencrypting => self.stale().await?,
             _ => Stale::None,
         };
+        // For the end of a key they are looked at anew: a copy that came back since it was missed is found too.
+        let escrows = match order.asked {
+            Asked::DestroyOld { .. } if self.run.tried.is_none() => parts.copies_as_seen().await?,
+            _ => parts.store.escrows().await?,
+        };
         Ok(Seen {
             state,
             keys: survey.master_keys,
-            escrows: parts.store.escrows().await?,
+            escrows,
             nodes,
             now: parts.store.now().await?,
             here,

@@ -15,6 +15,15 @@ pub(in crate::service::rotation) enum Trouble {
     Failed(Error),
 }
 
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Unavailable(why) => Self::Away(why),
+            error => Self::Failed(error),
+        }
+    }
+}
+
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         match error {
@@ -81,6 +90,7 @@ pub(in crate::service::rotation) fn blocked(why: &Blocked) -> Error {
         | Blocked::NotRetired { .. }
         | Blocked::TooEarly { .. }
         | Blocked::NotReadBack(_)
+        | Blocked::NotSeen { .. }
         | Blocked::Quarantined { .. } => Error::Conflict(text),
     }
 }

@@ -4,7 +4,7 @@ use super::super::{Asked, Escrow, Proof};
 use super::{
     Blocked, Next, Snapshot, Stale, Step, Stop, Tried, Waiver, damaged, in_state, is_read_back, record, under_lease,
 };
-use crate::model::{Kid, MasterKeyState, Micros};
+use crate::model::{EscrowRecord, Kid, MasterKeyState, Micros};
 
 pub(super) fn past_the_flip(seen: &Snapshot<'_>, carry: impl FnOnce(&Snapshot<'_>) -> Next) -> Next {
     match seen.asked {
@@ -87,6 +87,8 @@ pub(super) fn destroy_old(seen: &Snapshot<'_>, kid: Kid, proof: Option<&Proof>, 
         return Next::Blocked(Blocked::Quarantined { kid, deks: seen.under_old.quarantined });
     }
     match (proof, escrow) {
+        // It counts where another one that was read back cannot be looked at.
+        (Some(proof), _) if !is_recorded(seen, proof) => record(proof, kid),
         _ if is_read_back(seen, kid) => {
             Next::Do(Step::Destroy { kid, waiver: Waiver::None }, "a copy of it off the host was read back")
         }
@@ -98,4 +100,9 @@ pub(super) fn destroy_old(seen: &Snapshot<'_>, kid: Kid, proof: Option<&Proof>, 
         // A push proves nothing of a key that was active for long: what counts is that its copy can be read.
         (None, Escrow::Push | Escrow::Prove) => Next::Blocked(Blocked::NotReadBack(kid)),
     }
+}
+
+fn is_recorded(seen: &Snapshot<'_>, proof: &Proof) -> bool {
+    let is_it = |escrow: &EscrowRecord| escrow.is_at(&proof.locator) && escrow.content_sha256 == Some(proof.sha256);
+    seen.escrows.iter().any(|escrow| escrow.kid == proof.kid && escrow.is_proven() && is_it(escrow))
 }

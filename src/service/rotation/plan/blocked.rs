@@ -3,7 +3,7 @@
 use super::super::Damaged;
 use crate::keys::start::BringBack;
 use crate::model::{KeyPhase, Kid, MasterKeyState, Micros, NodeId, NodeRecord};
-use crate::service::backup::Trouble;
+use crate::service::backup::{SEEN_LATELY, Trouble};
 
 /// Why it does not go on. The message names the one command that mends it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +93,14 @@ pub(in crate::service::rotation) enum Blocked {
          one with `containarium admin rotate-master --destroy-old --prove-from FILE`, or say that there is to be none with `--escrow waive-off-host-copy`"
     )]
     NotReadBack(Kid),
+    #[error(
+        "the copy of master key {kid} that was read back, {locator}, was last seen at {seen}, and whether it is still there cannot be looked at: \
+         {why}. A key is destroyed for good only where such a copy was seen, or read, within {} days: mend that, or read it back with \
+         `containarium backup verify`; then again `containarium admin rotate-master --destroy-old`, with --prove-from FILE for a copy elsewhere, \
+         or say that there is to be none with `--escrow waive-off-host-copy`",
+        SEEN_LATELY.as_secs() / 86_400
+    )]
+    NotSeen { kid: Kid, locator: String, seen: Micros, why: String },
     #[error(
         "{deks} quarantined DEKs are under master key {kid} and would be lost: release them with `containarium admin quarantine TENANT \
          DEK_VERSION --release`, or shred their tenants"
