@@ -120,7 +120,9 @@ fn lines_of_a_release_before_chains_are_counted_where_a_file_begins_and_found_el
     let verified = |lines: &[&[u8]]| {
         let mut verifier = Verifier::new(vec![key()], vec![head.clone()]);
         verifier.begin_file();
-        lines.iter().enumerate().for_each(|(at, line)| verifier.line(&format!("line {}", at + 1), line));
+        for (at, line) in lines.iter().enumerate() {
+            verifier.line(&format!("line {}", at + 1), line);
+        }
         verifier.finish(None)
     };
     let lines: Vec<&[u8]> = file.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
@@ -139,8 +141,12 @@ fn a_file_that_is_cut_back_with_its_head_is_found_by_the_tables_chain() {
     let verified = |left: usize| {
         let (_, head) = written(left as u64);
         let mut verifier = Verifier::new(vec![key()], vec![head, table_head.clone()]);
-        lines[..left].iter().for_each(|line| verifier.line("a line", line));
-        rows.iter().for_each(|row| verifier.row(row));
+        for line in &lines[..left] {
+            verifier.line("a line", line);
+        }
+        for row in &rows {
+            verifier.row(row);
+        }
         verifier.finish(None).findings
     };
     assert_eq!(verified(5), []);
@@ -153,7 +159,9 @@ fn a_record_under_an_old_key_behind_one_under_a_newer_is_found() {
     let verified = |records: &[(&str, u64)]| {
         let (rows, head) = table(records, "");
         let mut verifier = Verifier::new(vec![version(1), version(2)], vec![head]);
-        rows.iter().for_each(|row| verifier.row(row));
+        for row in &rows {
+            verifier.row(row);
+        }
         verifier.finish(None).findings
     };
     assert_eq!(verified(&[(START, 1), ("secret.set", 1), ("secret.set", 2), ("secret.set", 2)]), []);
