@@ -211,6 +211,22 @@ impl Tokens {
     /// Reads the row. One that is not there and one of another secret cost the same: both are held against a hash and a MAC, so that how
     /// long an answer takes tells nobody which ids there are.
     async fn look(&self, presented: Presented) -> Result<Checked, Unauthenticated> {
+        // Row and key are two reads: between them a new key may have come, for which the row has another MAC.
+        match self.look_once(&presented).await? {
+            Looked::Checked(checked) => return Ok(checked),
+            Looked::NotOurs => {}
+        }
+        match self.look_once(&presented).await? {
+            Looked::Checked(checked) => Ok(checked),
+            Looked::NotOurs => {
+                let id = &presented.id;
+                tracing::error!(token = %id, "a token's row was written or changed by somebody else than a daemon");
+                Err(Unauthenticated::Invalid)
+            }
+        }
+    }
+
+    async fn look_once(&self, presented: &Presented) -> Result<Looked, Unauthenticated> {
         let sent = self.clock.since_boot();
         let read = tokio::time::timeout(LONGEST, self.store.token(&presented.id)).await;
         let (pulse, found) = match read {
@@ -238,8 +254,7 @@ impl Tokens {
             return Err(Unauthenticated::Invalid);
         }
         if !is_ours {
-            tracing::error!(token = row.id, "a token's row was written or changed by somebody else than a daemon");
-            return Err(Unauthenticated::Invalid);
+            return Ok(Looked::NotOurs);
         }
         if row.revoked_at.is_some() || row.expires_at.is_some_and(|at| at <= pulse.now) {
             return Err(Unauthenticated::Invalid);
@@ -248,13 +263,13 @@ impl Tokens {
             tracing::error!(token = row.id, "a token's row holds a scope of another release");
             return Err(Unauthenticated::Invalid);
         };
-        Ok(Checked {
-            id: presented.id,
+        Ok(Looked::Checked(Checked {
+            id: presented.id.clone(),
             scope: Arc::new(scope),
             expires_at: row.expires_at,
             state: State::of(&pulse),
             noted: Mutex::default(),
-        })
+        }))
     }
 
     /// The cause goes to the log, once a minute: anybody can ask. They learn that there is one.
@@ -298,6 +313,13 @@ impl Tokens {
     fn beat(&self) -> std::sync::MutexGuard<'_, Beat> {
         self.beat.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a row was found to be that is there and has the secret.
+enum Looked {
+    Checked(Checked),
+    /// Its MAC is not right by the key that was read with it.
+    NotOurs,
 }
 
 enum Standing {

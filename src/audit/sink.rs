@@ -112,7 +112,9 @@ impl Inserter {
         let why = match inserted {
             Ok(Ok(rows)) => {
                 if let Some(journal) = &self.journal {
-                    rows.iter().for_each(|row| journal.copy(&row.record));
+                    for row in &rows {
+                        journal.copy(&row.record);
+                    }
                 }
                 if lock(&self.failing).take().is_some() {
                     tracing::info!("audit records are written into the database again");

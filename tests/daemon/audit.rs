@@ -136,9 +136,9 @@ fn whoever_asks_over_tcp_is_recorded_with_their_address(site: &Site) {
 }
 
 fn strangers_are_counted_by_address_and_second(site: &Site) {
-    site.record_in_the_file();
     const CALLERS: u64 = 32;
     const CALLS_EACH: u64 = 8;
+    site.record_in_the_file();
     let daemon = tokens::start(site);
     let guess = containarium::access::make_token().unwrap().text.to_string();
     let headers = [("authorization", &*format!("Bearer {guess}"))];

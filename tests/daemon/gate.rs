@@ -60,8 +60,8 @@ fn while_keys_are_locked_nothing_is_read_changed_or_destroyed(site: &Site) {
 }
 
 fn every_refusal_leaves_one_record_with_what_its_path_says(site: &Site) {
-    site.record_in_the_file();
     const KEY: &str = r#""tenant":"alice","name":"KEY","#;
+    site.record_in_the_file();
     let daemon = site.start();
     daemon.set("alice", "KEY", b"value");
     let huge = " ".repeat(409_601);
@@ -159,9 +159,9 @@ fn a_caller_without_rights_is_turned_away_before_anything_they_said_is_looked_at
 }
 
 fn a_flood_of_refused_calls_is_counted_by_the_second(site: &Site) {
-    site.record_in_the_file();
     const CALLERS: u64 = 64;
     const CALLS_EACH: u64 = 4;
+    site.record_in_the_file();
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can become another user");
         return;
