@@ -29,6 +29,9 @@ use keys::KeysError;
 use quiet::Quiet;
 use ring::{NoKey, Ring};
 
+/// How soon it makes sense to present a credential again that could not be checked.
+pub const TRY_AGAIN: Duration = ring::AGAIN;
+
 /// As much as the command line sends. A token of Kubernetes or GitHub has one or two KiB.
 const MOST_BYTES: usize = 16 * 1024;
 
@@ -83,6 +86,8 @@ enum Refused {
     Wrong(Wrong),
     /// It cannot be told.
     NoKeys,
+    /// It cannot be told before the issuer's keys may be looked for again.
+    TooSoon,
 }
 
 impl From<Wrong> for Refused {
@@ -177,6 +182,16 @@ impl Issuers {
                 self.quiet.warn(|| tracing::warn!(%issuer, "a JWT was refused: {wrong}"));
                 Err(Unauthenticated::Invalid)
             }
+            Err(Refused::TooSoon) => {
+                let (issuer, again) = (&known.issuer.name, ring::AGAIN.as_secs());
+                self.quiet.warn(|| {
+                    tracing::warn!(
+                        %issuer,
+                        "a JWT cannot be checked now: it names a key that was not there less than {again} s ago, when keys were last looked for"
+                    );
+                });
+                Err(Unauthenticated::Unavailable)
+            }
             Err(Refused::NoKeys) => Err(Unauthenticated::Unavailable),
         }
     }
@@ -205,6 +220,7 @@ impl Known {
             NoKey::Algorithm => Wrong::Algorithm.into(),
             NoKey::NoKid => Wrong::NoKid.into(),
             NoKey::UnknownKid => Wrong::UnknownKid.into(),
+            NoKey::TooSoon => Refused::TooSoon,
             NoKey::Away => Refused::NoKeys,
         })?;
         let verified = decode::<Claims>(text, &key, &self.validation(header.alg));
