@@ -140,6 +140,9 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     service.keep_looking_for_copies();
     service.keep_tokens();
     service.keep_issuers();
+    for warning in compose::warnings_of_issuers(&config) {
+        tracing::warn!("{warning}");
+    }
     if let Some(endpoint) = compose::destinations(&config).elsewhere() {
         // Left over from a trial, it would make whatever listens there an off-host copy.
         tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
