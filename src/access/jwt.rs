@@ -22,7 +22,7 @@ use serde::Deserialize;
 use super::{Caller, Identity, Unauthenticated};
 use crate::clock::Clock;
 use crate::issuer::SourceError;
-use crate::model::{Issuer, IssuerName, Micros, Rule};
+use crate::model::{Issuer, IssuerName, Rule};
 
 use claims::Claims;
 use keys::KeysError;
@@ -96,6 +96,20 @@ impl From<Wrong> for Refused {
     }
 }
 
+/// How it stands with an issuer's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeysState {
+    pub issuer: IssuerName,
+    /// How many tokens can be verified with: none were ever there, were taken away, or were last seen longer than `keep` ago, where it is 0.
+    pub usable: usize,
+    /// How long ago they were last seen at their place; `None` where there are none.
+    pub age: Option<Duration>,
+    /// For how long they are used after that.
+    pub keep: Duration,
+    /// What went wrong at the last look.
+    pub failure: Option<String>,
+}
+
 /// The issuers of a daemon.
 pub struct Issuers {
     known: HashMap<IssuerName, Known>,
@@ -150,12 +164,12 @@ impl Issuers {
         self.known.values().for_each(|known| known.ring.reread());
     }
 
-    /// When each issuer's keys were last seen at their place; `None` for never.
+    /// How it stands with each issuer's keys, by the issuers' names.
     #[must_use]
-    pub fn seen(&self) -> Vec<(IssuerName, Option<Micros>)> {
-        let now = self.clock.wall().0;
-        let at = |age: Duration| Micros(now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
-        self.known.iter().map(|(name, known)| (name.clone(), known.ring.age().map(at))).collect()
+    pub fn states(&self) -> Vec<KeysState> {
+        let mut states: Vec<_> = self.known.values().map(|known| known.ring.state()).collect();
+        states.sort_by(|one, other| one.issuer.cmp(&other.issuer));
+        states
     }
 
     #[must_use]

@@ -9,8 +9,8 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::sync::{Mutex as Turn, Notify, Semaphore};
 use tokio::time::sleep;
 
-use super::IssuerKeysError;
 use super::keys::{Keys, KeysError, public};
+use super::{IssuerKeysError, KeysState};
 use crate::clock::Clock;
 use crate::issuer::{Found, Reader, Source, SourceError, Stamp};
 use crate::model::{Issuer, IssuerKeys, IssuerName, KeySetPlace};
@@ -194,10 +194,16 @@ impl Ring {
         })
     }
 
-    /// How long ago the keys were last seen at their place.
-    pub(super) fn age(&self) -> Option<Duration> {
-        let held = self.0.held.load_full()?;
-        Some(self.0.clock.since_boot().saturating_sub(held.seen))
+    pub(super) fn state(&self) -> KeysState {
+        let inner = &*self.0;
+        let held = inner.held.load_full();
+        KeysState {
+            issuer: inner.issuer.clone(),
+            usable: inner.fresh().map_or(0, |keys| keys.count()),
+            age: held.map(|held| inner.clock.since_boot().saturating_sub(held.seen)),
+            keep: inner.keep_keys,
+            failure: inner.last().failure.clone(),
+        }
     }
 
     pub(super) fn reread(&self) {
@@ -328,9 +334,48 @@ mod tests {
     use super::super::tests::ring_of_one;
     use super::*;
 
+    async fn look_by_time(ring: &Ring) {
+        ring.0.look(&mut *ring.0.turn.lock().await).await;
+    }
+
+    async fn found(ring: &Ring, kid: &str) -> Result<(), NoKey> {
+        ring.key(Algorithm::EdDSA, Some(kid)).await.map(drop)
+    }
+
+    /// With a short `refresh` a token with a key that is gone would be told 503 for ever, and a new key be found late.
+    #[tokio::test]
+    async fn a_look_by_time_does_not_stand_for_one_that_a_token_causes() {
+        let (_dir, hand, ring) = ring_of_one();
+        for _ in 0..3 {
+            look_by_time(&ring).await;
+            hand.pass(Duration::from_secs(1));
+            assert_eq!(found(&ring, "made up").await, Err(NoKey::UnknownKid), "it was looked for");
+            hand.pass(Duration::from_secs(1));
+            look_by_time(&ring).await;
+            hand.pass(Duration::from_secs(1));
+            assert_eq!(found(&ring, "made up").await, Err(NoKey::TooSoon));
+            assert_eq!(found(&ring, "ed-1").await, Ok(()));
+            hand.pass(Duration::from_secs(3));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_in_vain_is_not_made_again_by_a_token_for_five_seconds() {
+        let (dir, hand, ring) = ring_of_one();
+        let file = dir.path().join("set");
+        let set = std::fs::read(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        look_by_time(&ring).await;
+        std::fs::write(&file, set).unwrap();
+        hand.pass(Duration::from_millis(4_999));
+        assert_eq!(found(&ring, "ed-1").await, Err(NoKey::Away));
+        hand.pass(Duration::from_millis(1));
+        assert_eq!(found(&ring, "ed-1").await, Ok(()));
+    }
+
     #[tokio::test]
     async fn those_who_wait_for_a_look_are_so_many_and_no_more() {
-        let (_dir, ring) = ring_of_one();
+        let (_dir, _hand, ring) = ring_of_one();
         let turn = ring.0.turn.lock().await;
         let waiting: Vec<_> = (0..MOST_WAITING)
             .map(|_| {

@@ -133,10 +133,10 @@ struct Setup {
 }
 
 /// The keys of an issuer that has one, in a file that lies there as long as its directory.
-pub(super) fn ring_of_one() -> (TempDir, ring::Ring) {
+pub(super) fn ring_of_one() -> (TempDir, Arc<Hand>, ring::Ring) {
     let setup = Setup::new(&[&ed(1)], &ALL);
     let ring = ring::Ring::new(&setup.issuers[0], Arc::clone(&setup.hand) as _);
-    (setup.dir, ring)
+    (setup.dir, setup.hand, ring)
 }
 
 impl Setup {
@@ -582,7 +582,9 @@ async fn keys_that_were_taken_away_count_no_more_from_the_next_look() {
         assert!(issuers.check(&good).await.is_ok(), "{what}: nobody has looked");
         assert_eq!(issuers.check(&p256().sign(&claims())).await, Err(Unauthenticated::Unavailable), "{what}");
         assert_eq!(issuers.check(&good).await, Err(Unauthenticated::Unavailable), "{what}");
-        assert!(issuers.seen().iter().any(|(name, seen)| name.as_str() == ISSUER && seen.is_none()), "{what}");
+        let states = issuers.states();
+        let state = states.iter().find(|state| state.issuer.as_str() == ISSUER).unwrap();
+        assert_eq!((state.usable, state.age), (0, None), "{what}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{GITHUB, github, make_certificate, start};
+use crate::daemon::doctor::doctor;
 use crate::daemon::tokens::ask;
 use crate::support::issuer::{Server, Serves, Signer, set};
 use crate::support::site::{PATIENCE, Site};
@@ -136,8 +137,13 @@ fn an_issuer_that_publishes_no_key_any_more_has_withdrawn_those_that_were_there(
     let daemon = start(&site);
     daemon.set("shop", "KEY", b"1");
     assert_eq!(get(&site, &known), 200);
+    doctor(&site).finds("issuers", "ok", &[GITHUB, "has 1 keys, seen "]);
+    server.serve(Serves::Nothing);
+    site.logged("those that were there are used for");
+    doctor(&site).finds("issuers", "warning", &["has 1 keys, seen ", "cannot be reached", "kill -HUP"]);
     server.serve(Serves::Text(r#"{"keys":[]}"#.to_owned()));
     until(&site, &known, 503);
+    doctor(&site).finds("issuers", "failure", &["its tokens let nobody in", "has no key with a kid"]);
     site.logged("those that were there were taken away and count no more: http");
     // Nor are they back when it is away afterwards.
     server.serve(Serves::Failure);
@@ -164,9 +170,19 @@ fn a_daemon_starts_while_its_issuer_is_away() {
         metrics.lines().find_map(|found| found.strip_prefix(&line)).unwrap().parse::<f64>().unwrap()
     };
     assert!(seen() < 1.0);
+    // Whoever else binds this port could pose as it.
+    let warning = "while its server is down any user of this host can take that port";
+    site.logged(&format!("come from {}: {warning}", server.url()));
+    let checked = site.cli(["config", "check"], b"");
+    assert!(String::from_utf8_lossy(&checked.stderr).contains(warning), "{checked:?}");
     server.serve(Serves::Text(set(&[&known])));
     until(&site, &known, 200);
     assert!(seen() > 1.7e9);
+    let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    assert!(
+        metrics.contains(&format!("containarium_oidc_keys_keep_seconds{{issuer=\"{GITHUB}\"}} 86400\n")),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -186,6 +202,7 @@ fn keys_come_over_tls_from_a_server_that_the_named_authority_vouches_for() {
     std::fs::write(site.config_file(), settings(&format!("{url}\njwks_ca = \"tls.pem\""), "")).unwrap();
     let _daemon = start(&site);
     assert_eq!(get(&site, &known), 200, "{}", site.log());
+    assert!(!site.log().contains("can take that port"), "{}", site.log());
 }
 
 #[test]
@@ -230,7 +247,12 @@ fn a_file_of_keys_is_read_anew_when_it_changes_and_takes_its_keys_along_when_it_
     for take in [&(|| set_mode(0o666)) as &dyn Fn(), &|| std::fs::remove_file(&file).unwrap()] {
         take();
         until(&site, &new, 503);
+        doctor(&site).finds("issuers", "failure", &["its tokens let nobody in", "keys.json"]);
         put(&set(&[&new]));
         until(&site, &new, 200);
     }
+    assert!(daemon.stop().success());
+    doctor(&site).finds("issuers", "ok", &["as far as files go"]);
+    set_mode(0o666);
+    doctor(&site).finds("issuers", "failure", &["keys.json can be written by others than its owner"]);
 }
