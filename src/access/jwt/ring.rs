@@ -53,7 +53,7 @@ enum Fate {
 }
 
 impl Amiss {
-    fn of_source(error: SourceError) -> Self {
+    fn of_source(error: &SourceError) -> Self {
         let held = if error.takes_away() { Fate::Gone } else { Fate::Kept };
         Self { why: error.to_string(), held }
     }
@@ -255,7 +255,7 @@ impl Inner {
     async fn look(&self, looks: &mut Looks) {
         looks.began = Some(self.clock.since_boot());
         let Found { stamp, bytes } = self.reader.read().await;
-        let hashed = bytes.map_err(Amiss::of_source).and_then(|bytes| self.keys_of(&bytes));
+        let hashed = bytes.map_err(|error| Amiss::of_source(&error)).and_then(|bytes| self.keys_of(&bytes));
         looks.in_vain = hashed.is_err().then(|| self.clock.since_boot());
         self.take(hashed, stamp);
     }

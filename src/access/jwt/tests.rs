@@ -559,10 +559,12 @@ async fn what_is_no_set_leaves_the_keys_that_were_there() {
 async fn keys_that_were_taken_away_count_no_more_from_the_next_look() {
     use std::os::unix::fs::PermissionsExt as _;
 
+    type Taking<'a> = (&'a str, &'a dyn Fn(&Setup));
+
     let good = ed(1).sign(&claims());
     let twice = set(&[&ed(1), &ed(1)]);
     let many = json!({ "keys": vec![ed(1).jwk(); 101] }).to_string();
-    let takings: [(&str, &dyn Fn(&Setup)); 7] = [
+    let takings: [Taking<'_>; 7] = [
         ("an empty set", &|setup| setup.write("set", r#"{"keys":[]}"#)),
         ("a set for others", &|setup| setup.write("set", r#"{"keys":[{"kty":"new","kid":"x"}]}"#)),
         ("a set that says a key twice", &|setup| setup.write("set", &twice)),
