@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::model::{IssuerName, Names, Scope, SecretName, Tenant, TokenId};
 
 pub use crate::model::Permission;
-pub use jwt::{IssuerKeysError, Issuers, check_issuers};
+pub use jwt::{IssuerKeysError, Issuers, KeysState, TRY_AGAIN, check_issuers};
 pub use revoked::RevokedHere;
 pub use token::{MadeToken, make_token};
 pub use tokens::{POLL, RowSealer, TokenKey, Tokens};

@@ -14,6 +14,7 @@ use crate::keys::provider::Provider;
 use crate::keys::start::{Adopt, Copies};
 use crate::keys::unlock::Unlocker;
 use crate::keys::{CacheLimits, Keyring};
+use crate::model::{Issuer, IssuerKeys, KeySetPlace};
 use crate::service::backup::Destinations;
 use crate::service::node::{Node, NodeError, NodeParts};
 use crate::service::open::{Opener, OpenerParts};
@@ -73,9 +74,25 @@ pub fn check(config: &Config) -> Result<Vec<String>, ComposeError> {
         PostgresStore::check_url(url.text()).map_err(ComposeError::DatabaseUrl)?;
     }
     check_issuers(&config.issuers)?;
-    let Some(pair) = tls_pair(config) else { return Ok(Vec::new()) };
-    let warning = tls::check(&pair)?.warning(SystemClock::new().wall(), &pair.certificate);
-    Ok(warning.into_iter().collect())
+    let mut warnings = warnings_of_issuers(config);
+    if let Some(pair) = tls_pair(config) {
+        warnings.extend(tls::check(&pair)?.warning(SystemClock::new().wall(), &pair.certificate));
+    }
+    Ok(warnings)
+}
+
+/// Of whom an operator should be warned among the issuers.
+#[must_use]
+pub fn warnings_of_issuers(config: &Config) -> Vec<String> {
+    let warning = |issuer: &Issuer| match &issuer.keys {
+        IssuerKeys::Public { set: set @ KeySetPlace::Url { url, .. }, .. } if set.is_anybodys() => Some(format!(
+            "the keys of the issuer {} come from {url}: while its server is down any user of this host can take that port and be anybody \
+             whom its rules let in: use https, a file, or a port below 1024",
+            issuer.name
+        )),
+        _ => None,
+    };
+    config.issuers.iter().filter_map(warning).collect()
 }
 
 /// Where the certificate that TCP is served with lies.

@@ -135,10 +135,7 @@ async fn serve(config: Config, unprotected: &[Warning]) -> Result<(), StartError
     notify(&[NotifyState::Ready]);
     let mut keeping = tokio::spawn(Keeper::new((node, Arc::clone(&service)), opener, opened).run());
     keep_at_it(&service);
-    if let Some(endpoint) = compose::destinations(&config).elsewhere() {
-        // Left over from a trial, it would make whatever listens there an off-host copy.
-        tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
-    }
+    note_settings(&config);
     if config.backup_gcp.as_ref().is_some_and(|backup| backup.first_start == FirstStart::Push) {
         service.push_at_start();
     }
@@ -328,6 +325,17 @@ fn reload(certificates: Option<&Certificates>, service: &Service, clock: &dyn Cl
         Some((_, Err(error))) => tracing::error!("SIGHUP: the TLS certificate stays as it was: {error}"),
         None if has_issuers => {}
         None => tracing::info!("SIGHUP: there is nothing to reload"),
+    }
+}
+
+/// What an operator should know of settings that hold.
+fn note_settings(config: &Config) {
+    for warning in compose::warnings_of_issuers(config) {
+        tracing::warn!("{warning}");
+    }
+    if let Some(endpoint) = compose::destinations(config).elsewhere() {
+        // Left over from a trial, it would make whatever listens there an off-host copy.
+        tracing::warn!("copies of the master key go to {endpoint} and not to Google: `[backup.gcp] endpoint` says so");
     }
 }
 

@@ -4,20 +4,23 @@
 //! server is trusted over TLS alone, or on this host. An answer has a bound and a time, and a redirect ends it: where keys come from is what
 //! the settings say.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, redirect};
 use rustix::fs::{Mode, OFlags};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 /// A set of a hundred keys of 8192 bits has less.
 pub const MOST_BYTES: usize = 256 * 1024;
-/// From the first packet to the last byte.
+/// From the first packet to the last byte, and for a file.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Where an issuer's keys are.
@@ -52,12 +55,34 @@ pub enum SourceError {
     Unreachable { url: String, why: String },
     #[error("{url} did not answer whole within {} s", LONGEST.as_secs())]
     Slow { url: String },
+    #[error("{what} could not be read within {} s: does its file system answer?", LONGEST.as_secs())]
+    Stuck { what: String },
     #[error("{url} answered {status}, and a redirect is not followed: give the address that it leads to")]
     Redirected { url: String, status: u16 },
     #[error("{url} answered {status}")]
     Status { url: String, status: u16 },
     #[error("reading was cut short")]
     Interrupted,
+}
+
+impl SourceError {
+    /// Whether somebody took the keys away, and not only nobody could be asked: a file that the settings name is gone, is not the daemon's to
+    /// read, or is open to others. Whoever removes a file means it, and one that others can write vouches for nobody.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        match self {
+            Self::Exposed { .. } => true,
+            // Of what is no regular file, such as a link to /dev/null, `InvalidInput` is said here.
+            Self::Unreadable { cause, .. } => matches!(
+                cause.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::InvalidInput
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// How a file was, as far as can be told without reading it.
@@ -68,6 +93,16 @@ pub struct Stamp {
     size: u64,
     /// Seconds and nanoseconds, of the bytes and of the inode.
     times: [i64; 4],
+}
+
+/// The path, or the URL.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) | Self::Secret(path) => path.display().fmt(f),
+            Self::Url { url, .. } => f.write_str(url),
+        }
+    }
 }
 
 impl Source {
@@ -83,25 +118,10 @@ impl Source {
         }
     }
 
-    /// # Errors
-    /// [`SourceError`].
-    pub async fn read(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-        let Self::Url { url, ca } = self else {
-            let source = self.clone();
-            let read = tokio::task::spawn_blocking(move || source.look()).await;
-            return read.map_err(|_| SourceError::Interrupted)??.ok_or(SourceError::Interrupted);
-        };
-        // Anew each time, with its file of authorities: it is seldom, and a connection that is kept would outlive what it was trusted for.
-        let (of, ca) = (url.clone(), ca.clone());
-        let client = tokio::task::spawn_blocking(move || client(&of, ca.as_deref())).await;
-        let client = client.map_err(|_| SourceError::Interrupted)??;
-        timeout(LONGEST, fetch(&client, url)).await.map_err(|_| SourceError::Slow { url: url.clone() })?
-    }
-
     /// Of a file that is there.
-    pub async fn stamp(&self) -> Option<Stamp> {
+    fn stamp(&self) -> Option<Stamp> {
         let (Self::File(path) | Self::Secret(path)) = self else { return None };
-        let metadata = tokio::fs::metadata(path).await.ok()?;
+        let metadata = std::fs::metadata(path).ok()?;
         Some(Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -113,6 +133,74 @@ impl Source {
     #[must_use]
     pub const fn is_file(&self) -> bool {
         !matches!(self, Self::Url { .. })
+    }
+}
+
+/// Reads a source, each time within a bound. What hangs in a file system takes one thread with it, and not one more with each look.
+#[derive(Debug)]
+pub struct Reader {
+    source: Source,
+    /// Whoever is in the file system holds it, also after nobody waits for it any more.
+    turn: Arc<Semaphore>,
+}
+
+/// What a reader found.
+pub struct Found {
+    /// Of a file, from before its bytes: a change in between is seen next time.
+    pub stamp: Option<Stamp>,
+    pub bytes: Result<Zeroizing<Vec<u8>>, SourceError>,
+}
+
+impl Reader {
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        Self { source, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    #[must_use]
+    pub const fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub async fn read(&self) -> Found {
+        let until = Instant::now() + LONGEST;
+        if let Source::Url { url, ca } = &self.source {
+            return Found { stamp: None, bytes: self.ask(url, ca.clone(), until).await };
+        }
+        let source = self.source.clone();
+        let read = self.in_file_system(until, move || (source.stamp(), source.look())).await;
+        match read {
+            Ok((stamp, look)) => Found { stamp, bytes: look.and_then(|bytes| bytes.ok_or(SourceError::Interrupted)) },
+            Err(error) => Found { stamp: None, bytes: Err(error) },
+        }
+    }
+
+    /// Of a file that is there, and whose file system answers.
+    pub async fn stamp(&self) -> Option<Stamp> {
+        let source = self.source.clone();
+        self.in_file_system(Instant::now() + LONGEST, move || source.stamp()).await.ok()?
+    }
+
+    async fn ask(&self, url: &str, ca: Option<PathBuf>, until: Instant) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+        // Anew each time, with its file of authorities: it is seldom, and a connection that is kept would outlive what it was trusted for.
+        let of = url.to_owned();
+        let client = self.in_file_system(until, move || client(&of, ca.as_deref())).await??;
+        timeout_at(until, fetch(&client, url)).await.map_err(|_| SourceError::Slow { url: url.to_owned() })?
+    }
+
+    async fn in_file_system<T: Send + 'static>(
+        &self,
+        until: Instant,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let stuck = |_| SourceError::Stuck { what: self.source.to_string() };
+        let turn = timeout_at(until, Arc::clone(&self.turn).acquire_owned()).await.map_err(stuck)?;
+        let turn = turn.map_err(|_| SourceError::Interrupted)?;
+        let working = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        timeout_at(until, working).await.map_err(stuck)?.map_err(|_| SourceError::Interrupted)
     }
 }
 
@@ -266,6 +354,49 @@ mod tests {
         assert!(Source::File(path.clone()).look().is_ok());
         std::fs::write(&path, vec![b' '; MOST_BYTES + 1]).unwrap();
         assert!(matches!(Source::File(path).look(), Err(SourceError::TooLong { .. })));
+    }
+
+    #[test]
+    fn what_is_gone_or_open_to_others_was_taken_away_and_what_cannot_be_asked_was_not() {
+        let (dir, path) = written(0o666);
+        let null = dir.path().join("null");
+        symlink("/dev/null", &null).unwrap();
+        for taken in [path, null, dir.path().join("nothing"), "/etc/passwd/keys".into()] {
+            let error = Source::File(taken).look().unwrap_err();
+            assert!(error.takes_away(), "{error}");
+        }
+        let (_dir, path) = written(0o644);
+        std::fs::write(&path, vec![b' '; MOST_BYTES + 1]).unwrap();
+        let url = || "https://issuer.example/keys".to_owned();
+        for away in [
+            Source::File(path).look().unwrap_err(),
+            SourceError::Unreadable { path: "keys".into(), cause: io::ErrorKind::StaleNetworkFileHandle.into() },
+            SourceError::Slow { url: url() },
+            SourceError::Status { url: url(), status: 503 },
+            SourceError::Redirected { url: url(), status: 302 },
+            SourceError::Unreachable { url: url(), why: String::new() },
+            SourceError::Stuck { what: url() },
+        ] {
+            assert!(!away.takes_away(), "{away}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_system_that_hangs_holds_one_thread_and_nobody_who_asks() {
+        let (_dir, path) = written(0o644);
+        let reader = Reader::new(Source::File(path));
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let soon = Instant::now() + Duration::from_millis(50);
+        let hung = reader.in_file_system(soon, move || hangs.recv()).await;
+        assert!(matches!(hung, Err(SourceError::Stuck { .. })));
+        let soon = Instant::now() + Duration::from_millis(50);
+        let next = reader.in_file_system(soon, || panic!("another thread went in")).await;
+        assert!(matches!(next, Err::<(), _>(SourceError::Stuck { .. })));
+        let reading = reader.read();
+        release.send(()).unwrap();
+        let found = reading.await;
+        assert_eq!(**found.bytes.unwrap(), *b"keys");
+        assert!(found.stamp.is_some() && found.stamp == reader.stamp().await);
     }
 
     #[test]

@@ -60,7 +60,11 @@ impl Metrics {
         );
         metrics::describe_gauge!(
             ISSUER_KEYS_SEEN,
-            "Unix time at which an issuer's keys were last seen at their place, by issuer; 0 while they never were."
+            "Unix time at which an issuer's keys were last seen at their place, by issuer; 0 where they never were, or were taken away."
+        );
+        metrics::describe_gauge!(
+            ISSUER_KEYS_KEPT,
+            "For how many seconds an issuer's keys are used after they were last seen at their place, by issuer."
         );
         metrics::describe_gauge!(KEY_CREATED, "Unix time at which the active master key was made.");
         metrics::describe_gauge!(
@@ -131,6 +135,7 @@ const TURNED_AWAY: &str = "containarium_turned_away_total";
 const CERTIFICATE_ENDS: &str = "containarium_tls_certificate_expiry_timestamp_seconds";
 const KMS_PROVEN: &str = "containarium_kms_proven_timestamp_seconds";
 const ISSUER_KEYS_SEEN: &str = "containarium_oidc_keys_seen_timestamp_seconds";
+const ISSUER_KEYS_KEPT: &str = "containarium_oidc_keys_keep_seconds";
 const BUILD_INFO: &str = "containarium_build_info";
 
 /// Counts one answered request. `route` is the route's pattern, never the path.
@@ -223,10 +228,11 @@ pub fn kms_proven(at: i64) {
     metrics::gauge!(KMS_PROVEN).set(at as f64 / 1e6);
 }
 
-/// Sets the time, in microseconds, at which an issuer's keys were last seen; issuers are the settings', a closed set.
+/// Sets the time, in microseconds, at which an issuer's keys were last seen, and for how long they are used then; issuers are the settings', a closed set.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds of this millennium are exact in it")]
-pub fn issuer_keys_seen(issuer: &str, at: i64) {
+pub fn issuer_keys(issuer: &str, at: i64, kept: Duration) {
     metrics::gauge!(ISSUER_KEYS_SEEN, "issuer" => issuer.to_owned()).set(at as f64 / 1e6);
+    metrics::gauge!(ISSUER_KEYS_KEPT, "issuer" => issuer.to_owned()).set(kept.as_secs_f64());
 }
 
 /// Sets the metrics of backups and rotation; called before rendering.

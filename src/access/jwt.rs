@@ -22,12 +22,15 @@ use serde::Deserialize;
 use super::{Caller, Identity, Unauthenticated};
 use crate::clock::Clock;
 use crate::issuer::SourceError;
-use crate::model::{Issuer, IssuerName, Micros, Rule};
+use crate::model::{Issuer, IssuerName, Rule};
 
 use claims::Claims;
 use keys::KeysError;
 use quiet::Quiet;
 use ring::{NoKey, Ring};
+
+/// How soon it makes sense to present a credential again that could not be checked.
+pub const TRY_AGAIN: Duration = ring::AGAIN;
 
 /// As much as the command line sends. A token of Kubernetes or GitHub has one or two KiB.
 const MOST_BYTES: usize = 16 * 1024;
@@ -83,12 +86,28 @@ enum Refused {
     Wrong(Wrong),
     /// It cannot be told.
     NoKeys,
+    /// It cannot be told before the issuer's keys may be looked for again.
+    TooSoon,
 }
 
 impl From<Wrong> for Refused {
     fn from(wrong: Wrong) -> Self {
         Self::Wrong(wrong)
     }
+}
+
+/// How it stands with an issuer's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeysState {
+    pub issuer: IssuerName,
+    /// How many tokens can be verified with: none were ever there, were taken away, or were last seen longer than `keep` ago, where it is 0.
+    pub usable: usize,
+    /// How long ago they were last seen at their place; `None` where there are none.
+    pub age: Option<Duration>,
+    /// For how long they are used after that.
+    pub keep: Duration,
+    /// What went wrong at the last look.
+    pub failure: Option<String>,
 }
 
 /// The issuers of a daemon.
@@ -145,12 +164,12 @@ impl Issuers {
         self.known.values().for_each(|known| known.ring.reread());
     }
 
-    /// When each issuer's keys were last seen at their place; `None` for never.
+    /// How it stands with each issuer's keys, by the issuers' names.
     #[must_use]
-    pub fn seen(&self) -> Vec<(IssuerName, Option<Micros>)> {
-        let now = self.clock.wall().0;
-        let at = |age: Duration| Micros(now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
-        self.known.iter().map(|(name, known)| (name.clone(), known.ring.age().map(at))).collect()
+    pub fn states(&self) -> Vec<KeysState> {
+        let mut states: Vec<_> = self.known.values().map(|known| known.ring.state()).collect();
+        states.sort_by(|one, other| one.issuer.cmp(&other.issuer));
+        states
     }
 
     #[must_use]
@@ -176,6 +195,16 @@ impl Issuers {
                 let issuer = &known.issuer.name;
                 self.quiet.warn(|| tracing::warn!(%issuer, "a JWT was refused: {wrong}"));
                 Err(Unauthenticated::Invalid)
+            }
+            Err(Refused::TooSoon) => {
+                let (issuer, again) = (&known.issuer.name, ring::AGAIN.as_secs());
+                self.quiet.warn(|| {
+                    tracing::warn!(
+                        %issuer,
+                        "a JWT cannot be checked now: it names a key that was not there less than {again} s ago, when keys were last looked for"
+                    );
+                });
+                Err(Unauthenticated::Unavailable)
             }
             Err(Refused::NoKeys) => Err(Unauthenticated::Unavailable),
         }
@@ -205,6 +234,7 @@ impl Known {
             NoKey::Algorithm => Wrong::Algorithm.into(),
             NoKey::NoKid => Wrong::NoKid.into(),
             NoKey::UnknownKid => Wrong::UnknownKid.into(),
+            NoKey::TooSoon => Refused::TooSoon,
             NoKey::Away => Refused::NoKeys,
         })?;
         let verified = decode::<Claims>(text, &key, &self.validation(header.alg));

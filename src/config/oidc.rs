@@ -93,7 +93,9 @@ impl Resolver<'_> {
         for (number, table) in (1..).zip(tables) {
             match issuer(table, base.as_deref()) {
                 Ok(issuer) if issuers.iter().any(|other| other.name == issuer.name) => {
-                    wrong.push(format!("table {number}: `issuer`: it is there twice: put its rules into one table"));
+                    let rule = "it is there twice: put its rules into one table; two clusters with one name need an issuer each \
+                                (kube-apiserver --service-account-issuer), since with both their keys in one set either could be the other";
+                    wrong.push(format!("table {number}: `issuer`: {rule}"));
                 }
                 Ok(issuer) => issuers.push(issuer),
                 Err(why) => wrong.push(format!("table {number}: {why}")),

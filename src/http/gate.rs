@@ -4,8 +4,9 @@
 
 use axum::RequestPartsExt as _;
 use axum::extract::{MatchedPath, RawPathParams, Request};
+use axum::http::header::RETRY_AFTER;
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -146,7 +147,13 @@ pub(super) async fn pass(app: App, id: service::Request, request: Request, next:
         Ok(()) => next.run(Request::from_parts(parts, TimedBody::within(app.body_time, body))).await,
         Err(refused) => refused.into_response(),
     };
-    recorded(&app, &heard, response).await
+    let mut response = recorded(&app, &heard, response).await;
+    if matches!(heard.caller, Err(service::Error::Unavailable(_)))
+        && response.status() == StatusCode::SERVICE_UNAVAILABLE
+    {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(access::TRY_AGAIN.as_secs()));
+    }
+    response
 }
 
 async fn admit(app: &App, heard: &Heard, parts: &Parts) -> Result<(), Refused> {

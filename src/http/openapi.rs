@@ -13,7 +13,7 @@ use super::{admin, ops, secrets};
         title = "Containarium secrets",
         description = "Secrets under envelope encryption. On the daemon's Unix socket, and over TCP: the routes under /v1/secrets, /livez and \
             /readyz. Over TCP a caller presents a token, or a JWT of an issuer that the daemon is told to believe, as `Authorization: Bearer`; on the socket a credential that is presented counts instead of \
-            the peer's own rights. Who asks more often than the daemon's limits allow is answered 429, with the seconds to wait in Retry-After.\n\nWhat a route does not take is refused with 400 \
+            the peer's own rights. Who asks more often than the daemon's limits allow is answered 429, with the seconds to wait in Retry-After; so is, with 503, who presents a credential that cannot be checked now.\n\nWhat a route does not take is refused with 400 \
             that names it: a query parameter that is not described here; If-Match on every route but PUT; If-None-Match on \
             every route but PUT and GET; If-Unmodified-Since on every route; If-Modified-Since and If-Range on every route but GET. \
             GET ignores If-None-Match, If-Modified-Since and If-Range and always answers in full."

@@ -1,5 +1,7 @@
 //! What operators and their machines ask: alive, ready, metrics.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -9,9 +11,7 @@ use super::secrets::json;
 use super::{App, Surface};
 use crate::model::KeyPhase;
 use crate::service::doctor::{BackupTimes, NAMES};
-use crate::telemetry::{
-    BackupGauges, KeyGauges, backup_gauges, check_gauges, issuer_keys_seen, key_gauges, kms_proven,
-};
+use crate::telemetry::{BackupGauges, KeyGauges, backup_gauges, check_gauges, issuer_keys, key_gauges, kms_proven};
 use crate::wire::HealthAnswer;
 
 /// The process serves.
@@ -72,8 +72,10 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     if let Some(at) = app.service.kms_proven_at().await {
         kms_proven(at.0);
     }
-    for (issuer, at) in app.service.issuer_keys_seen() {
-        issuer_keys_seen(issuer.as_str(), at.map_or(0, |at| at.0));
+    let now = app.clock.wall().0;
+    let at = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+    for state in app.service.issuer_keys() {
+        issuer_keys(state.issuer.as_str(), state.age.map_or(0, at), state.keep);
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
 }

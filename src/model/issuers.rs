@@ -66,6 +66,20 @@ pub enum KeySetPlace {
     },
 }
 
+impl KeySetPlace {
+    /// Whether any user of the host can answer for it as soon as its server is down: by http, on a port that needs no privilege.
+    #[must_use]
+    pub fn is_anybodys(&self) -> bool {
+        const FIRST_UNPRIVILEGED: u16 = 1024;
+        let Self::Url { url, .. } = self else { return false };
+        let Some(rest) = url.strip_prefix("http://") else { return false };
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        // Without one it is 80.
+        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        port.is_some_and(|port| port >= FIRST_UNPRIVILEGED)
+    }
+}
+
 /// A signature that anybody can verify and one alone can make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PublicAlgorithm {
@@ -221,6 +235,22 @@ impl ClaimPattern {
 mod tests {
     use super::*;
     use crate::model::{Names, Permission, Tenant};
+
+    #[test]
+    fn a_loopback_port_from_1024_by_http_is_anybodys_who_binds_it() {
+        for (url, is_anybodys) in [
+            ("http://127.0.0.1:1024/keys", true),
+            ("http://[::1]:8081", true),
+            ("http://127.0.0.1:65535?a=b:1", true),
+            ("http://127.0.0.1:1023/keys", false),
+            ("http://127.0.0.1/keys:8081", false),
+            ("http://[::1]/keys", false),
+            ("https://127.0.0.1:8443/keys", false),
+        ] {
+            assert_eq!(KeySetPlace::Url { url: url.to_owned(), ca: None }.is_anybodys(), is_anybodys, "{url}");
+        }
+        assert!(!KeySetPlace::File("/keys".into()).is_anybodys());
+    }
 
     #[test]
     fn names_claims_and_patterns_have_their_characters_and_lengths() {

@@ -16,7 +16,7 @@ use crate::audit::Outcome;
 use crate::clock::{Clock, SystemClock};
 use crate::keys::Keys;
 use crate::keys::keyfile::{KeyFile, KeyFiles, MainFile, Scan};
-use crate::model::{Action, Kid, Micros};
+use crate::model::{Action, Issuer, Kid, Micros};
 use crate::store::Store;
 
 use super::backup::Destinations;
@@ -51,8 +51,9 @@ impl Verdict {
     }
 }
 
-/// Every check that a daemon makes, in its order; where the database does not answer some are not made, nor is `kms` where no key file is wrapped.
-pub const NAMES: [&str; 16] = [
+/// Every check that a daemon makes, in its order; where the database does not answer some are not made, nor is `kms` where no key file is wrapped,
+/// nor `issuers` where there is none.
+pub const NAMES: [&str; 17] = [
     "daemon",
     "database",
     "key-file",
@@ -66,6 +67,7 @@ pub const NAMES: [&str; 16] = [
     "data-disk",
     "key-disk",
     "kms",
+    "issuers",
     "memory",
     "audit",
     "node",
@@ -151,6 +153,7 @@ impl Service {
         }));
         checks.extend(on_disks.rooms);
         checks.extend(self.kms_check(ledger.as_ref().ok()).await);
+        checks.extend(checks::issuers(&self.issuer_keys()));
         checks.push(checks::memory(self.unprotected.get().map_or(&[], Vec::as_slice)));
         checks.push(checks::audit(self.audit.changed().as_deref(), &self.audit.troubles()));
         checks.push(checks::node(&self.node.problems(), ledger.as_ref().ok(), Some(self.node.holder().node)));
@@ -232,6 +235,7 @@ pub async fn without_daemon(
     destinations: &Destinations,
     key_file: &Path,
     data_dir: &Path,
+    issuers: &[Issuer],
     (unasked, why): (Unasked, &str),
 ) -> Vec<Check> {
     let mut checks = vec![checks::no_daemon(unasked, why)];
@@ -256,6 +260,7 @@ pub async fn without_daemon(
         wall: SystemClock::new().wall(),
     }));
     checks.extend(rooms);
+    checks.extend(checks::files_of_issuers(issuers));
     checks.push(checks::node(&[], ledger.as_ref().ok(), None));
     if let Ok(store) = store {
         store.close().await;

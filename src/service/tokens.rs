@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use tokio::time::MissedTickBehavior;
 
 use super::{Error, Failure, Request, Service, Touched};
-use crate::access::{self, AdminGrant, Caller, POLL, RowSealer, TokenKey, Unauthenticated, make_token};
+use crate::access::{self, AdminGrant, Caller, KeysState, POLL, RowSealer, TokenKey, Unauthenticated, make_token};
 use crate::audit::Outcome;
 use crate::crypto::{self, SecretPlace, TokenMacKey};
 use crate::keys::Keyring;
 use crate::model::{
-    Action, IssuerName, Label, Micros, Page, Scope, SecretName, Tenant, TokenId, TokenRecord, VersionBody, WhichTokens,
+    Action, Label, Micros, Page, Scope, SecretName, Tenant, TokenId, TokenRecord, VersionBody, WhichTokens,
 };
 use crate::store::tokens::{NewToken, TokenSealer};
 use crate::store::{Found, Place, Store, Which};
@@ -233,10 +233,10 @@ impl Service {
         });
     }
 
-    /// When each issuer's keys were last seen at their place; `None` for never.
+    /// How it stands with the keys of each issuer.
     #[must_use]
-    pub fn issuer_keys_seen(&self) -> Vec<(IssuerName, Option<Micros>)> {
-        self.access.issuers().seen()
+    pub fn issuer_keys(&self) -> Vec<KeysState> {
+        self.access.issuers().states()
     }
 
     /// Has the keys of issuers read anew; says whether there is any issuer.

@@ -16,7 +16,7 @@ pub struct DoctorAnswer {
 #[serde(rename_all = "camelCase")]
 pub struct CheckItem {
     /// Stable: `daemon`, `database`, `key-file`, `clock`, `keys`, `key-backup`, `key-backup-read-back`, `database-backup`, `drill`,
-    /// `rotation`, `data-disk`, `key-disk`, `memory`, `node`. One that cannot be made is left out.
+    /// `rotation`, `data-disk`, `key-disk`, `kms`, `issuers`, `memory`, `node`. One that cannot be made is left out.
     pub name: String,
     /// `ok`, `warning` or `failure`.
     pub verdict: String,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{is_here, root, said};
+use crate::support::issuer::{Signer, set};
 use crate::support::site::Site;
 
 fn rules() -> String {
@@ -72,6 +73,10 @@ fn the_rules_are_yaml_of_prometheus() {
 #[test]
 fn every_metric_that_is_watched_is_one_that_the_daemon_has() {
     let site = Site::sqlite();
+    std::fs::write(site.path("keys.json"), set(&[&Signer::ed("1")])).unwrap();
+    let issuer = "[[oidc]]\nissuer = \"example\"\naudiences = [\"containarium\"]\njwks_file = \"keys.json\"\nalgorithms = [\"EdDSA\"]\n\
+                  [[oidc.rules]]\nclaims = { sub = \"one\" }\ntenants = [\"one\"]\npermissions = [\"read\"]\n";
+    std::fs::write(site.config_file(), issuer).unwrap();
     let daemon = site.start();
     // A first request, so that requests have been counted.
     daemon.get("/livez");

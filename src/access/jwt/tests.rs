@@ -133,10 +133,10 @@ struct Setup {
 }
 
 /// The keys of an issuer that has one, in a file that lies there as long as its directory.
-pub(super) fn ring_of_one() -> (TempDir, ring::Ring) {
+pub(super) fn ring_of_one() -> (TempDir, Arc<Hand>, ring::Ring) {
     let setup = Setup::new(&[&ed(1)], &ALL);
     let ring = ring::Ring::new(&setup.issuers[0], Arc::clone(&setup.hand) as _);
-    (setup.dir, ring)
+    (setup.dir, setup.hand, ring)
 }
 
 impl Setup {
@@ -184,7 +184,7 @@ impl Setup {
         match known.caller(text, &*self.hand).await {
             Ok(caller) => Ok(caller.identity().to_string()),
             Err(Refused::Wrong(wrong)) => Err(wrong),
-            Err(Refused::NoKeys) => panic!("no keys"),
+            Err(Refused::NoKeys | Refused::TooSoon) => panic!("no keys"),
         }
     }
 }
@@ -244,6 +244,8 @@ async fn what_is_wrong_with_a_token_lets_nobody_in() {
     let cases = [
         (signed(json!({ "exp": NOW - 30 })), Wrong::Expired),
         (signed(json!({ "exp": null })), Wrong::Missing("exp")),
+        (signed(json!({ "iat": null })), Wrong::Missing("iat")),
+        (signed(json!({ "iat": null, "nbf": null, "exp": NOW + 60 })), Wrong::Missing("iat")),
         (signed(json!({ "exp": "4000000000" })), Wrong::Claims),
         (signed(json!({ "exp": -1 })), Wrong::Claims),
         (signed(json!({ "exp": 1e300 })), Wrong::Claims),
@@ -251,8 +253,8 @@ async fn what_is_wrong_with_a_token_lets_nobody_in() {
         (signed(json!({ "iat": NOW + 31 })), Wrong::NotYet),
         (signed(json!({ "iat": "now" })), Wrong::Claims),
         (signed(json!({ "iat": NOW, "exp": NOW + 3601 })), Wrong::TooLongLived),
-        (signed(json!({ "iat": null, "nbf": NOW, "exp": NOW + 3601 })), Wrong::TooLongLived),
-        (signed(json!({ "iat": null, "nbf": null, "exp": NOW + 3601 })), Wrong::TooLongLived),
+        // In its last hour, and by a beginning that came after its issue.
+        (signed(json!({ "iat": NOW - 3600, "nbf": NOW, "exp": NOW + 1 })), Wrong::TooLongLived),
         (signed(json!({ "aud": "other" })), Wrong::Audience),
         (signed(json!({ "aud": ["other", "containarium2"] })), Wrong::Audience),
         (signed(json!({ "aud": [] })), Wrong::Audience),
@@ -330,7 +332,7 @@ async fn what_is_just_right_is_let_in() {
         json!({ "exp": f64::from(u32::try_from(NOW).unwrap()) + 0.5 }),
         json!({ "nbf": NOW + 30, "iat": NOW + 30 }),
         json!({ "iat": NOW, "exp": NOW + 3600 }),
-        json!({ "iat": null, "nbf": null, "exp": NOW + 3600 }),
+        json!({ "iat": NOW, "nbf": null, "exp": NOW + 3600 }),
         json!({ "sub": "x".repeat(255) }),
     ] {
         let told = setup.told(&ed(1).sign(&with(&changes))).await;
@@ -468,12 +470,17 @@ async fn a_new_key_is_found_when_a_token_names_it_but_not_more_often_than_each_f
     setup.write("set", &set(&[&p256()]));
     let new = p256().sign(&claims());
     setup.hand.pass(Duration::from_millis(4_999));
-    assert_eq!(issuers.check(&new).await, Err(Unauthenticated::Invalid), "it was looked for just now");
+    // 401 would be wrong, and for good: the issuer signs with it already.
+    assert_eq!(issuers.check(&new).await, Err(Unauthenticated::Unavailable), "keys were looked for just now");
     assert!(issuers.check(&ed(1).sign(&claims())).await.is_ok(), "nothing was looked for: the old one is known");
     setup.hand.pass(Duration::from_millis(1));
     assert!(issuers.check(&ed(1).sign(&claims())).await.is_ok(), "nor is it later, for one that is known");
     assert!(issuers.check(&new).await.is_ok());
     assert_eq!(issuers.check(&ed(1).sign(&claims())).await, Err(Unauthenticated::Invalid), "it was withdrawn");
+    setup.hand.pass(Duration::from_micros(1));
+    assert_eq!(issuers.check(&ed(1).sign(&claims())).await, Err(Unauthenticated::Unavailable), "it may be back");
+    setup.hand.pass(Duration::from_secs(5));
+    assert_eq!(issuers.check(&ed(1).sign(&claims())).await, Err(Unauthenticated::Invalid), "it is not");
 }
 
 #[tokio::test]
@@ -507,13 +514,13 @@ async fn many_who_ask_for_a_new_key_at_once_have_it_looked_for_once() {
 }
 
 #[tokio::test]
-async fn keys_are_used_while_their_place_is_away_for_a_stated_time() {
+async fn keys_are_used_while_their_place_says_nothing_for_a_stated_time() {
     let setup = Setup::new(&[&ed(1)], &ALL);
     let issuers = setup.made();
     assert!(issuers.check(&ed(1).sign(&claims())).await.is_ok());
-    std::fs::remove_file(setup.file("set")).unwrap();
+    setup.write("set", "");
     let known = issuers.known.get(&IssuerName::parse(ISSUER).unwrap()).unwrap();
-    let good = || ed(1).sign(&with(&json!({ "iat": null, "nbf": null, "exp": NOW + 3_600 })));
+    let good = || ed(1).sign(&with(&json!({ "iat": NOW, "nbf": null, "exp": NOW + 3_600 })));
     setup.hand.pass(Duration::from_hours(1));
     let away = Err(Unauthenticated::Unavailable);
     assert_eq!(issuers.check(&p256().sign(&claims())).await, away, "whether it has this key nobody can tell");
@@ -530,18 +537,56 @@ async fn keys_are_used_while_their_place_is_away_for_a_stated_time() {
     assert!(issuers.check(&good()).await.is_ok());
 }
 
+/// A file that is being replaced in place is empty for a moment, or half there.
 #[tokio::test]
-async fn garbage_in_the_place_of_keys_leaves_those_that_were_there() {
+async fn what_is_no_set_leaves_the_keys_that_were_there() {
     let setup = Setup::new(&[&ed(1)], &ALL);
     let issuers = setup.made();
     let good = ed(1).sign(&claims());
     assert!(issuers.check(&good).await.is_ok());
-    for garbage in ["", "<html>", r#"{"keys":[]}"#] {
+    let whole = set(&[&ed(1)]);
+    for garbage in ["", "<html>", "{}", &whole[..whole.len() - 1]] {
         setup.write("set", garbage);
         setup.hand.pass(Duration::from_secs(5));
         let unknown = issuers.check(&p256().sign(&claims())).await;
         assert!(matches!(unknown, Err(Unauthenticated::Unavailable)), "{garbage}: {unknown:?}");
         assert!(issuers.check(&good).await.is_ok(), "{garbage}");
+    }
+}
+
+/// Kept for a day, a key that leaked would open for a day after its issuer took it back.
+#[tokio::test]
+async fn keys_that_were_taken_away_count_no_more_from_the_next_look() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    type Taking<'a> = (&'a str, &'a dyn Fn(&Setup));
+
+    let good = ed(1).sign(&claims());
+    let twice = set(&[&ed(1), &ed(1)]);
+    let many = json!({ "keys": vec![ed(1).jwk(); 101] }).to_string();
+    let takings: [Taking<'_>; 7] = [
+        ("an empty set", &|setup| setup.write("set", r#"{"keys":[]}"#)),
+        ("a set for others", &|setup| setup.write("set", r#"{"keys":[{"kty":"new","kid":"x"}]}"#)),
+        ("a set that says a key twice", &|setup| setup.write("set", &twice)),
+        ("a set without a bound", &|setup| setup.write("set", &many)),
+        ("no file", &|setup| std::fs::remove_file(setup.file("set")).unwrap()),
+        ("no directory", &|setup| std::fs::remove_dir_all(setup.dir.path()).unwrap()),
+        ("a file that others can write", &|setup| {
+            std::fs::set_permissions(setup.file("set"), std::fs::Permissions::from_mode(0o666)).unwrap();
+        }),
+    ];
+    for (what, take) in takings {
+        let setup = Setup::new(&[&ed(1)], &ALL);
+        let issuers = setup.made();
+        assert!(issuers.check(&good).await.is_ok());
+        take(&setup);
+        setup.hand.pass(Duration::from_secs(5));
+        assert!(issuers.check(&good).await.is_ok(), "{what}: nobody has looked");
+        assert_eq!(issuers.check(&p256().sign(&claims())).await, Err(Unauthenticated::Unavailable), "{what}");
+        assert_eq!(issuers.check(&good).await, Err(Unauthenticated::Unavailable), "{what}");
+        let states = issuers.states();
+        let state = states.iter().find(|state| state.issuer.as_str() == ISSUER).unwrap();
+        assert_eq!((state.usable, state.age), (0, None), "{what}");
     }
 }
 

@@ -35,7 +35,8 @@ async fn alone(why: &str, unasked: Unasked, settings: SettingsArgs) -> Result<Do
     let config = effective.map_err(|errors| Failure::of_settings(&errors))?.config;
     let store = compose::untouching_reader(&config).await.map(|reader| reader.store).map_err(|error| error.to_string());
     let destinations = compose::destinations(&config);
-    let checks = without_daemon(store, &destinations, &config.key_file, &config.data_dir, (unasked, why)).await;
+    let (files, disk) = (&config.key_file, &config.data_dir);
+    let checks = without_daemon(store, &destinations, files, disk, &config.issuers, (unasked, why)).await;
     let item = |check: &Check| CheckItem {
         name: check.name.to_owned(),
         verdict: check.verdict.as_str().to_owned(),

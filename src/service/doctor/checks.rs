@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::access::{KeysState, check_issuers};
 use crate::keys::keyfile::{MainFile, Scan};
 use crate::keys::unlock::Proof as KmsProof;
-use crate::model::{EscrowRecord, KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
+use crate::model::{EscrowRecord, Issuer, KeyPhase, Kid, Micros, NodeId, StoreKind, WrappedMaster};
 use crate::service::backup::{Destinations, SEEN_LATELY, SEEN_WITHIN, is_raw_escrowed, is_version_of, list};
 
 use super::ledger::{Ledger, Proof};
-use super::{Check, Unasked};
+use super::{Check, Unasked, Verdict};
+
+const ISSUERS: &str = "issuers";
+const MEND_ISSUERS: &str = "see to the file or the server that `containarium config show` names under oidc; then kill -HUP the daemon to look at once";
 
 /// A copy of the key that was not read back for longer than this may have gone bad.
 const READ_BACK_WARNING: Duration = days(35);
@@ -446,6 +450,47 @@ pub(super) fn disk(name: &'static str, dir: &Path, room: Result<Room, String>, l
 }
 
 /// Each warning names what mends it.
+/// Absent where there is none.
+pub(super) fn issuers(states: &[KeysState]) -> Option<Check> {
+    let each: Vec<Check> = states.iter().map(issuer).collect();
+    let verdict = each.iter().map(|check| check.verdict).max()?;
+    let finding = each.into_iter().map(|check| check.finding).collect::<Vec<_>>().join("; ");
+    let check = Check { verdict, ..Check::ok(ISSUERS, finding) };
+    Some(if verdict == Verdict::Ok { check } else { check.mended_by(MEND_ISSUERS) })
+}
+
+fn issuer(state: &KeysState) -> Check {
+    let KeysState { issuer, usable, age, keep, failure } = state;
+    let seconds = |time: &Duration| format!("{} s", time.as_secs());
+    let why = failure.as_deref().map_or(String::new(), |why| format!(": {why}"));
+    match age {
+        Some(age) if *usable > 0 => {
+            let finding = format!("{issuer} has {usable} keys, seen {} ago", seconds(age));
+            let left = keep.saturating_sub(*age);
+            if failure.is_none() && left >= *keep / 2 {
+                return Check::ok(ISSUERS, finding);
+            }
+            Check::warning(ISSUERS, format!("{finding}, which lapse in {}{why}", seconds(&left)))
+        }
+        Some(age) => {
+            let lapsed = format!("the keys of {issuer} were last seen {} ago and have lapsed", seconds(age));
+            Check::failure(ISSUERS, format!("{lapsed}, and its tokens let nobody in{why}"))
+        }
+        None => Check::failure(ISSUERS, format!("{issuer} has no keys, and its tokens let nobody in{why}")),
+    }
+}
+
+/// What a process without the daemon sees of issuers: whether the files that the settings name can be used. Absent where there is none.
+pub(super) fn files_of_issuers(issuers: &[Issuer]) -> Option<Check> {
+    if issuers.is_empty() {
+        return None;
+    }
+    Some(match check_issuers(issuers) {
+        Ok(()) => Check::ok(ISSUERS, "what the settings name for their keys can be used, as far as files go"),
+        Err(error) => Check::failure(ISSUERS, error.to_string()).mended_by(MEND_ISSUERS),
+    })
+}
+
 pub(super) fn memory(unprotected: &[String]) -> Check {
     if unprotected.is_empty() {
         return Check::ok("memory", "locked, and closed to other processes");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{GITHUB, github, make_certificate, start};
+use crate::daemon::doctor::doctor;
 use crate::daemon::tokens::ask;
 use crate::support::issuer::{Server, Serves, Signer, set};
 use crate::support::site::{PATIENCE, Site};
@@ -51,10 +52,17 @@ fn keys_roll_over_without_a_restart_and_a_flood_of_unknown_ones_does_not_reach_t
     assert!(before <= 3, "{before}");
     let (unknown, begun) = (Signer::other_ed("3"), Instant::now());
     for _ in 0..50 {
-        assert_eq!(get(&site, &unknown), 401);
+        let answer = ask(&site, &unknown.sign(&github(&json!({}))), "GET", "/v1/secrets/shop/KEY", "");
+        // Between two looks nobody can tell whether the issuer has this key by now.
+        match answer.status {
+            401 => assert!(!answer.headers.contains_key("retry-after"), "{answer:?}"),
+            503 => assert_eq!(&*answer.headers["retry-after"], "5", "{answer:?}"),
+            _ => panic!("{answer:?}"),
+        }
     }
     let most = 1 + usize::try_from(begun.elapsed().as_secs() / 5).unwrap();
     assert!(server.asked() - before <= most, "{} times", server.asked() - before);
+    until(&site, &unknown, 401);
     server.serve(Serves::Text(set(&[&new])));
     daemon.signal(rustix::process::Signal::HUP);
     until(&site, &old, 401);
@@ -80,7 +88,6 @@ fn an_issuer_that_is_away_or_misbehaves_costs_nobody_whose_key_is_known_anything
         (Serves::Flood, "has more than 256 KiB"),
         (Serves::Redirect(elsewhere.url()), "answered 302, and a redirect is not followed"),
         (Serves::Text("<html>".to_owned()), "is no JWK set"),
-        (Serves::Text(r#"{"keys":[]}"#.to_owned()), "has no key with a kid"),
     ] {
         server.serve(serves);
         site.logged(words);
@@ -119,6 +126,33 @@ fn keys_are_used_for_a_stated_time_after_they_were_last_seen() {
     until(&site, &known, 200);
 }
 
+/// It took them back, and says so: that they were good a second ago counts no more.
+#[test]
+fn an_issuer_that_publishes_no_key_any_more_has_withdrawn_those_that_were_there() {
+    let site = Site::sqlite();
+    let known = Signer::rsa("1");
+    let server = Server::start(Serves::Text(set(&[&known])));
+    let url = format!("jwks_url = \"{}\"", server.url());
+    std::fs::write(site.config_file(), settings(&url, "refresh = \"1s\"\nkeep_keys = \"1d\"")).unwrap();
+    let daemon = start(&site);
+    daemon.set("shop", "KEY", b"1");
+    assert_eq!(get(&site, &known), 200);
+    doctor(&site).finds("issuers", "ok", &[GITHUB, "has 1 keys, seen "]);
+    server.serve(Serves::Nothing);
+    site.logged("those that were there are used for");
+    doctor(&site).finds("issuers", "warning", &["has 1 keys, seen ", "cannot be reached", "kill -HUP"]);
+    server.serve(Serves::Text(r#"{"keys":[]}"#.to_owned()));
+    until(&site, &known, 503);
+    doctor(&site).finds("issuers", "failure", &["its tokens let nobody in", "has no key with a kid"]);
+    site.logged("those that were there were taken away and count no more: http");
+    // Nor are they back when it is away afterwards.
+    server.serve(Serves::Failure);
+    site.logged("and its tokens let nobody in: http");
+    assert_eq!(get(&site, &known), 503);
+    server.serve(Serves::Text(set(&[&known])));
+    until(&site, &known, 200);
+}
+
 #[test]
 fn a_daemon_starts_while_its_issuer_is_away() {
     let site = Site::sqlite();
@@ -136,9 +170,19 @@ fn a_daemon_starts_while_its_issuer_is_away() {
         metrics.lines().find_map(|found| found.strip_prefix(&line)).unwrap().parse::<f64>().unwrap()
     };
     assert!(seen() < 1.0);
+    // Whoever else binds this port could pose as it.
+    let warning = "while its server is down any user of this host can take that port";
+    site.logged(&format!("come from {}: {warning}", server.url()));
+    let checked = site.cli(["config", "check"], b"");
+    assert!(String::from_utf8_lossy(&checked.stderr).contains(warning), "{checked:?}");
     server.serve(Serves::Text(set(&[&known])));
     until(&site, &known, 200);
     assert!(seen() > 1.7e9);
+    let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    assert!(
+        metrics.contains(&format!("containarium_oidc_keys_keep_seconds{{issuer=\"{GITHUB}\"}} 86400\n")),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -158,10 +202,11 @@ fn keys_come_over_tls_from_a_server_that_the_named_authority_vouches_for() {
     std::fs::write(site.config_file(), settings(&format!("{url}\njwks_ca = \"tls.pem\""), "")).unwrap();
     let _daemon = start(&site);
     assert_eq!(get(&site, &known), 200, "{}", site.log());
+    assert!(!site.log().contains("can take that port"), "{}", site.log());
 }
 
 #[test]
-fn a_file_of_keys_is_read_anew_when_it_changes_and_a_broken_one_changes_nothing() {
+fn a_file_of_keys_is_read_anew_when_it_changes_and_takes_its_keys_along_when_it_goes() {
     let site = Site::sqlite();
     let (old, new) = (Signer::rsa("1"), Signer::ed("2"));
     let file = site.path("keys.json");
@@ -187,5 +232,27 @@ fn a_file_of_keys_is_read_anew_when_it_changes_and_a_broken_one_changes_nothing(
     assert_eq!(get(&site, &old), 200);
     put(&set(&[&new]));
     until(&site, &new, 200);
-    assert_eq!(get(&site, &old), 401);
+    until(&site, &old, 401);
+    // In place, and for a moment empty.
+    std::fs::write(&file, "").unwrap();
+    let empty = Instant::now();
+    while site.log().matches("is no JWK set").count() < 2 {
+        assert!(empty.elapsed() < PATIENCE, "{}", site.log());
+        std::thread::yield_now();
+    }
+    assert_eq!(get(&site, &new), 200);
+    let set_mode = |mode| {
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    for take in [&(|| set_mode(0o666)) as &dyn Fn(), &|| std::fs::remove_file(&file).unwrap()] {
+        take();
+        until(&site, &new, 503);
+        doctor(&site).finds("issuers", "failure", &["its tokens let nobody in", "keys.json"]);
+        put(&set(&[&new]));
+        until(&site, &new, 200);
+    }
+    assert!(daemon.stop().success());
+    doctor(&site).finds("issuers", "ok", &["as far as files go"]);
+    set_mode(0o666);
+    doctor(&site).finds("issuers", "failure", &["keys.json can be written by others than its owner"]);
 }

@@ -21,6 +21,32 @@ fn a_clock_that_is_off_warns_at_five_seconds_and_fails_at_a_minute_either_way() 
 }
 
 #[test]
+fn issuers_warn_from_half_of_the_time_that_keys_are_kept_and_fail_without_any() {
+    let hours = |hours| Duration::from_hours(hours);
+    let of = |usable, age, failure: Option<&str>| KeysState {
+        issuer: crate::model::IssuerName::parse("one").unwrap(),
+        usable,
+        age,
+        keep: hours(24),
+        failure: failure.map(str::to_owned),
+    };
+    let good = || of(2, Some(hours(1)), None);
+    for (state, expected, says) in [
+        (of(2, Some(hours(12)), None), Verdict::Ok, "one has 2 keys, seen 43200 s ago"),
+        (of(2, Some(hours(13)), None), Verdict::Warning, "lapse in 39600 s"),
+        (of(2, Some(hours(1)), Some("it is away")), Verdict::Warning, "lapse in 82800 s: it is away"),
+        (of(0, Some(hours(25)), Some("it is away")), Verdict::Failure, "have lapsed"),
+        (of(0, None, Some("it is gone")), Verdict::Failure, "let nobody in: it is gone"),
+    ] {
+        let check = issuers(&[good(), state, good()]).unwrap();
+        assert_eq!(check.verdict, expected, "{}", check.finding);
+        assert!(check.finding.contains(says), "{says}: {}", check.finding);
+        assert_eq!(check.mend.is_some(), expected != Verdict::Ok);
+    }
+    assert_eq!(issuers(&[]), None);
+}
+
+#[test]
 fn a_disk_warns_and_fails_at_its_limits() {
     for limits in [DATA_ROOM, KEY_ROOM] {
         for (bytes, expected) in [
