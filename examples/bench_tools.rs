@@ -4,6 +4,8 @@
 //!     bench_tools load SOCKET RATE SECONDS CONNECTIONS [first-writes]
 //!     bench_tools most SOCKET SECONDS CONNECTIONS       as many as are answered
 //!
+//! SOCKET is a path, or `tcp:ADDRESS` with a token in `BENCH_TOKEN`.
+//!
 //! `load` ends early at SIGTERM, with its figures. It is an open loop (each request has its moment, and its latency counts from there) and not a closed one: a server that stands
 //! still for a second otherwise costs one slow answer instead of all that were due.
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures by the process's own clock")]
@@ -19,8 +21,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use containarium::crypto::{self, DekPlace, KeyfileImage};
 use containarium::model::{DekVersion, Tenant};
 use data_encoding::HEXLOWER;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -80,6 +82,8 @@ enum Kind {
 
 struct Load {
     socket: String,
+    /// Presented with each request, where there is one.
+    token: Option<String>,
     /// Requests in a second; `None`: each connection asks again as soon as it is answered.
     rate: Option<f64>,
     lasts: Duration,
@@ -92,7 +96,8 @@ impl Load {
     fn new(socket: &str, rate: Option<f64>, seconds: &str, connections: &str, kind: Kind) -> Result<Self, Failed> {
         let lasts = Duration::from_secs_f64(seconds.parse()?);
         let connections = connections.parse()?;
-        Ok(Self { socket: socket.to_owned(), rate, lasts, connections, kind, stopped: AtomicBool::new(false) })
+        let token = std::env::var("BENCH_TOKEN").ok();
+        Ok(Self { socket: socket.to_owned(), token, rate, lasts, connections, kind, stopped: AtomicBool::new(false) })
     }
 }
 
@@ -151,14 +156,14 @@ fn load(load: Load) -> Result<(), Failed> {
 }
 
 async fn connection(load: Arc<Load>, run: u128, number: u32, began: Instant) -> Result<Vec<Answer>, Failed> {
-    let mut stream = BufReader::new(UnixStream::connect(&load.socket).await?);
+    let mut stream = BufReader::new(connect(&load.socket).await?);
     let every = load.rate.map(|rate| Duration::from_secs_f64(f64::from(load.connections) / rate));
     let mut due = every.unwrap_or_default().mul_f64(f64::from(number) / f64::from(load.connections));
     let mut answers = Vec::new();
     let mut turn = u64::from(number);
     while due < load.lasts && !load.stopped.load(Ordering::Relaxed) {
         tokio::time::sleep_until((began + due).into()).await;
-        let request = request(load.kind, run, turn);
+        let request = request(load.kind, run, turn, load.token.as_deref());
         stream.write_all(request.as_bytes()).await?;
         let good = tokio::time::timeout(PATIENCE, answered(&mut stream)).await??;
         answers.push(Answer { due, took: began.elapsed().saturating_sub(due), good });
@@ -168,9 +173,27 @@ async fn connection(load: Arc<Load>, run: u128, number: u32, began: Instant) -> 
     Ok(answers)
 }
 
-fn request(kind: Kind, run: u128, turn: u64) -> String {
+/// A socket of either kind.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(socket: &str) -> Result<Box<dyn Stream>, Failed> {
+    Ok(match socket.strip_prefix("tcp:") {
+        None => Box::new(UnixStream::connect(socket).await?),
+        Some(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+    })
+}
+
+fn request(kind: Kind, run: u128, turn: u64, token: Option<&str>) -> String {
     match kind {
-        Kind::Get => format!("GET /v1/secrets/bench-{}/KEY HTTP/1.1\r\nHost: x\r\n\r\n", turn % READ),
+        Kind::Get => {
+            let credential = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+            format!("GET /v1/secrets/bench-{}/KEY HTTP/1.1\r\nHost: x\r\n{credential}\r\n", turn % READ)
+        }
         Kind::FirstWrite => {
             let body = format!("{{\"username\":\"first-{run}-{turn}\",\"name\":\"KEY\",\"value\":\"{turn}\"}}");
             format!(
@@ -182,7 +205,7 @@ fn request(kind: Kind, run: u128, turn: u64) -> String {
 }
 
 /// Whether it was 200, and what was read the value that the script set.
-async fn answered(stream: &mut BufReader<UnixStream>) -> Result<bool, Failed> {
+async fn answered(stream: &mut BufReader<Box<dyn Stream>>) -> Result<bool, Failed> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
