@@ -207,7 +207,7 @@ fn keep_at_it(service: &Arc<Service>) {
 }
 
 /// Apart from the other work of each second, and in two, since one waits for a disk and the other for the database: whoever waits to hear
-/// that they are turned away must not wait for a database that has fallen silent.
+/// that they are turned away must not wait for a database that has fallen silent longer than a sink is given.
 async fn keep_auditing(service: Arc<Service>) {
     let (mut seconds, mut ticks) = (interval(TICK), interval(TICK));
     let ending = async {
