@@ -87,6 +87,8 @@ pub struct Audit {
     /// One at a time holds the chains together.
     linking: tokio::sync::Mutex<()>,
     told: Mutex<Told>,
+    /// Why the database takes no places, although it answers.
+    held_up: Mutex<Option<String>>,
 }
 
 /// What the table was told of the file.
@@ -122,6 +124,7 @@ impl Audit {
             trying: Arc::default(),
             linking: tokio::sync::Mutex::new(()),
             told: Mutex::default(),
+            held_up: Mutex::default(),
         })
     }
 
@@ -357,12 +360,24 @@ impl Audit {
         }
     }
 
+    /// Takes note of why the chain in the database cannot go on, or that it does.
+    pub fn note_held_up(&self, why: Option<String>) {
+        let before = std::mem::replace(&mut *lock(&self.held_up), why.clone());
+        match (before, why) {
+            (None, Some(why)) => tracing::error!("records of changes get no places in the audit's chain: {why}"),
+            (Some(_), None) => tracing::info!("records of changes get their places in the audit's chain again"),
+            _ => {}
+        }
+    }
+
     /// What an operator should know of sinks that fail while the other one takes their records.
     pub fn troubles(&self) -> Vec<String> {
         let file = self.file.failing().map(|why| format!("the audit file cannot be written: {why}"));
         let table = self.table_sink.as_ref().and_then(TableSink::failing);
         let table = table.map(|why| format!("audit records of reads cannot be written into the database: {why}"));
-        file.into_iter().chain(table).collect()
+        let held_up = lock(&self.held_up).clone();
+        let held_up = held_up.map(|why| format!("records of changes get no places in the audit's chain: {why}"));
+        file.into_iter().chain(table).chain(held_up).collect()
     }
 
     /// Why records cannot be written; `None` while they can. Where no sink works this tries them again first, the file with a record of

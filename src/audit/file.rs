@@ -286,6 +286,8 @@ impl Appender {
         }
         ahead.add(lines, &mut out);
         if out.is_empty() {
+            // Whoever gave up waiting said that it fails, and its write ended well after all.
+            *lock(&self.shown.failing) = None;
             return Ok(());
         }
         match self.place.append(&out) {

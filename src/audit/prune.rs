@@ -61,18 +61,48 @@ impl Audit {
         }
         self.file.put_aside_begun_before(aside).await?;
         let keys = Arc::new(self.table.keys());
-        pruned.files = self.prune_files(&keys, at, before).await?;
-        let floors = floors(store, &keys).await?;
+        // What is not as it was written keeps itself, and nothing beside it.
+        let mut failed = None;
+        match self.prune_files(&keys, at, before).await {
+            Ok(files) => pruned.files = files,
+            Err(error) => failed = Some(error),
+        }
+        let known = floors(store, &keys).await?;
         for head in store.chains().await?.iter().filter(|head| head.kind == ChainKind::Table) {
             let origin = Origin { node: head.node, boot: head.boot };
-            let mut floor = floors.get(&(origin.node.to_string(), origin.boot.to_string())).copied();
-            while let Some(end) = old_end(store, &keys, head, floor, before).await? {
-                let Some(removed) = self.prune_chain(store, head, end, at).await? else { break };
-                pruned.rows += removed;
-                floor = Some(end);
+            let chain = (origin.node.to_string(), origin.boot.to_string());
+            match self.prune_steps(store, &keys, head, known.get(&chain).copied(), (at, before)).await {
+                Ok(rows) => pruned.rows += rows,
+                Err(PruneError::Changed(what)) => {
+                    // Another node may have removed what was being read.
+                    if floors(store, &keys).await?.get(&chain) == known.get(&chain) {
+                        failed.get_or_insert(PruneError::Changed(what));
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(pruned)
+        match failed {
+            None => Ok(pruned),
+            Some(error) => Err(error),
+        }
+    }
+
+    async fn prune_steps(
+        &self,
+        store: &dyn Store,
+        keys: &KeyRing,
+        head: &ChainHead,
+        mut floor: Option<(u64, Mac)>,
+        (at, before): (Micros, Micros),
+    ) -> Result<u64, PruneError> {
+        let mut rows = 0;
+        while let Some(end) = old_end(store, keys, head, floor, before).await? {
+            let Some(removed) = self.prune_chain(store, head, end, at).await? else { break };
+            rows += removed;
+            floor = Some(end);
+        }
+        Ok(rows)
     }
 
     async fn prune_chain(
@@ -91,10 +121,15 @@ impl Audit {
 
     async fn prune_files(&self, keys: &Arc<KeyRing>, at: Micros, before: Micros) -> Result<u64, PruneError> {
         let mut removed = 0;
+        let mut known = BTreeMap::new();
         for path in files_beside(&self.path)?.into_iter().filter(|path| *path != self.path) {
-            let (keys, read) = (Arc::clone(keys), path.clone());
-            let ends = tokio::task::spawn_blocking(move || ends_of(&read, &keys, before));
+            let (keys, read, before_it) = (Arc::clone(keys), path.clone(), known.clone());
+            let ends = tokio::task::spawn_blocking(move || ends_of(&read, &keys, before, before_it));
             let Some(ends) = ends.await.map_err(io::Error::other)?? else { break };
+            known.extend(ends.iter().filter_map(|spot| {
+                let Origin { node, boot } = spot.of?;
+                Some(((node.to_string(), boot.to_string()), (spot.position, spot.link)))
+            }));
             let mut lines = Vec::new();
             for spot in &ends {
                 spot.write_line(PRUNE, at, &mut lines);
@@ -162,8 +197,12 @@ fn next(keys: &KeyRing, end: Option<(u64, Mac)>, row: &TrailRow, before: Micros)
     Ok((place.position, Mac(place.link)))
 }
 
-/// The last record of each chain in a file; `None` where one is not old.
-fn ends_of(path: &Path, keys: &KeyRing, before: Micros) -> Result<Option<Vec<Spot>>, PruneError> {
+/// Ends of chains, by node and boot.
+type Ends = BTreeMap<(String, String), (u64, Mac)>;
+
+/// The last record of each chain in a file; `None` where one is not old. What follows a record that is known, from this file or one before
+/// it, has to be the next one: lines that were cut out would go unseen otherwise, with the file.
+fn ends_of(path: &Path, keys: &KeyRing, before: Micros, mut known: Ends) -> Result<Option<Vec<Spot>>, PruneError> {
     let changed = |number: usize| PruneError::Changed(format!("{} line {number}", path.display()));
     let mut ends: Vec<Spot> = Vec::new();
     for (at, line) in BufReader::new(File::open(path)?).split(b'\n').enumerate() {
@@ -172,6 +211,14 @@ fn ends_of(path: &Path, keys: &KeyRing, before: Micros) -> Result<Option<Vec<Spo
             return Ok(None);
         }
         let of = Origin { node: ids.node, boot: ids.boot };
+        let chain = (of.node.to_string(), of.boot.to_string());
+        let follows = known.get(&chain).is_none_or(|(n, link)| {
+            parsed.n == n + 1 && keys.get(&parsed.key).is_some_and(|key| key.links(*link, ids.mac, ids.link))
+        });
+        if !follows {
+            return Err(changed(at + 1));
+        }
+        known.insert(chain, (parsed.n, ids.link));
         let spot = Spot { kind: Kind::File, of: Some(of), position: parsed.n, link: ids.link };
         match ends.last_mut() {
             Some(last) if last.of == Some(of) => *last = spot,

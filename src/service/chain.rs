@@ -135,9 +135,11 @@ impl Service {
         if self.audit.lacks_key() || !self.audit.takes_changes() || self.node.may_write().await.is_err() {
             return Ok(Looked::NotNow);
         }
+        // By the clock that is behind: one that is ahead would remove for good what is not old.
         let at = self.clock.wall();
+        let now = at.min(self.store.now().await?);
         let kept = i64::try_from(self.audit_retention.as_micros()).unwrap_or(i64::MAX);
-        let ago = |time: i64| Micros(at.0.saturating_sub(time));
+        let ago = |time: i64| Micros(now.0.saturating_sub(time));
         let pruned = self.audit.prune(&*self.store, (at, ago(kept), ago(kept / PARTS))).await?;
         if pruned != Pruned::default() {
             tracing::info!(
@@ -191,8 +193,17 @@ impl Service {
             Ok(Chained::Changed(what)) => self.insist(what).await,
             // What lies there cannot be read: somebody wrote it.
             Err(error @ StoreError::Corrupt { .. }) => self.insist(error.to_string()).await,
-            Err(error) => tracing::debug!("the audit's chain waits for the database: {error}"),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::UnknownOutcome(_))) => {
+                tracing::debug!("the audit's chain waits for the database: {error}");
+                return;
+            }
+            // A database that answers and takes no places leaves the records of changes without theirs, and so removable.
+            Err(error) => {
+                self.audit.note_held_up(Some(error.to_string()));
+                return;
+            }
         }
+        self.audit.note_held_up(None);
     }
 
     /// The database's part of the trail is not as this process wrote it. That of one that was put back to an earlier state is not,

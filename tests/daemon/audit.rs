@@ -23,6 +23,7 @@ on_both_stores!(
     what_is_cut_off_the_table_with_its_head_while_no_daemon_runs_is_found_by_the_file,
     a_token_that_was_revoked_and_put_back_is_found,
     what_is_older_than_it_is_kept_for_is_removed_and_the_trail_stays_whole,
+    a_file_with_a_hole_does_not_go_by_age,
     a_start_that_was_taken_out_whole_with_its_heads_is_found_by_the_next,
     an_old_row_of_a_secret_put_back_is_found,
     a_trail_verifies_after_an_older_database_was_put_back_and_accepted,
@@ -500,6 +501,22 @@ fn a_token_that_was_revoked_and_put_back_is_found(site: &Site) {
 /// Lets so much time go by that what was written is older than it is kept for.
 fn let_a_second_go_by() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
+}
+
+fn a_file_with_a_hole_does_not_go_by_age(site: &Site) {
+    site.record_in_the_file();
+    assert_eq!(used(site).stop().code(), Some(0));
+    let (file, aside) = (site.data_dir().join("audit.jsonl"), site.data_dir().join("audit-00000001.jsonl"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let without: Vec<&str> = text.lines().enumerate().filter(|(at, _)| *at != 2).map(|(_, line)| line).collect();
+    std::fs::write(&aside, without.join("\n") + "\n").unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(site.config_file(), "[audit]\nretention = \"1s\"\nsinks = [\"file\"]\n").unwrap();
+    let_a_second_go_by();
+    let daemon = site.start();
+    site.logged("audit-00000001.jsonl line 3 is not as it was written");
+    assert!(aside.exists(), "who cut it would only have to wait");
+    assert_eq!(daemon.stop().code(), Some(0));
 }
 
 fn what_is_older_than_it_is_kept_for_is_removed_and_the_trail_stays_whole(site: &Site) {

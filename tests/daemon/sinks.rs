@@ -17,6 +17,7 @@ on_both_stores!(
     what_was_answered_before_a_kill_is_recorded,
     a_table_that_somebody_else_wrote_into_takes_no_read_until_it_is_told,
     an_older_database_put_back_under_the_daemon_takes_no_read,
+    a_row_that_sits_in_the_next_place_of_the_chain_is_told,
 );
 
 const TABLE_FIRST: &str = "[audit]\nsinks = [\"table\", \"file\"]\n";
@@ -316,6 +317,24 @@ fn an_older_database_put_back_under_the_daemon_takes_no_read(site: &Site) {
         read(&daemon);
         in_table(site) > before
     });
+    assert_eq!(daemon.stop().code(), Some(0));
+    whole(site);
+}
+
+/// Records of changes would lie without their places, and be removable, for as long as it sits there.
+fn a_row_that_sits_in_the_next_place_of_the_chain_is_told(site: &Site) {
+    let daemon = start(site, "[audit]\nsinks = [\"file\"]\n");
+    until(site, "a change has no place", || site.number("SELECT count(*) FROM audit WHERE position IS NULL") == 0);
+    site.run_sql(
+        "INSERT INTO audit (node_id, boot_id, record_no, at, identity, action, outcome, record, mac, position, link) \
+         SELECT node_id, boot_id, 999999, at, identity, action, outcome, record, mac, position + 1, link FROM audit \
+         WHERE position = (SELECT max(position) FROM audit)",
+    );
+    daemon.set("alice", "KEY", b"another");
+    until(site, "nobody is told", || warnings(&daemon).iter().any(|text| text.contains("no places")));
+    site.run_sql("DELETE FROM audit WHERE record_no = 999999");
+    until(site, "it does not go on", || warnings(&daemon).is_empty());
+    assert_eq!(site.number("SELECT count(*) FROM audit WHERE position IS NULL"), 0);
     assert_eq!(daemon.stop().code(), Some(0));
     whole(site);
 }

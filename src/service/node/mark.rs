@@ -56,23 +56,33 @@ impl Node {
     }
 
     /// The tokens that a daemon revoked. A row that somebody else wrote revokes none: what is remembered here is never forgotten, and whoever
-    /// can write to the database would lock tokens out for good, beyond any restore. `None` while that cannot be told, as the keys are locked.
+    /// can write to the database would lock tokens out for good, beyond any restore. `None` while that cannot be told.
     pub(super) async fn revoked_tokens(&self) -> Result<Option<BTreeSet<TokenId>>, StoreError> {
-        let rows = self.store.revoked_tokens().await?;
-        if rows.is_empty() {
-            return Ok(Some(BTreeSet::new()));
-        }
-        let sealer = match self.token_key.token_mac().await {
-            Ok(key) => RowSealer(key),
-            Err(_) if matches!(&*self.keys.state(), Keys::Locked(_)) => return Ok(None),
-            Err(why) => {
-                // No token is let in without it, whatever is remembered.
-                tracing::warn!("revoked tokens are not remembered: the key of token rows cannot be used: {why}");
-                return Ok(Some(BTreeSet::new()));
+        let mut ours = BTreeSet::new();
+        // Rows and key are two reads: where none is right, a new key may have come between them.
+        for _ in 0..2 {
+            let rows = self.store.revoked_tokens().await?;
+            if rows.is_empty() {
+                break;
             }
-        };
-        let ours = rows.iter().filter(|token| sealer.holds(token));
-        Ok(Some(ours.filter_map(|token| TokenId::parse(&token.id).ok()).collect()))
+            let sealer = match self.token_key.token_mac().await {
+                Ok(key) => RowSealer(key),
+                Err(why) => {
+                    if !matches!(&*self.keys.state(), Keys::Locked(_)) {
+                        tracing::warn!(
+                            "which tokens are revoked cannot be noted: the key of token rows cannot be used: {why}"
+                        );
+                    }
+                    return Ok(None);
+                }
+            };
+            let held = rows.iter().filter(|token| sealer.holds(token));
+            ours = held.filter_map(|token| TokenId::parse(&token.id).ok()).collect();
+            if !ours.is_empty() {
+                break;
+            }
+        }
+        Ok(Some(ours))
     }
 
     pub(super) async fn blocked_tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {

@@ -251,7 +251,7 @@ impl Work for Prune<'_> {
         insert(&mut *tx, std::slice::from_ref(self.record)).await?;
         let removed = sqlx::query(
             "DELETE FROM containarium.audit a WHERE node_id = $1 AND boot_id = $2 AND position <= $3 \
-             AND action NOT IN ('audit.prune', 'token.revoke') AND NOT (blob_sha256 IS NOT NULL AND EXISTS (SELECT 1 FROM containarium.secret_versions v \
+             AND action NOT IN ('audit.prune', 'token.revoke', 'admin.accept-restore') AND NOT (blob_sha256 IS NOT NULL AND EXISTS (SELECT 1 FROM containarium.secret_versions v \
              WHERE v.tenant = a.tenant AND v.name = a.name AND v.version = a.version AND v.ciphertext IS NOT NULL))",
         )
         .bind(self.of.0.to_string())

@@ -182,7 +182,7 @@ async fn prune(
 ) -> Result<u64, StoreError> {
     insert(connection, std::slice::from_ref(record)).await?;
     let removed = sqlx::query(
-        "DELETE FROM audit WHERE node_id = ?1 AND boot_id = ?2 AND position <= ?3 AND action NOT IN ('audit.prune', 'token.revoke') \
+        "DELETE FROM audit WHERE node_id = ?1 AND boot_id = ?2 AND position <= ?3 AND action NOT IN ('audit.prune', 'token.revoke', 'admin.accept-restore') \
          AND NOT (blob_sha256 IS NOT NULL AND EXISTS (SELECT 1 FROM secret_versions v WHERE v.tenant = audit.tenant AND v.name = audit.name \
          AND v.version = audit.version AND v.ciphertext IS NOT NULL))",
     )
