@@ -289,7 +289,8 @@ impl Audit {
     async fn write_to_table(&self, records: &[Record]) -> Result<(), AuditError> {
         // While the chain has not begun, as where the keys are locked, the file holds records.
         let sink = self.table_sink.as_ref().filter(|_| self.table.is_begun()).ok_or(AuditError)?;
-        let rows = records.iter().map(|record| self.table.row(record)).collect::<Option<Vec<_>>>().ok_or(AuditError)?;
+        let rows = records.iter().map(|record| self.table.row_for_append(record)).collect::<Option<Vec<_>>>();
+        let rows = rows.ok_or(AuditError)?;
         sink.append(rows).await
     }
 

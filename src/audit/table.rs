@@ -109,8 +109,14 @@ impl Table {
         lock(&self.own).insist(what)
     }
 
-    /// The record's row, authenticated, not linked. `None` until the chain has begun.
+    /// The record's row, authenticated, which gets its place later. `None` until the chain has begun.
     pub(super) fn row(&self, record: &Record) -> Option<TrailRow> {
+        self.row_for_append(record).map(|row| self.waits(row))
+    }
+
+    /// The record's row, authenticated, for [`Table::append`], which gives it its place. It never waits for one: as many as there may be of
+    /// these would push out those that do. `None` until the chain has begun.
+    pub(super) fn row_for_append(&self, record: &Record) -> Option<TrailRow> {
         if !self.is_begun() {
             return None;
         }
@@ -134,10 +140,16 @@ impl Table {
         }
         let mut line = Vec::new();
         spot.write_line(action, at, &mut line);
-        self.blank(&line, at, action, Number::Next)
+        self.blank(&line, at, action, Number::Next).map(|row| self.waits(row))
     }
 
-    /// A record of this start under the newest key, by the daemon; only what went through here gets a place later.
+    /// Only what went through here gets a place later.
+    fn waits(&self, row: TrailRow) -> TrailRow {
+        lock(&self.own).hand_out(row.number, Mac(row.mac));
+        row
+    }
+
+    /// A record of this start under the newest key, by the daemon.
     fn blank(&self, line: &[u8], at: Micros, action: &str, number: Number) -> Option<TrailRow> {
         let Origin { node, boot } = self.origin;
         // A record of a higher number is under no older key.
@@ -153,7 +165,6 @@ impl Table {
         record.push(b'}');
         let mac = key.mac(&record);
         drop(keys);
-        lock(&self.own).hand_out(number, mac);
         Some(TrailRow {
             node,
             boot,
@@ -202,10 +213,10 @@ impl Table {
         let end = |head: &ChainHead| End { boot: head.boot, n: head.end.position, link: Mac(head.end.link) };
         let mut line = Vec::new();
         Start { kind: Kind::Table, previous: before.map(end) }.write_line(at, &mut line);
-        Ok(self.blank(&line, at, super::record::START, Number::Beginning))
+        Ok(self.blank(&line, at, super::record::START, Number::Beginning).map(|row| self.waits(row)))
     }
 
-    /// The row of the record that this table takes records again. `None` until the chain has begun.
+    /// For [`Table::append`]: the row of the record that this table takes records again. `None` until the chain has begun.
     pub(super) fn resumed_row(&self, at: Micros) -> Option<TrailRow> {
         if !self.is_begun() {
             return None;
@@ -279,7 +290,7 @@ impl Table {
             head.end = behind(&key, &head.end, row);
             row.place = Some(head.end);
         }
-        lock(&self.own).attempt(&head, rows.iter().map(|row| row.number).collect());
+        lock(&self.own).attempt(&head, Vec::new());
         store.append(&rows, from, &head).await?;
         let mut own = lock(&self.own);
         own.settle(&head);
@@ -432,4 +443,43 @@ fn new_head(first: Option<&TrailRow>, before: Option<&ChainHead>, Origin { node,
 /// The place after this one.
 fn behind(key: &ChainKey, end: &Linked, row: &TrailRow) -> Linked {
     Linked { position: end.position + 1, link: key.link(Mac(end.link), Mac(row.mac)).0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::crypto::SecretValue;
+    use crate::model::{Action, BootId, NodeId, SecretVersion};
+
+    /// A record of a change that is pushed out would be called somebody else's, and get no place.
+    #[test]
+    fn records_that_are_inserted_with_their_places_push_none_out_that_waits_for_one() {
+        let table = Table::new(Origin { node: NodeId::new([1; 16]), boot: BootId::new([2; 16]) });
+        let value = SecretValue::new(Zeroizing::new(vec![7; 32]));
+        table.add_key(Arc::new(ChainKey::of(SecretVersion::new(1).unwrap(), &value).unwrap()));
+        table.begun.store(true, Ordering::Release);
+        let record = Record {
+            at: Micros(0),
+            request_id: "r".to_owned(),
+            identity: "uid:0".to_owned(),
+            pid: None,
+            address: None,
+            action: Action::Get,
+            tenant: None,
+            name: None,
+            version: None,
+            token: None,
+            blob: None,
+            replaces: None,
+            outcome: Outcome::Ok,
+            count: 1,
+        };
+        let change = table.row(&record).unwrap();
+        for _ in 0..own::MOST_WAITING {
+            table.row_for_append(&record).unwrap();
+        }
+        assert!(lock(&table.own).waits(&change));
+    }
 }

@@ -7,7 +7,7 @@ use crate::store::trail::{ChainHead, Linked, TrailRow};
 
 /// Records that were handed out and have no place: those of transactions that were rolled back never get one, and must not be kept
 /// for ever. So many are newer than any transaction that can still commit.
-const MOST_WAITING: usize = 65_536;
+pub(super) const MOST_WAITING: usize = 65_536;
 /// Links whose outcome is not known; a database that fails each of them answers no more questions soon.
 const MOST_ATTEMPTS: usize = 64;
 
